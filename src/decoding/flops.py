@@ -1,0 +1,125 @@
+"""Floating point operations, counted analytically from a trace. A multiply-add is 2; norms and activations are left out.
+
+Every sequence is counted at its own length, without padding, so a batch costs the sum of its rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+PARTS = (
+    "encoder",
+    "self_attention",
+    "cross_attention",
+    "feed_forward",
+    "kv_fill",
+    "confidence",
+    "confidence_elementwise",
+    "head",
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The sizes a count needs.
+
+    Attributes:
+        num_layers: Decoder layers L.
+        width: D.
+        attention_width: heads * head_dim of the queries.
+        kv_width: heads * head_dim of the keys (smaller where heads are grouped).
+        feed_forward: Multiply-adds of one feed-forward block per token.
+        prompt: Slots before the first generated token, [B]; the decoder start token is one.
+        prefilled: Whether these ran at full depth, and the first token came from them.
+        source: Encoder tokens, [B]; zeros for a decoder-only model.
+        encoder_layers: 0 for a decoder-only model.
+        reads_logits, reads_head, elementwise: The confidence measure's row of the table.
+    """
+
+    num_layers: int
+    width: int
+    attention_width: int
+    kv_width: int
+    feed_forward: int
+    prompt: np.ndarray
+    prefilled: bool
+    source: np.ndarray
+    encoder_layers: int = 0
+    reads_logits: bool = True
+    reads_head: bool = False
+    elementwise: object = None
+
+    def row(self, index: int) -> Cost:
+        return replace(self, prompt=self.prompt[index : index + 1], source=self.source[index : index + 1])
+
+
+def count_flops(trace) -> dict[str, np.ndarray]:
+    """FLOPs per part and row, [B] each, of an `ExitTrace` (its `flops()`)."""
+    rows = [_count_row(trace, index) for index in range(trace.exit_layers.shape[0])]
+    return {part: np.array([row[part] for row in rows], np.float64) for part in PARTS}
+
+
+def _count_row(trace, index: int) -> dict[str, float]:
+    cost = trace.cost
+    exits = trace.exit_layers[index]
+    exits = exits[exits > 0].astype(np.int64)  # [T]
+    depths = _slot_depths(cost, exits, int(cost.prompt[index]))  # [slots], layers run in each slot
+    slots = np.arange(1, len(depths) + 1)  # keys a slot attends to, itself included
+    source = int(cost.source[index])
+    passes = depths.sum()
+    deepest = int(depths.max(initial=0))
+    project = 2 * cost.width * (2 * cost.attention_width + 2 * cost.kv_width)  # q, k, v, o of one token
+    scores = 2 * 2 * cost.attention_width  # of one token against one key, and its value
+    cross = 0
+    if source:
+        per_pass = 2 * 2 * cost.width * cost.attention_width + scores * source
+        cross = passes * per_pass + deepest * source * 2 * 2 * cost.width * cost.kv_width
+    return {
+        "encoder": cost.encoder_layers
+        * source
+        * (project + scores * source + 2 * cost.feed_forward),
+        "self_attention": passes * project + scores * (depths * slots).sum(),
+        "cross_attention": cross,
+        "feed_forward": passes * 2 * cost.feed_forward,
+        "kv_fill": _filled(depths, cost.num_layers) * 2 * 2 * cost.width * cost.kv_width,
+        **_head_parts(trace, index, len(exits)),
+    }
+
+
+def _slot_depths(cost: Cost, exits: np.ndarray, prompt: int) -> np.ndarray:
+    """Layers run in each slot: the prompt's, then each generated token's input but the last one's."""
+    if not cost.prefilled:
+        return exits
+    return np.concatenate([np.full(prompt, cost.num_layers), exits[1:]]) if len(exits) else exits
+
+
+def _filled(depths: np.ndarray, num_layers: int) -> int:
+    """Skipped (slot, layer) pairs that a later token reached, and which were therefore projected."""
+    filled = 0
+    for layer in range(1, num_layers + 1):
+        reached = np.flatnonzero(depths >= layer)
+        if len(reached):
+            filled += int(reached[-1]) + 1 - len(reached)
+    return filled
+
+
+def _head_parts(trace, index: int, length: int) -> dict[str, float]:
+    """Rows of the head read to measure (confidence) or only to read the token (head)."""
+    cost = trace.cost
+    rows = trace.rows[index, :length]  # [T, L]
+    tried = ~np.isnan(trace.confidences[index, :length])  # [T, L]
+    measured = tried & cost.reads_logits
+    per_row = 2 * cost.width
+    confidence = per_row * (rows[measured].sum() + trace.amateur_rows[index, :length].sum())
+    if cost.reads_head:
+        confidence += tried.sum() * (per_row * cost.width + per_row * 2)
+    elementwise = 0
+    if cost.elementwise is not None:
+        elementwise = sum(cost.elementwise(cost.width, int(count)) for count in rows[tried])
+    return {
+        "confidence": float(confidence),
+        "confidence_elementwise": float(elementwise),
+        "head": float(per_row * rows[~measured].sum()),
+    }

@@ -1,0 +1,61 @@
+"""What the adapters of all architectures share: the head, and the shapes and masks around attention."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Adapter:
+    """Base of an architecture's adapter; `decoding.loop` says what an adapter gives the loop.
+
+    A subclass sets `model`, `num_layers`, `output_weight` [V, D], `head_scale`, `kv_heads`, `head_dim`, `kv_dtype`, `device`.
+    """
+
+    head_scale: float | None = None
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.output_weight.shape[0]
+
+    @property
+    def confidence_head(self) -> nn.Module:
+        """The model's trained `cm_head`."""
+        return self.model.cm_head
+
+    def head(self, normed: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits [n, V] of final-normed states [n, D], or [n, K] on the rows `ids` [n, K] of the head only."""
+        if self.head_scale is not None:
+            normed = normed * self.head_scale
+        if ids is None:
+            return F.linear(normed, self.output_weight)
+        return torch.bmm(self.output_weight[ids], normed[:, :, None])[:, :, 0]
+
+    def split(self, projected: Tensor) -> Tensor:
+        """[N, T, heads * head_dim] to [N, heads, T, head_dim]."""
+        return projected.view(*projected.shape[:2], self.kv_heads, self.head_dim).transpose(1, 2)
+
+
+def merge(context: Tensor) -> Tensor:
+    """[N, heads, T, head_dim] to [N, T, heads * head_dim]."""
+    return context.transpose(1, 2).flatten(2)
+
+
+def effective_mask(mask: Tensor | None) -> Tensor | None:
+    """The mask [B, S], or None where it hides nothing and can be spared."""
+    return None if mask is None or bool((mask != 0).all()) else mask
+
+
+def mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """0 where the mask [B, S] is set and the lowest number elsewhere, [B, 1, 1, S]; finite, so that no row is all -inf."""
+    if mask is None:
+        return None
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill_(mask == 0, torch.finfo(dtype).min)[:, None, None]
+
+
+def true_lengths(mask: Tensor | None, batch: int, length: int) -> np.ndarray:
+    """Lengths [B] of rows without their padding, from an attention mask [B, length] or the shape alone."""
+    return np.full(batch, length) if mask is None else mask.sum(1).cpu().numpy()

@@ -1,0 +1,174 @@
+"""What every deployed model shares: a `generate` that runs the early-exit decode loop.
+
+`generate` keeps Hugging Face's preparation (generation config, encoder, processors, criteria) and replaces its
+sampling and greedy loops by `decoding.loop.decode`. Beams and other searches without exits stay Hugging Face's.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from decoding.loop import Decoding, Result, decode
+from decoding.policy import Policy
+
+logger = logging.get_logger(__name__)
+
+# Keyword arguments of generate that choose a search which is neither greedy nor sampling.
+OTHER_SEARCHES = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate", "dola_layers")
+
+
+class EarlyExitGeneration:
+    """Mixin over a Hugging Face model class. A subclass names its adapter.
+
+    Attributes:
+        adapter_class: Built once per call from (model, states of the encoder or None, masks); see `decoding.loop`.
+    """
+
+    adapter_class: type
+
+    def generate(
+        self,
+        inputs=None,
+        generation_config=None,
+        logits_processor=None,
+        stopping_criteria=None,
+        streamer=None,
+        policy: Policy | None = None,
+        return_trace: bool = False,
+        return_logprobs: bool = False,
+        labels=None,
+        **kwargs,
+    ):
+        """Generate token ids as Hugging Face's `generate` does, leaving the decoder where the policy allows.
+
+        Args:
+            inputs, generation_config, logits_processor, stopping_criteria, streamer, **kwargs: As for Hugging Face.
+            policy: When tokens may leave; None takes the one in the model's config (`util.update_autoconfig`).
+            return_trace: Return `(sequences, trace)`, see `decoding.trace.ExitTrace`; the trace is None where the
+                library's own search ran.
+            return_logprobs: Keep the log-probability of every emitted token in the trace.
+            labels: Ignored, so that a Trainer may pass a whole batch.
+
+        Returns:
+            Token ids [B, T], prompt or decoder start token included, right-padded; Hugging Face's output object with
+            `return_dict_in_generate`.
+
+        Raises:
+            ValueError: The policy does not fit the model, or is combined with a search that cannot leave early.
+        """
+        policy = Policy.from_config(self.config) if policy is None else policy
+        policy.check(self.num_exit_layers)
+        searching = self._other_search(generation_config, kwargs)
+        if searching and policy.exits:
+            raise ValueError(f"Early exits need greedy decoding or sampling, but {searching} was given: drop one of them.")
+        shared = {
+            "inputs": inputs,
+            "generation_config": generation_config,
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
+            "streamer": streamer,
+        }
+        if searching:
+            output = super().generate(**shared, **kwargs)
+            return (output, None) if return_trace else output
+        self._refuse_missing_weights(policy)
+        seconds = self._run_encoder(shared, kwargs)
+        synced_gpus = kwargs.pop("synced_gpus", None)
+        del synced_gpus  # no collective runs in the loop, so ranks need not wait for each other
+        results: list[Result] = []
+
+        # A callable gets Hugging Face's preparation, but not the streamer, which the closure keeps.
+        def run_loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
+            result = self._decode(
+                input_ids,
+                policy,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                model_kwargs,
+                streamer,
+                return_logprobs,
+            )
+            results.append(result)
+            return result.sequences
+
+        sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
+        result = results[0]
+        result.trace.seconds.update(seconds)
+        output = self._as_output(sequences, result, generation_config, kwargs)
+        return (output, result.trace) if return_trace else output
+
+    @property
+    def num_exit_layers(self) -> int:
+        """Number of decoder layers L."""
+        return self.adapter_class.count_layers(self.config)
+
+    def _decode(
+        self, prompt, policy, processors, criteria, generation_config, model_kwargs, streamer, return_logprobs
+    ) -> Result:
+        if model_kwargs.get("past_key_values") is not None and model_kwargs["past_key_values"].get_seq_length() > 0:
+            raise ValueError("generate got past_key_values, but the decode loop keeps its own cache: leave them out.")
+        adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
+        pad = generation_config._pad_token_tensor
+        decoding = Decoding(
+            max_length=generation_config.max_length,
+            process=processors if len(processors) else None,
+            stop=criteria,
+            pad_token_id=0 if pad is None else int(pad),
+            sample=bool(generation_config.do_sample),
+            streamer=streamer,
+            keep_scores=bool(generation_config.return_dict_in_generate and generation_config.output_scores),
+            keep_logits=bool(generation_config.return_dict_in_generate and generation_config.output_logits),
+            keep_logprobs=return_logprobs,
+        )
+        prefill = not self.config.is_encoder_decoder or prompt.shape[1] > 1
+        return decode(adapter, prompt, policy, decoding, prefill)
+
+    def _run_encoder(self, shared: dict, kwargs: dict) -> dict[str, float]:
+        """Run the encoder once, timed, and hand its output to Hugging Face's preparation. Seconds it took."""
+        if not self.config.is_encoder_decoder or kwargs.get("encoder_outputs") is not None:
+            return {"encoder_forward": 0.0}
+        started = time.perf_counter()
+        input_ids = kwargs.get("input_ids") if shared["inputs"] is None else shared["inputs"]
+        source = {"input_ids": input_ids} if input_ids is not None else {"inputs_embeds": kwargs.get("inputs_embeds")}
+        if next(iter(source.values())) is None:
+            raise ValueError("generate got neither input_ids nor inputs_embeds: give the encoder's input.")
+        with torch.no_grad():
+            hidden = self.get_encoder()(**source, attention_mask=kwargs.get("attention_mask"))[0]
+        kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden)
+        return {"encoder_forward": time.perf_counter() - started}
+
+    def _other_search(self, generation_config, kwargs: dict) -> str | None:
+        """The setting that asks for a search other than greedy or sampling, as text, or None."""
+        given = [name for name in OTHER_SEARCHES if kwargs.get(name) is not None]
+        if given:
+            return f"{given[0]}={kwargs[given[0]]!r}"
+        config = generation_config or self.generation_config
+        beams = kwargs.get("num_beams") or config.num_beams or 1
+        return f"num_beams={beams}" if beams > 1 else None
+
+    def _refuse_missing_weights(self, policy: Policy) -> None:
+        """The loop reads parameters, not forwards: refuse weights that are elsewhere or wrapped, before any token."""
+        if getattr(self, "hf_quantizer", None) is not None:
+            raise ValueError("The model is quantised: early-exit decoding reads plain weights; load it in fp32, bf16 or fp16.")
+        for name, module in self.named_modules():
+            if hasattr(module, "base_layer"):
+                raise ValueError(f"{name} carries an unmerged adapter: call merge_and_unload() before generate.")
+        for name, parameter in self.named_parameters():
+            if parameter.is_meta or hasattr(parameter, "ds_id"):
+                raise ValueError(f"{name} is sharded or offloaded: gather the whole model on one device before generate.")
+        if policy.confidence is not None and policy.measure.reads_head and getattr(self, "cm_head", None) is None:
+            raise ValueError("exit_conf_type 'meta' needs a trained cm_head, which this checkpoint lacks: train one with --train_meta_cm_head.")
+
+    def _as_output(self, sequences, result: Result, generation_config, kwargs):
+        config = generation_config or self.generation_config
+        as_dict = kwargs.get("return_dict_in_generate", config.return_dict_in_generate)
+        if not as_dict:
+            return sequences
+        output = GenerateEncoderDecoderOutput if self.config.is_encoder_decoder else GenerateDecoderOnlyOutput
+        return output(sequences=sequences, scores=result.scores or None, logits=result.logits or None)

@@ -1,0 +1,200 @@
+"""T5 and mT5 with early exits: the adapter of the T5 decoder and the model classes whose `generate` uses it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoding.flops import Cost
+from decoding.policy import Policy
+from decoding.states import CUDA_BUCKET, Block, States, attend
+from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengths
+from models.deploying import EarlyExitGeneration
+from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
+
+
+class T5LayerWeights(NamedTuple):
+    """The parameters of one decoder layer themselves, no copies: named once per call, because looking a parameter up
+    on a module costs as much as a small product."""
+
+    self_norm: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    cross_norm: Tensor
+    cross_q: Tensor
+    cross_k: Tensor
+    cross_v: Tensor
+    cross_o: Tensor
+    feed_forward_norm: Tensor
+    wi: tuple[Tensor, ...]
+    wo: Tensor
+    activation: nn.Module
+
+
+def layer_weights(block: nn.Module) -> T5LayerWeights:
+    """Name the parameters of a Hugging Face T5 or mT5 decoder block."""
+    self_attention, cross_attention, feed_forward = block.layer[0], block.layer[1], block.layer[-1]
+    dense = feed_forward.DenseReluDense
+    gated = hasattr(dense, "wi_0")
+    return T5LayerWeights(
+        self_attention.layer_norm.weight,
+        *(getattr(self_attention.SelfAttention, name).weight for name in "qkvo"),
+        cross_attention.layer_norm.weight,
+        *(getattr(cross_attention.EncDecAttention, name).weight for name in "qkvo"),
+        feed_forward.layer_norm.weight,
+        (dense.wi_0.weight, dense.wi_1.weight) if gated else (dense.wi.weight,),
+        dense.wo.weight,
+        dense.act,
+    )
+
+
+class T5Adapter(Adapter):
+    """How a token passes the decoder of a T5, on the Hugging Face module's own weights. One per generate call.
+
+    Scores are not divided by sqrt(head_dim) in T5; a bias by relative distance, shared by all layers, is added.
+    """
+
+    scale = 1.0
+
+    def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
+        config = model.config
+        self.model = model
+        self.num_layers = self.count_layers(config)
+        self.output_weight = model.lm_head.weight
+        self.kv_heads, self.head_dim = config.num_heads, config.d_kv
+        self.layers = [None, *map(layer_weights, model.decoder.block)]
+        self.kv_dtype = self.layers[1].k.dtype
+        self.device = self.layers[1].k.device
+        self.eps = config.layer_norm_epsilon
+        self.final_norm = model.decoder.final_layer_norm.weight
+        self.head_scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else None
+        self.source = model_kwargs["encoder_outputs"][0]  # [B, S, D]
+        self.source_mask = effective_mask(model_kwargs.get("attention_mask"))
+        self.source_bias = mask_bias(self.source_mask, self.kv_dtype)
+        self.prompt_length = prompt.shape[1]
+        self.prompt_mask = effective_mask(model_kwargs.get("decoder_attention_mask"))
+        self.prompt_bias = mask_bias(self.prompt_mask, self.kv_dtype)
+        self.capacity = capacity
+        self.distance_bias = self._distance_bias(capacity)
+        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * (self.num_layers + 1)
+
+    @staticmethod
+    def count_layers(config) -> int:
+        return config.num_decoder_layers
+
+    def embed(self, tokens: Tensor, block: Block) -> Tensor:
+        """h^0 of the tokens [N, width]: [N, width, D]; T5 adds no position to it."""
+        return F.embedding(tokens, self.model.decoder.embed_tokens.weight)
+
+    def attention_bias(self, start: int, width: int, states: States) -> Tensor:
+        """Relative distance bias of slots start..start+width over the keys so far, [1 or B, heads, width, keys].
+
+        One slice of a table per slot: entry i of the table belongs to the distance capacity - 1 - i.
+        """
+        length = states.key_length(start + width)
+        firsts = [self.capacity - 1 - slot for slot in range(start, start + width)]
+        bias = torch.stack([self.distance_bias[:, first : first + length] for first in firsts], 1)[None]
+        if self.prompt_bias is None:
+            return bias
+        padded = F.pad(self.prompt_bias, (0, max(0, length - self.prompt_length)))[..., :length]
+        return bias + padded
+
+    def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
+        """One decoder layer for the block, [N, width, D]: self-attention, cross-attention, feed-forward."""
+        weights = self.layers[layer]
+        normed = self._norm(hidden, weights.self_norm)
+        query, keys, values = (self.split(F.linear(normed, matrix)) for matrix in (weights.q, weights.k, weights.v))
+        states.store(layer, block, keys, values)
+        context = states.attend(layer, query, block, self.scale)
+        hidden = _finite(hidden + F.linear(merge(context), weights.o))
+
+        normed = self._norm(hidden, weights.cross_norm)
+        query = self.split(F.linear(normed, weights.cross_q))
+        context = attend(query, *self._cross_states(layer), block, self.source_bias, self.scale)
+        hidden = _finite(hidden + F.linear(merge(context), weights.cross_o))
+
+        inner = F.linear(self._norm(hidden, weights.feed_forward_norm), weights.wi[0])
+        inner = weights.activation(inner)
+        if len(weights.wi) == 2:
+            inner = inner * F.linear(self._norm(hidden, weights.feed_forward_norm), weights.wi[1])
+        return _finite(hidden + F.linear(inner.to(weights.wo.dtype), weights.wo))
+
+    def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
+        weights = self.layers[layer]
+        normed = self._norm(hidden, weights.self_norm)
+        shape = (len(hidden), self.kv_heads, self.head_dim)
+        return F.linear(normed, weights.k).view(shape), F.linear(normed, weights.v).view(shape)
+
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """Final norm, [n, D]; not scaled."""
+        return self._norm(hidden, self.final_norm)
+
+    def cost(self, policy: Policy) -> Cost:
+        """Sizes for the FLOP counter."""
+        config = self.model.config
+        measure = None if policy.confidence is None else policy.measure
+        batch, source_length, _ = self.source.shape
+        weights = self.layers[1]
+        inner = config.num_heads * config.d_kv
+        return Cost(
+            num_layers=self.num_layers,
+            width=config.d_model,
+            attention_width=inner,
+            kv_width=inner,
+            feed_forward=config.d_model * config.d_ff * (len(weights.wi) + 1),
+            prompt=true_lengths(self.prompt_mask, batch, self.prompt_length),
+            prefilled=self.prompt_length > 1,
+            source=true_lengths(self.source_mask, batch, source_length),
+            encoder_layers=config.num_layers,
+            **(measure.counts if measure else {}),
+        )
+
+    def _distance_bias(self, capacity: int) -> Tensor:
+        """[heads, capacity + future]: the bias by distance, capacity - 1 down to 0, then a mask for slots to come."""
+        attention = self.model.decoder.block[0].layer[0].SelfAttention
+        bias = attention.compute_bias(1, capacity, device=self.device, past_seen_tokens=capacity - 1)[0, :, 0]
+        future = bias.new_full((bias.shape[0], capacity + CUDA_BUCKET), torch.finfo(bias.dtype).min)
+        return torch.cat([bias, future], 1).to(self.kv_dtype)
+
+    def _cross_states(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the source at a layer, [B, heads, S, head_dim], projected when first reached."""
+        if self.cross[layer] is None:
+            weights = self.layers[layer]
+            source = self.source.to(weights.cross_k.dtype)
+            self.cross[layer] = tuple(
+                self.split(F.linear(source, matrix)).contiguous() for matrix in (weights.cross_k, weights.cross_v)
+            )
+        return self.cross[layer]
+
+    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """T5's norm: no mean, no bias; in half precision the variance is taken in float32, as the library does."""
+        if weight.dtype not in (torch.float16, torch.bfloat16):
+            return F.rms_norm(hidden, weight.shape, weight, self.eps)
+        variance = hidden.float().pow(2).mean(-1, keepdim=True)
+        return weight * (hidden * torch.rsqrt(variance + self.eps)).to(weight.dtype)
+
+
+def _finite(hidden: Tensor) -> Tensor:
+    """T5 overflows float16 in its residual stream: clamp as the library does, but row by row."""
+    if hidden.dtype != torch.float16:
+        return hidden
+    limit = torch.finfo(torch.float16).max - 1000
+    return hidden.clamp(-limit, limit)
+
+
+class DeployT5ForConditionalGeneration(EarlyExitGeneration, EarlyExitT5ForConditionalGeneration):
+    """T5 1.0, T5 1.1 and flan-T5 with early exits."""
+
+    adapter_class = T5Adapter
+
+
+class DeployMT5ForConditionalGeneration(EarlyExitGeneration, EarlyExitMT5ForConditionalGeneration):
+    """mT5 with early exits."""
+
+    adapter_class = T5Adapter
