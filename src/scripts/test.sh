@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Set up, lint, and run the tests. `--fast` leaves out those marked slow; other arguments go to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+set_up requirements-dev.txt
+
+# No test needs a network, and two threads per process are what two cores can run.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+arguments=()
+for argument in "$@"; do
+    if [ "$argument" = "--fast" ]; then arguments+=(-m "not slow"); else arguments+=("$argument"); fi
+done
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+"$PYTHON" -m pytest -q "${arguments[@]}"
