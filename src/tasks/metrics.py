@@ -1,0 +1,200 @@
+"""Scores of generated text that need no network.
+
+Every metric is a function from predictions and references (several per prediction) to numbers, named as in the
+result files without their `eval_`. SQuAD follows the definitions of its official scripts, v1.1 (arXiv:1606.05250) and
+v2.0 (arXiv:1806.03822); ROUGE is rouge_score's (Lin 2004), BLEU is sacreBLEU's (arXiv:1804.08771).
+"""
+
+import functools
+import logging
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+import nltk
+import sacrebleu
+from datasets import Dataset
+from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+from rouge_score.rouge_scorer import RougeScorer
+
+from tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+Scores = dict[str, float]
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+ROUGES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+# fmt: off
+ABBREVIATIONS = {
+    "a.m", "apr", "aug", "co", "col", "corp", "dec", "dr", "e.g", "etc", "feb", "fig", "gen", "gov", "i.e", "inc",
+    "jan", "jr", "jul", "jun", "lt", "ltd", "mar", "mr", "mrs", "ms", "no", "nov", "oct", "p.m", "prof", "rep",
+    "sen", "sep", "sept", "sr", "st", "u.k", "u.n", "u.s", "vs"
+}
+# fmt: on
+
+
+def normalise_answer(text: str) -> str:
+    """SQuAD's normal form: lower case, ASCII punctuation removed, then articles, then extra white space."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    """1.0 if both have the same normal form, else 0.0."""
+    return float(normalise_answer(prediction) == normalise_answer(reference))
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """F1 in [0, 1] of the bags of words of the normal forms (SQuAD v1.1: 0 where they share no word)."""
+    predicted, expected = normalise_answer(prediction).split(), normalise_answer(reference).split()
+    shared = (Counter(predicted) & Counter(expected)).total()
+    return 2 * shared / (len(predicted) + len(expected)) if shared else 0.0
+
+
+def token_f1_or_empty(prediction: str, reference: str) -> float:
+    """`token_f1`, except that two empty normal forms agree (SQuAD v2)."""
+    if not normalise_answer(prediction) or not normalise_answer(reference):
+        return exact_match(prediction, reference)
+    return token_f1(prediction, reference)
+
+
+def _best(measure: Callable[[str, str], float], prediction: str, references: Sequence[str]) -> float:
+    return max(measure(prediction, reference) for reference in references)
+
+
+def squad(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """exact_match and f1 of SQuAD v1.1, in percent: the mean over questions of the best over references."""
+    pairs = list(zip(predictions, references, strict=True))
+    return {
+        "exact_match": 100 * fmean(_best(exact_match, *pair) for pair in pairs),
+        "f1": 100 * fmean(_best(token_f1, *pair) for pair in pairs),
+    }
+
+
+def squad_v2(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    no_answer_probabilities: Sequence[float] | None = None,
+) -> Scores:
+    """The keys of SQuAD v2's script, in percent; HasAns_* and NoAns_* where there are such questions.
+
+    A question without references has no answer, and only an empty prediction is right for it. A model that generates
+    has no probability of "no answer" beside its text, so it counts as 0 unless given; best_* are the script's: the best
+    score an "empty above this probability" rule could reach.
+    """
+    answered = [bool(texts) for texts in references]
+    # references that are nothing but articles and punctuation do not count, as in the script
+    valid = [[text for text in texts if normalise_answer(text)] or [""] for texts in references]
+    pairs = list(zip(predictions, valid, strict=True))
+    exact = [_best(exact_match, *pair) for pair in pairs]
+    f1 = [_best(token_f1_or_empty, *pair) for pair in pairs]
+    probabilities = no_answer_probabilities or [0.0] * len(pairs)
+
+    scores = {"exact": 100 * fmean(exact), "f1": 100 * fmean(f1), "total": len(pairs)}
+    for prefix, wanted in (("HasAns", True), ("NoAns", False)):
+        chosen = [i for i, has_answer in enumerate(answered) if has_answer is wanted]
+        if chosen:
+            scores[f"{prefix}_exact"] = 100 * fmean(exact[i] for i in chosen)
+            scores[f"{prefix}_f1"] = 100 * fmean(f1[i] for i in chosen)
+            scores[f"{prefix}_total"] = len(chosen)
+    for name, raw in (("exact", exact), ("f1", f1)):
+        best, threshold = _best_threshold(predictions, raw, probabilities, answered)
+        scores[f"best_{name}"], scores[f"best_{name}_thresh"] = best, threshold
+    return scores
+
+
+def _best_threshold(
+    predictions: Sequence[str], raw: Sequence[float], probabilities: Sequence[float], answered: Sequence[bool]
+) -> tuple[float, float]:
+    """The script's search: answer the questions in the order of their no-answer probability, keep the best moment."""
+    score = best = float(answered.count(False))
+    threshold = 0.0
+    for i in sorted(range(len(raw)), key=probabilities.__getitem__):
+        score += raw[i] if answered[i] else -1.0 if predictions[i] else 0.0
+        if score > best:
+            best, threshold = score, probabilities[i]
+    return 100 * best / len(raw), threshold
+
+
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """ROUGE-1, -2, -L and -Lsum: F-measure with stemming, mean over pairs, times 100, 4 decimals.
+
+    Of several references the best counts, per measure. The mean is what the middle of rouge_score's bootstrap
+    estimates, without its randomness. For Lsum each sentence is a line (`sentence_splitter`).
+    """
+    scorer = RougeScorer(ROUGES, use_stemmer=True)
+    rows = [
+        scorer.score_multi([sentence_lines(text) for text in texts], sentence_lines(prediction))
+        for prediction, texts in zip(predictions, references, strict=True)
+    ]
+    return {name: round(100 * fmean(row[name].fmeasure for row in rows), 4) for name in ROUGES}
+
+
+def sentence_lines(text: str) -> str:
+    """The text with a newline between its sentences, which is how rouge_score wants them."""
+    return "\n".join(sentence_splitter()[1](text.strip()))
+
+
+@functools.cache
+def sentence_splitter() -> tuple[str, Callable[[str], list[str]]]:
+    """(its name, the splitter): nltk's English punkt_tab where installed, else Punkt with a list of abbreviations.
+
+    On 500 DialogSum summaries the two split 498 alike. `python -m nltk.downloader punkt_tab` installs the first.
+    """
+    try:
+        nltk.data.find("tokenizers/punkt_tab/english/")
+        name, split = "nltk punkt_tab", nltk.sent_tokenize
+    except LookupError:
+        parameters = PunktParameters()
+        parameters.abbrev_types = ABBREVIATIONS
+        name, split = "nltk Punkt with a list of abbreviations", PunktSentenceTokenizer(parameters).tokenize
+    logger.info("ROUGE-Lsum: sentences are split by %s", name)
+    return name, split
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """sacreBLEU of the corpus with its default tokenizer (13a), 4 decimals."""
+    most = max(len(texts) for texts in references)
+    streams = [[texts[i].strip() if i < len(texts) else None for texts in references] for i in range(most)]
+    return {"bleu": round(sacrebleu.corpus_bleu([text.strip() for text in predictions], streams).score, 4)}
+
+
+METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]] = {
+    "squad": squad,
+    "squad_v2": squad_v2,
+    "rouge": rouge,
+    "sacrebleu": bleu,
+}
+
+HEADLINES = {"squad": "f1", "squad_v2": "f1", "rouge": "rougeLsum", "sacrebleu": "bleu"}
+"""Metric -> the one of its numbers a checkpoint is chosen by."""
+
+
+def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scores:
+    """The task's metric of the predictions (example id -> text); empty where the examples have no references.
+
+    An example without reference counts in SQuAD v2 only, where it is a question without answer.
+
+    Raises:
+        ValueError: an example has no prediction.
+    """
+    ids, references = examples["id"][:], examples["references"][:]
+    missing = [name for name in ids if name not in predictions]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(ids)} examples have no prediction, the first of them {missing[0]!r}")
+    pairs = [(predictions[name], texts) for name, texts in zip(ids, references, strict=True) if _counts(task, texts)]
+    if len(pairs) < len(ids):
+        logger.warning("%d of %d examples have no reference and are not scored", len(ids) - len(pairs), len(ids))
+    return METRICS[task.metric](*zip(*pairs, strict=True)) if pairs else {}
+
+
+def _counts(task: Task, references: Sequence[str] | None) -> bool:
+    return bool(references) or (references is not None and task.metric == "squad_v2")
+
+
+def generated_length(sequence: Sequence[int], pad_token_id: int) -> int:
+    """Tokens of one output of `generate`: no padding, no decoder start token, end-of-sequence counted."""
+    return sum(token != pad_token_id for token in list(sequence)[1:])

@@ -1,0 +1,270 @@
+"""The metrics against the official definitions, written out a second time, and against rouge_score and sacrebleu."""
+
+import collections
+import re
+import string
+
+import pytest
+import sacrebleu
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score import rouge_scorer, scoring
+
+from tasks import TASKS, metrics
+
+# --- the definitions of the official SQuAD scripts, step by step -----------------------------------------------------
+
+
+def official_normal(text):
+    text = "".join(character for character in text.lower() if character not in set(string.punctuation))
+    text = re.sub(re.compile(r"\b(a|an|the)\b", re.UNICODE), " ", text)
+    return " ".join(text.split())
+
+
+def official_f1(gold, predicted, version_2):
+    gold_tokens, predicted_tokens = official_normal(gold).split(), official_normal(predicted).split()
+    same = sum((collections.Counter(gold_tokens) & collections.Counter(predicted_tokens)).values())
+    if version_2 and (len(gold_tokens) == 0 or len(predicted_tokens) == 0):
+        return int(gold_tokens == predicted_tokens)
+    if same == 0:
+        return 0
+    precision, recall = same / len(predicted_tokens), same / len(gold_tokens)
+    return 2 * precision * recall / (precision + recall)
+
+
+def official_v2(golds, predictions, probabilities):
+    """By question: answers, prediction, p(no answer) -> (score, best score, its threshold) of exact match and of F1."""
+    exact, f1 = {}, {}
+    for name, answers in golds.items():
+        texts = [text for text in answers if official_normal(text)] or [""]
+        exact[name] = max(int(official_normal(text) == official_normal(predictions[name])) for text in texts)
+        f1[name] = max(official_f1(text, predictions[name], version_2=True) for text in texts)
+    found = []
+    for raw in (exact, f1):
+        current = best = sum(1 for answers in golds.values() if not answers)
+        threshold = 0.0
+        for name in sorted(probabilities, key=lambda n: probabilities[n]):
+            if golds[name]:
+                current += raw[name]
+            elif predictions[name]:
+                current -= 1
+            if current > best:
+                best, threshold = current, probabilities[name]
+        found += [100.0 * sum(raw.values()) / len(raw), 100.0 * best / len(raw), threshold]
+    return found
+
+
+words = st.sampled_from(
+    ["the", "a", "an", "The", "theatre", "cat", "Cat's", "U.S.", "½", "café", "...", "1,000", "—", "-"]
+)
+texts = st.lists(words, max_size=4).map(" ".join) | st.text(max_size=8)
+
+
+@given(texts)
+def test_normal_form_is_the_official_one(text):
+    assert metrics.normalise_answer(text) == official_normal(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Cat's   tail!", "cats tail"),
+        ("a theatre, an anchor", "theatre anchor"),  # articles are whole words
+        ("U.S.A.", "usa"),
+        ("the-end", "theend"),  # punctuation goes before articles
+        ("“Ångström” ½", "“ångström” ½"),  # only ASCII punctuation goes
+        ("The", ""),
+        ("\tA\nb ", "b"),
+    ],
+)
+def test_normal_form_by_hand(text, normal):
+    assert metrics.normalise_answer(text) == normal
+
+
+@given(texts, texts)
+def test_token_f1_is_the_official_one(prediction, reference):
+    assert metrics.token_f1(prediction, reference) == pytest.approx(official_f1(reference, prediction, False))
+    assert metrics.token_f1_or_empty(prediction, reference) == pytest.approx(official_f1(reference, prediction, True))
+
+
+@given(texts, texts)
+def test_token_f1_is_symmetric_in_range_and_one_on_exact_match(prediction, reference):
+    f1 = metrics.token_f1_or_empty(prediction, reference)
+    assert 0.0 <= f1 <= 1.0
+    assert f1 == pytest.approx(metrics.token_f1_or_empty(reference, prediction))
+    if metrics.exact_match(prediction, reference):
+        assert f1 == 1.0
+
+
+def test_squad_takes_the_best_reference_and_the_mean_over_questions():
+    predictions = ["Denver Broncos", "", "the red old house"]
+    references = [["Carolina", "The Denver Broncos!"], ["nobody"], ["red house", "house"]]
+    scores = metrics.squad(predictions, references)
+    # third question: 2 of 3 words right, both words of the reference found
+    assert scores == pytest.approx({"exact_match": 100 / 3, "f1": 100 * (1 + 0 + 0.8) / 3})
+
+
+def test_squad_measures_exact_match_and_f1_each_at_its_own_best_reference():
+    assert metrics.squad(["a b c d"], [["b c d e f", "b c d"]]) == {"exact_match": 100.0, "f1": 100.0}
+
+
+@given(st.lists(st.tuples(texts, st.lists(texts, max_size=3), st.floats(0, 1)), min_size=1, max_size=6))
+def test_squad_v2_is_the_official_script(rows):
+    predictions, references, probabilities = (list(column) for column in zip(*rows, strict=True))
+    scores = metrics.squad_v2(predictions, references, probabilities)
+    names = range(len(rows))
+    expected = official_v2(
+        *(dict(zip(names, column, strict=True)) for column in (references, predictions, probabilities))
+    )
+    keys = ("exact", "best_exact", "best_exact_thresh", "f1", "best_f1", "best_f1_thresh")
+    assert [scores[key] for key in keys] == pytest.approx(expected)
+
+
+def test_squad_v2_keys_and_halves():
+    predictions = ["Paris", "", "", "London"]
+    references = [["Paris"], ["Rome"], [], []]
+    scores = metrics.squad_v2(predictions, references)
+    assert list(scores) == [
+        "exact",
+        "f1",
+        "total",
+        "HasAns_exact",
+        "HasAns_f1",
+        "HasAns_total",
+        "NoAns_exact",
+        "NoAns_f1",
+        "NoAns_total",
+        "best_exact",
+        "best_exact_thresh",
+        "best_f1",
+        "best_f1_thresh",
+    ]
+    assert (scores["exact"], scores["HasAns_exact"], scores["NoAns_f1"], scores["total"]) == (50.0, 50.0, 50.0, 4)
+    assert scores["best_exact_thresh"] == 0.0
+
+
+@pytest.mark.parametrize(("references", "absent"), [([["x"]], "NoAns"), ([[]], "HasAns")])
+def test_squad_v2_without_one_half_has_no_keys_of_it(references, absent):
+    scores = metrics.squad_v2(["x"], references)
+    assert not any(key.startswith(absent) for key in scores)
+
+
+# --- ROUGE, BLEU ------------------------------------------------------------------------------------------------------
+
+SUMMARIES = [
+    ("Bea meets Cleo. They walk.", "Bea and Cleo are walking. They meet at noon."),
+    ("nothing in common", "Quite different words here."),
+    ("The cats were running home.", "The cat runs home."),
+    ("", "An empty prediction scores nothing."),
+]
+
+
+def test_rouge_is_the_mean_of_rouge_scores_own():
+    predictions, references = zip(*SUMMARIES, strict=True)
+    scores = metrics.rouge(predictions, [[text] for text in references])
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
+    rows = [scorer.score(ref.replace(". ", ".\n"), pred.replace(". ", ".\n")) for pred, ref in SUMMARIES]
+    for name, value in scores.items():
+        assert value == round(100 * sum(row[name].fmeasure for row in rows) / len(rows), 4)
+
+
+def test_rouge_lies_in_the_interval_of_rouge_scores_bootstrap():
+    predictions, references = (list(column) for column in zip(*(SUMMARIES * 5), strict=True))
+    scores = metrics.rouge(predictions, [[text] for text in references])
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    aggregator = scoring.BootstrapAggregator(n_samples=200)
+    for prediction, reference in zip(predictions, references, strict=True):
+        aggregator.add_scores(scorer.score(reference, prediction))
+    for name, interval in aggregator.aggregate().items():
+        assert 100 * interval.low.fmeasure <= scores[name] <= 100 * interval.high.fmeasure
+
+
+def test_rouge_takes_the_best_reference_per_measure():
+    alone = [metrics.rouge(["one two three"], [[text]]) for text in ("one two four", "three two one")]
+    both = metrics.rouge(["one two three"], [["one two four", "three two one"]])
+    assert both == {name: max(scores[name] for scores in alone) for name in both}
+
+
+def test_rouge_ignores_outer_white_space():
+    assert metrics.rouge([" \n a cat. "], [["a cat.\n"]])["rougeLsum"] == 100.0
+
+
+def test_rouge_lsum_sees_sentences_and_rouge_l_does_not():
+    scores = metrics.rouge(["Cleo sings. Bea walks home."], [["Bea walks home. Cleo sings."]])
+    assert scores["rougeLsum"] == 100.0 > scores["rougeL"]
+
+
+def test_sentences_end_neither_at_abbreviations_nor_inside_numbers():
+    text = "Mr. Hill paid $3.50 to Dr. Ray. Really? Yes!"
+    assert metrics.sentence_lines(text).split("\n") == ["Mr. Hill paid $3.50 to Dr. Ray.", "Really?", "Yes!"]
+
+
+def test_splitter_says_what_it_is():
+    name, split = metrics.sentence_splitter()
+    assert "unkt" in name
+    assert list(split("One. Two.")) == ["One.", "Two."]
+
+
+@pytest.mark.parametrize(("installed", "expected"), [(True, "nltk punkt_tab"), (False, "list of abbreviations")])
+def test_punkt_tab_is_used_where_it_is_installed(monkeypatch, installed, expected):
+    def find(resource):
+        if not installed:
+            raise LookupError(resource)
+
+    monkeypatch.setattr("nltk.data.find", find)
+    assert metrics.sentence_splitter.__wrapped__()[0].endswith(expected)
+
+
+def test_bleu_is_sacrebleus():
+    predictions = ["The old house stands by the river .", "A small bridge of stone"]
+    references = ["The old house is standing by the river.", "A bridge of stone."]
+    expected = sacrebleu.corpus_bleu(predictions, [references]).score
+    assert 0 < expected < 100
+    assert metrics.bleu(predictions, [[text] for text in references]) == {"bleu": round(expected, 4)}
+
+
+def test_bleu_takes_different_numbers_of_references():
+    predictions = ["the cat sat on the mat", "a dog ran down the road"]
+    both = metrics.bleu(predictions, [["a dog", "the cat sat on the mat"], ["a dog ran down the road"]])
+    assert both == {"bleu": 100.0}
+
+
+# --- score ------------------------------------------------------------------------------------------------------------
+
+
+def examples(*references):
+    return Dataset.from_dict({"id": [str(i) for i in range(len(references))], "references": list(references)})
+
+
+def test_score_goes_by_id_and_not_by_order():
+    found = metrics.score(TASKS["squad"], {"1": "yes", "0": "no"}, examples(["no"], ["yes"]))
+    assert found == {"exact_match": 100.0, "f1": 100.0}
+
+
+def test_score_names_an_example_without_prediction():
+    with pytest.raises(ValueError, match=r"1 of 2 examples have no prediction, the first of them '1'"):
+        metrics.score(TASKS["squad"], {"0": "no"}, examples(["no"], ["yes"]))
+
+
+@pytest.mark.parametrize("name", ["squad", "squad_v2", "samsum", "iwslt2017"])
+def test_score_of_data_without_references_is_empty(name):
+    assert metrics.score(TASKS[name], {"0": "text", "1": ""}, examples(None, None)) == {}
+
+
+def test_an_empty_list_of_references_is_a_question_without_answer_in_squad_v2_only(caplog):
+    predictions, data = {"0": "", "1": "yes"}, examples([], ["yes"])
+    assert metrics.score(TASKS["squad_v2"], predictions, data)["total"] == 2
+    assert metrics.score(TASKS["squad"], predictions, data)["f1"] == 100.0
+    assert "1 of 2 examples have no reference" in caplog.text
+
+
+def test_every_metric_has_its_headline():
+    assert metrics.HEADLINES.keys() == metrics.METRICS.keys()
+    for name, metric in metrics.METRICS.items():
+        assert metrics.HEADLINES[name] in metric(["a b c d"], [["a b c d"]])
+
+
+def test_generated_length_counts_the_end_but_neither_start_nor_padding():
+    assert metrics.generated_length([0, 5, 6, 1, 0, 0], pad_token_id=0) == 3
+    assert metrics.generated_length([7, 5, 6, 1, 0], pad_token_id=0) == 3
