@@ -42,8 +42,6 @@ class Policy:
     @classmethod
     def from_config(cls, config) -> Policy:
         """The policy that `update_autoconfig`, or an older checkpoint's config.json, wrote into a model's config."""
-        if getattr(config, "deploy_scenario", None) is False:
-            return cls()
         static = getattr(config, "static_exit_layer", None)
         if not getattr(config, "use_early_exit", None):
             return cls(static_exit=static)

@@ -1,0 +1,26 @@
+"""The ground: arguments of the scripts, what they mean for a model's config, and files."""
+
+from util.additional_args import AdditionalArguments, update_autoconfig
+from util.arguments import (
+    DataArguments,
+    ModelArguments,
+    QuestionAnsweringArguments,
+    SummarizationArguments,
+    TrainingArguments,
+    TranslationArguments,
+    check_arguments,
+    parse_arguments,
+)
+
+__all__ = [
+    "AdditionalArguments",
+    "DataArguments",
+    "ModelArguments",
+    "QuestionAnsweringArguments",
+    "SummarizationArguments",
+    "TrainingArguments",
+    "TranslationArguments",
+    "check_arguments",
+    "parse_arguments",
+    "update_autoconfig",
+]

@@ -1,0 +1,201 @@
+"""The flags of early exit: what decides where a token leaves, how exits are trained, what a run measures and keeps."""
+
+import logging
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from decoding.confidence import CONFIDENCES
+from decoding.policy import Policy
+from util.checks import INTERMEDIATE_LOSSES, contradictions, raise_together, without_effect
+
+logger = logging.getLogger(__name__)
+
+
+def flag(default: Any, help: str, *aliases: str) -> Any:
+    """A dataclass field whose help is the --help; `aliases` are other spellings, without the dashes."""
+    return field(default=default, metadata={"help": help, "aliases": [f"--{alias}" for alias in aliases]})
+
+
+@dataclass
+class PolicyArguments:
+    """Where a token leaves and what is done about the layers it skipped."""
+
+    _argument_group_name = "decoding policy"
+
+    use_early_exit: bool = flag(
+        False,
+        "Let each token leave at the first exit whose confidence is above the threshold (CALM, arXiv:2207.07061). "
+        "Exits stand after every layer from --exit_min_layer to the last but one.",
+    )
+    exit_conf_type: str | None = flag(
+        None,
+        f"What is measured at an exit: one of {', '.join(CONFIDENCES)}; softmax where nothing is given. 'meta' needs a "
+        "checkpoint with a trained confidence head (--train_meta_cm_head).",
+    )
+    exit_conf_threshold: float = flag(
+        1.0,
+        "A token leaves where its confidence is strictly above this number between 0 and 1: 1.0 is the full model, "
+        "token for token, and lower is faster.",
+    )
+    exit_position_temp: float | None = flag(
+        None,
+        "Let the threshold decay with the position t of the token: threshold * (0.9 + 0.1 * exp(-temp * t / N)), N the "
+        "longest answer allowed (CALM, Eq. 5; 4 is usual). Without it the threshold is constant.",
+    )
+    exit_min_layer: int | None = flag(
+        None, "The first layer a token may leave after, from 1 to the number of layers minus one; 1 where not given."
+    )
+    static_exit_layer: int | None = flag(
+        None, "Every token leaves after this many layers, whatever its confidence. Not together with --use_early_exit."
+    )
+    type_vocab_reduct: str | None = flag(
+        None,
+        "Vocabulary pruning: after the first exit only the likeliest k rows of the head are multiplied; fixed, "
+        "decaying or adaptive; True with --k is fixed (arXiv:2410.18952).",
+    )
+    k: int | None = flag(None, "Rows of the head kept by fixed pruning.")
+    k_min: int | None = flag(None, "Lower end of k in decaying pruning; 250 at a vocabulary of 32128, scaled below.")
+    k_max: int | None = flag(None, "Upper end of k in decaying pruning; 35000 at a vocabulary of 32128, scaled below.")
+    adaptive_scale: float = flag(0.9, "In adaptive pruning, the share of the vocabulary dropped at confidence 1.")
+    adaptive_cap: bool = flag(False, "Never let adaptive pruning keep more rows than fixed pruning would.")
+    contrastive_alpha: float = flag(
+        0.1,
+        "Contrastive measures compare two layers on tokens whose probability is at least alpha times the highest "
+        "(arXiv:2210.15097).",
+    )
+    use_shallow_deep: bool = flag(
+        False,
+        "One exit only, after --shallow_exit_layer; tokens that left are run through the deep layers together when one "
+        "does not leave (FREE, arXiv:2310.05424).",
+    )
+    shallow_exit_layer: int | None = flag(None, "Layers of the shallow model, in decoding and in shallow-deep losses.")
+    shallow2deep_conf_type: str | None = flag(None, "What is measured at the shallow exit, as --exit_conf_type.")
+    shallow2deep_conf_threshold: float = flag(1.0, "Threshold of the shallow exit, between 0 and 1.")
+    use_adapt_threshold: bool = flag(
+        False,
+        "Refit the shallow exit's threshold on the tokens seen so far (two Beta components, FREE section 4.3).",
+        "use_adap_threshold",
+        "use-adap-threshold",
+    )
+    parallel_gen_token: bool = flag(
+        True, "Run pending tokens through the deep layers in one block. Only True is valid."
+    )
+    copy_skipped_hidden_states: bool = flag(
+        False, "In shallow-deep decoding, fill skipped layers from the state a token left with instead of running them."
+    )
+    parallel_causal_mask: bool = flag(True, "Mask the block of pending tokens causally.")
+    rollback_conf_threshold: float | None = flag(
+        None, "Replace a pending token whose cross entropy under the deep model is above this, and what follows it."
+    )
+    lossless: bool = flag(False, "Verify every token with the full model, whose output results (self-speculation).")
+    num_speculations: int | None = flag(None, "How many tokens may wait for the deep layers before they are run.")
+
+
+@dataclass
+class ExitTrainingArguments:
+    """How exits are trained."""
+
+    _argument_group_name = "training of exits"
+
+    output_hidden_states_decoder: bool = flag(
+        False,
+        "Collect the hidden states of every decoder layer in training. Implied by --intermediate_loss_fn and "
+        "--train_meta_cm_head.",
+        "ouput_hidden_states_decoder",
+        "ouput-hidden-states-decoder",
+    )
+    intermediate_loss_fn: str | None = flag(
+        None,
+        "Loss over several layers: ce is the mean of the layers' cross entropies, weighted_ce weights layer l by l "
+        f"(CALM). Valid: {', '.join(INTERMEDIATE_LOSSES)}; without it the last layer alone is trained.",
+    )
+    distill_layer_alpha: float | None = flag(None, "Weight of the distillation term in the shallowdeep_kd losses.")
+    do_layer_transformation: bool = flag(
+        False, "Pass the student's hidden states through one linear map before they are distilled."
+    )
+    train_meta_cm_head: bool = flag(
+        False,
+        "Train only the confidence head of --exit_conf_type meta, everything else frozen. Not together with "
+        "--intermediate_loss_fn: train the exits first.",
+    )
+    use_lora: bool = flag(False, "Train low-rank adapters (LoRA, arXiv:2106.09685) or evaluate a checkpoint of them.")
+    lora_rank: int = flag(8, "Rank of the adapters.")
+    lora_alpha: float = flag(8.0, "Scale of the adapters; they count alpha / rank.")
+    lora_dropout: float = flag(0.1, "Dropout before the adapters.")
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Names of the modules that get an adapter, such as q v."}
+    )
+
+
+@dataclass
+class MeasurementArguments:
+    """What a run measures and keeps beside its scores."""
+
+    _argument_group_name = "measurement"
+
+    deploy_scenario: bool | None = flag(
+        None,
+        "Say that this run measures deployment (True) or only quality (False). One loop serves both, at any batch "
+        "size; seconds per token are comparable at batch size 1.",
+    )
+    use_synchronize: bool = flag(
+        True, "Wait for the device before a clock is read; without it GPU seconds mean little."
+    )
+    count_flops: bool = flag(
+        False,
+        "Report the FLOPs of every part per sample (eval_flops_*); a multiply-add is 2.",
+        "final_flops",
+        "final-flops",
+    )
+    save_traces: bool = flag(True, "Keep traces.jsonl.gz: exit layer, confidences and head rows of every token.")
+    time_breakdown: bool = flag(False, "Time the parts of a decoder layer as well; this slows decoding down.")
+    plotting_logits: bool = flag(False, "Draw confidence, accuracy and the top token's probability over the layers.")
+    render_jsds: bool = flag(False, "Draw the divergence between the layers' distributions.")
+
+
+@dataclass
+class AdditionalArguments(MeasurementArguments, ExitTrainingArguments, PolicyArguments):
+    """Every flag of early exit. A setting that contradicts another is refused when the object is made.
+
+    Raises:
+        ValueError: one sentence per problem, all of them at once.
+    """
+
+    def __post_init__(self) -> None:
+        if str(self.type_vocab_reduct).lower() in ("none", "false"):
+            self.type_vocab_reduct = None
+        raise_together(contradictions(self))
+
+
+def update_autoconfig(
+    config: Any,
+    additional_args: AdditionalArguments,
+    max_answer_length: int | None = None,
+    max_target_length: int | None = None,
+) -> Any:
+    """Writes every flag onto a Hugging Face config, defaults too, so that flags saved in a checkpoint are overruled.
+
+    Args:
+        config: the config of the model to load; changed in place.
+        additional_args: the flags.
+        max_answer_length: tokens of the longest answer, N of the decaying threshold.
+        max_target_length: the same under the name that summarization and translation use.
+
+    Returns:
+        `config`.
+
+    Raises:
+        ValueError: settings that contradict each other or that this model has too few layers for.
+    """
+    raise_together(contradictions(additional_args))
+    for name in (each.name for each in fields(additional_args)):
+        setattr(config, name, getattr(additional_args, name))
+    trains_exits = additional_args.intermediate_loss_fn is not None or additional_args.train_meta_cm_head
+    config.output_hidden_states_decoder = additional_args.output_hidden_states_decoder or trains_exits
+    config.max_answer_length = max_answer_length if max_answer_length is not None else max_target_length
+    num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
+    if num_layers is not None:
+        Policy.from_config(config).check(num_layers)
+    for sentence in without_effect(additional_args):
+        logger.warning(sentence)
+    return config

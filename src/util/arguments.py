@@ -1,0 +1,274 @@
+"""The arguments of a run script: model, data and generation as dataclasses, and the command line that fills them."""
+
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from util.additional_args import AdditionalArguments, flag
+from util.checks import beam_problems, data_problems, folder_problems, raise_together
+from util.parser import ArgumentParser
+from util.training_args import TrainingArguments
+
+EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
+DATA_SUFFIXES = (".json", ".jsonl", ".csv")
+
+# Bare names of old jobs -> the organisation that holds them on the hub today.
+HUB_OWNERS = {
+    **dict.fromkeys(("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"), "google-t5"),
+    **dict.fromkeys((f"mt5-{size}" for size in ("small", "base", "large", "xl", "xxl")), "google"),
+    **dict.fromkeys((f"t5-v1_1-{size}" for size in ("small", "base", "large", "xl", "xxl")), "google"),
+    **dict.fromkeys((f"flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl")), "google"),
+    **dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "openai-community"),
+}
+
+
+def hub_name(name: str) -> str:
+    """`name` with its owner on the hub where it is one of the bare names of old jobs and no folder here."""
+    return f"{HUB_OWNERS[name]}/{name}" if name in HUB_OWNERS and not Path(name).is_dir() else name
+
+
+@dataclass
+class ModelArguments:
+    """Which model, config and tokenizer."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str = flag(
+        str(EMBEDDED_MODEL),
+        "A folder or a name on the hub; t5-large, mt5-large and the like stand for google-t5/t5-large, "
+        "google/mt5-large. Without it the small model that comes with this repository.",
+    )
+    config_name: str | None = flag(None, "Config to use instead of the model's own.")
+    tokenizer_name: str | None = flag(None, "Tokenizer to use instead of the model's own.")
+    cache_dir: str | None = flag(None, "Folder of what is downloaded, instead of the hub's usual one.")
+    use_fast_tokenizer: bool = flag(True, "Use the tokenizer written in Rust where there is one.")
+    model_revision: str = flag("main", "Branch, tag or commit of a model on the hub.")
+    use_auth_token: bool = flag(
+        False, "Send the saved login (`hf auth login`, or HF_TOKEN in the environment) for private models and data."
+    )
+    resize_position_embeddings: bool | None = flag(
+        None, "Lengthen a table of positions that is shorter than the input limit; not needed by T5, which has none."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "config_name", "tokenizer_name"):
+            value = getattr(self, name)
+            setattr(self, name, value and hub_name(value))
+        path = Path(self.model_name_or_path).expanduser()
+        if self.model_name_or_path.startswith((".", "/", "~")) and not path.exists():
+            raise ValueError(f"--model_name_or_path {self.model_name_or_path}: there is no such folder.")
+
+    @property
+    def token(self) -> bool | None:
+        """What from_pretrained and load_dataset want as `token`: True sends the saved login."""
+        return True if self.use_auth_token else None
+
+
+@dataclass
+class DataArguments:
+    """Which examples, and how much of them; common to all tasks."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str | None = flag(
+        None, "A data set by its familiar name (squad, samsum, ...), its hub id or the folder it was saved in."
+    )
+    dataset_config_name: str | None = flag(None, "Configuration of the data set, such as 3.0.0 of cnn_dailymail.")
+    train_file: str | None = flag(None, "Examples to train on: a .json, .jsonl or .csv file.")
+    validation_file: str | None = flag(None, "Examples of --do_eval: a .json, .jsonl or .csv file.")
+    test_file: str | None = flag(None, "Examples of --do_predict: a .json, .jsonl or .csv file.")
+    max_train_samples: int | None = flag(None, "Train on the first N examples only.")
+    max_eval_samples: int | None = flag(None, "Evaluate the first N examples only.")
+    max_predict_samples: int | None = flag(None, "Predict the first N examples only.")
+    overwrite_cache: bool = flag(False, "Prepare the examples anew, whatever an earlier run left in the cache.")
+    preprocessing_num_workers: int | None = flag(None, "Processes that prepare the examples; one where not given.")
+    pad_to_max_length: bool = flag(
+        False, "Pad every input to the limit. Without it a batch is padded to its longest; the answers are the same."
+    )
+    ignore_pad_token_for_loss: bool = flag(True, "Leave padding out of the training loss.")
+
+    def __post_init__(self) -> None:
+        raise_together([*self._file_problems(), *self._range_problems()])
+
+    def _file_problems(self) -> list[str]:
+        problems = []
+        for name in ("train_file", "validation_file", "test_file"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if Path(value).suffix.lower() not in DATA_SUFFIXES:
+                problems.append(f"--{name} {value} is of no known kind: valid endings are {', '.join(DATA_SUFFIXES)}.")
+            elif not Path(value).is_file():
+                problems.append(f"--{name} {value}: there is no such file.")
+        return problems
+
+    def _range_problems(self) -> list[str]:
+        counts = (each.name for each in fields(self) if each.name.startswith(("max_", "val_max_")))
+        positive = [*counts, "preprocessing_num_workers", "num_beams", "doc_stride", "n_best_size"]
+        problems = []
+        for name in positive:
+            value = getattr(self, name, None)
+            if value is not None and value < 1:
+                problems.append(f"--{name} {value} is too small: valid are 1 and above.")
+        return problems
+
+
+@dataclass
+class GenerationArguments:
+    """How an answer is searched for, beside the policy of exits; a part of every data arguments class."""
+
+    _argument_group_name = "generation"
+
+    num_beams: int | None = flag(None, "Beams of the search, 1 for greedy. More than one excludes exits.")
+    repetition_penalty: float = flag(
+        1.0, "Divide the scores of tokens that are there already (arXiv:1909.05858); 1.0 is none."
+    )
+    no_repeat_ngram_size: int | None = flag(None, "Forbid n-grams of this length to occur twice; none where not given.")
+    length_penalty: float | None = flag(None, "Of beams: above 0 favours long answers; 1.0 where not given.")
+    forced_bos_token: str | None = flag(
+        None, "Token to begin every answer with, such as the target language of a multilingual model."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = []
+        if not self.repetition_penalty > 0:
+            problems.append(f"--repetition_penalty {self.repetition_penalty} is no penalty: valid are numbers above 0.")
+        if self.no_repeat_ngram_size is not None and self.no_repeat_ngram_size < 0:
+            problems.append(f"--no_repeat_ngram_size {self.no_repeat_ngram_size}: valid are 0, for none, and above.")
+        raise_together(problems)
+
+
+@dataclass
+class QuestionAnsweringArguments(GenerationArguments, DataArguments):
+    """Data of run_question_answering.py."""
+
+    best_metric = "f1"
+    default_output_dir = "save/question_answering"
+    _argument_group_name = "data"
+
+    context_column: str | None = flag(None, "Column of the passages; the data set's own, else context.")
+    question_column: str | None = flag(None, "Column of the questions; the data set's own, else question.")
+    answer_column: str | None = flag(None, "Column of the reference answers; the data set's own, else answers.")
+    max_seq_length: int = flag(384, "Tokens of question and context at most; a longer context becomes several windows.")
+    max_answer_length: int = flag(30, "Tokens of an answer in training, and N of --exit_position_temp.")
+    val_max_answer_length: int | None = flag(
+        None, "Tokens of an answer in evaluation, the start token counted; as --max_answer_length where not given."
+    )
+    doc_stride: int = flag(128, "Tokens that neighbouring windows of a long context share.")
+    n_best_size: int = flag(20, "Candidate answers kept per question.")
+    version_2_with_negative: bool = flag(False, "Some questions have no answer (SQuAD v2).")
+    null_score_diff_threshold: float = flag(
+        0.0, "With --version_2_with_negative: answer nothing where that scores better by more than this."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_max_answer_length is None:
+            self.val_max_answer_length = self.max_answer_length
+
+
+@dataclass
+class TextToTextArguments(GenerationArguments, DataArguments):
+    """What summarization and translation have in common."""
+
+    _argument_group_name = "data"
+
+    source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
+    max_source_length: int = flag(512, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
+    max_target_length: int = flag(128, "Tokens of a target in training, and N of --exit_position_temp.")
+    val_max_target_length: int | None = flag(
+        None, "Tokens of an output in evaluation, the start token counted; as --max_target_length where not given."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_max_target_length is None:
+            self.val_max_target_length = self.max_target_length
+
+
+@dataclass
+class SummarizationArguments(TextToTextArguments):
+    """Data of run_summarization.py."""
+
+    best_metric = "rougeLsum"
+    default_output_dir = "save/summarization"
+
+    text_column: str | None = flag(None, "Column of the texts; the data set's own, else the first.")
+    summary_column: str | None = flag(None, "Column of the summaries; the data set's own, else the second.")
+    lang: str | None = flag(None, "Language of the texts, for multilingual tokenizers.")
+
+
+@dataclass
+class TranslationArguments(TextToTextArguments):
+    """Data of run_translation.py."""
+
+    best_metric = "bleu"
+    default_output_dir = "save/translation"
+
+    source_lang: str | None = flag(None, "Language translated from; as the name of the configuration says (de-en: de).")
+    target_lang: str | None = flag(None, "Language translated to; as the name of the configuration says (de-en: en).")
+    max_source_length: int = flag(1024, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
+
+
+Arguments = tuple[ModelArguments, DataArguments, TrainingArguments, AdditionalArguments]
+
+
+def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = None) -> Arguments:
+    """Reads a command line, or a .json file that holds one.
+
+    Args:
+        data_class: the data arguments of the task, such as QuestionAnsweringArguments.
+        argv: the words after the script's name; those of this process by default.
+
+    Returns:
+        Model, data, training and additional arguments, checked each by itself and against each other. What can only be
+        told from the model's config is checked by `update_autoconfig`.
+
+    Exits with code 2 after a sentence per problem on stderr, and with 0 after --help.
+    """
+    parser = ArgumentParser((ModelArguments, data_class, AdditionalArguments, TrainingArguments))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        given = parser.given(argv)
+        if given.get("do_train") and not ({"dataset_name", "validation_file"} & set(given)):
+            given.setdefault("eval_strategy", "no")  # there is nothing to evaluate on
+        given.setdefault("output_dir", data_class.default_output_dir)
+        built = _build((ModelArguments, data_class, AdditionalArguments, TrainingArguments), given)
+        model_args, data_args, additional_args, training_args = built
+        check_arguments(data_args, training_args, additional_args)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    training_args.best_by(data_args.best_metric)
+    return model_args, data_args, training_args, additional_args
+
+
+def check_arguments(
+    data_args: DataArguments, training_args: TrainingArguments, additional_args: AdditionalArguments
+) -> None:
+    """Refuses what contradicts itself only across the dataclasses.
+
+    Raises:
+        ValueError: one sentence per problem.
+    """
+    raise_together(
+        [
+            *data_problems(data_args, training_args),
+            *beam_problems(data_args, training_args, additional_args),
+            *folder_problems(training_args.output_dir),
+        ]
+    )
+
+
+def _build(classes: tuple[type, ...], given: dict[str, Any]) -> list[Any]:
+    """An object of each class from the flags that were given; what is wrong with any of them is raised together."""
+    built, problems = [], []
+    for each in classes:
+        names = {declared.name for declared in fields(each) if declared.init}
+        try:
+            built.append(each(**{name: value for name, value in given.items() if name in names}))
+        except ValueError as error:
+            problems.append(str(error))
+    raise_together(problems)
+    return built

@@ -1,0 +1,170 @@
+"""Which settings are refused, with the reason: flags that contradict each other, and flags whose feature is missing."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from decoding.confidence import CONFIDENCES
+
+INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
+
+
+class Later(NamedTuple):
+    """A flag that parses but whose feature is not there: the values that ask for nothing, and what it will be."""
+
+    off: tuple
+    feature: str
+
+
+# The row of a flag goes when its feature comes.
+LATER = {
+    "type_vocab_reduct": Later((None,), "vocabulary pruning"),
+    "k": Later((None,), "vocabulary pruning"),
+    "k_min": Later((None,), "vocabulary pruning"),
+    "k_max": Later((None,), "vocabulary pruning"),
+    "adaptive_scale": Later((0.9,), "vocabulary pruning"),
+    "adaptive_cap": Later((False,), "vocabulary pruning"),
+    "contrastive_alpha": Later((0.1,), "contrastive confidence"),
+    "use_shallow_deep": Later((False,), "shallow-deep decoding"),
+    "shallow_exit_layer": Later((None,), "shallow-deep decoding"),
+    "shallow2deep_conf_type": Later((None,), "shallow-deep decoding"),
+    "shallow2deep_conf_threshold": Later((1.0,), "shallow-deep decoding"),
+    "use_adapt_threshold": Later((False,), "the adaptive threshold"),
+    "copy_skipped_hidden_states": Later((False,), "shallow-deep decoding"),
+    "parallel_causal_mask": Later((True,), "shallow-deep decoding"),
+    "rollback_conf_threshold": Later((None,), "rollback"),
+    "lossless": Later((False,), "self-speculation"),
+    "num_speculations": Later((None,), "self-speculation"),
+    "intermediate_loss_fn": Later((None, *INTERMEDIATE_LOSSES), "the other losses"),
+    "distill_layer_alpha": Later((None,), "distillation between layers"),
+    "do_layer_transformation": Later((False,), "distillation between layers"),
+    "use_lora": Later((False,), "low-rank adaptation"),
+    "lora_rank": Later((8,), "low-rank adaptation"),
+    "lora_alpha": Later((8.0,), "low-rank adaptation"),
+    "lora_dropout": Later((0.1,), "low-rank adaptation"),
+    "lora_target_modules": Later((None,), "low-rank adaptation"),
+    "time_breakdown": Later((False,), "the timing of a layer's parts"),
+    "plotting_logits": Later((False,), "this figure"),
+    "render_jsds": Later((False,), "this figure"),
+}
+
+# Flags that act only while --use_early_exit is True, and the values that ask for nothing.
+EARLY_EXIT_ONLY = {
+    "exit_conf_type": None,
+    "exit_conf_threshold": 1.0,
+    "exit_position_temp": None,
+    "exit_min_layer": None,
+}
+
+
+def raise_together(problems: list[str]) -> None:
+    """Raises one ValueError that lists every problem, or nothing where there is none."""
+    if problems:
+        raise ValueError(" ".join(problems))
+
+
+def contradictions(args: Any) -> list[str]:
+    """Sentences on what `args` (AdditionalArguments) asks for and cannot have; the model's depth is not looked at."""
+    return [*_unavailable(args), *_out_of_range(args), *_exclusive(args)]
+
+
+def without_effect(args: Any) -> list[str]:
+    """Sentences on flags of `args` (AdditionalArguments) that change nothing as the others stand."""
+    idle = [name for name, off in EARLY_EXIT_ONLY.items() if getattr(args, name) not in (off, None)]
+    if args.use_early_exit or not idle:
+        return []
+    return [f"Without --use_early_exit True these flags have no effect: {', '.join(f'--{name}' for name in idle)}."]
+
+
+def data_problems(data_args: Any, training_args: Any) -> list[str]:
+    """Sentences on stages that were asked for and have no data, and on a command that asks for no stage."""
+    files = {"do_train": "train_file", "do_eval": "validation_file", "do_predict": "test_file"}
+    stages = [stage for stage in files if getattr(training_args, stage)]
+    if not stages:
+        return ["There is nothing to do: give --do_train, --do_eval or --do_predict."]
+    if data_args.dataset_name is not None:
+        return []
+    return [
+        f"--{stage} needs --dataset_name or --{files[stage]}."
+        for stage in stages
+        if getattr(data_args, files[stage]) is None
+    ]
+
+
+def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> list[str]:
+    """A sentence where beams and exits are asked for at once, since a beam has no exit layer of its own."""
+    beams = data_args.num_beams or training_args.generation_num_beams or 1
+    exits = {
+        "--use_early_exit True": additional_args.use_early_exit,
+        "--static_exit_layer": additional_args.static_exit_layer is not None,
+    }
+    return [
+        f"Beams cannot be combined with exits: --num_beams {beams} with {name}; use --num_beams 1."
+        for name, wanted in exits.items()
+        if wanted and beams > 1
+    ]
+
+
+def folder_problems(folder: str) -> list[str]:
+    """A sentence where nothing can be written to `folder`, which need not exist yet and is not created."""
+    existing = Path(folder)
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return [f"--output_dir {folder} cannot be written: {existing} is a file, not a folder."]
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        return [f"--output_dir {folder} cannot be written: {existing}: {error.strerror}."]
+    return []
+
+
+def _unavailable(args: Any) -> list[str]:
+    problems = []
+    for name, (off, feature) in LATER.items():
+        value = getattr(args, name)
+        if value not in off:
+            names = [str(each) for each in off if each is not None]
+            advice = f"valid is {' or '.join(names)}" if names else "leave the flag out"
+            problems.append(f"--{name} {value} is not available yet in this version ({feature}): {advice}.")
+    return problems
+
+
+def _out_of_range(args: Any) -> list[str]:
+    problems = []
+    for name in ("exit_conf_threshold", "shallow2deep_conf_threshold"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= 1:
+            problems.append(f"--{name} {value} is no threshold: valid are numbers from 0 to 1.")
+    for name in ("exit_min_layer", "static_exit_layer", "shallow_exit_layer"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            problems.append(f"--{name} {value} is no layer: layers are counted from 1.")
+    if args.exit_position_temp is not None and not args.exit_position_temp >= 0:
+        problems.append(
+            f"--exit_position_temp {args.exit_position_temp} would let the threshold grow: valid is 0 or more."
+        )
+    for name in ("exit_conf_type", "shallow2deep_conf_type"):
+        value = getattr(args, name)
+        if value is not None and value not in CONFIDENCES:
+            problems.append(f"--{name} {value} is no measure of this version: valid are {', '.join(CONFIDENCES)}.")
+    return problems
+
+
+def _exclusive(args: Any) -> list[str]:
+    static = args.static_exit_layer is not None
+    rules = {
+        "--static_exit_layer and --use_early_exit exclude each other: the one leaves at a fixed layer, the other where "
+        "confidence allows.": static and args.use_early_exit,
+        "--static_exit_layer and --use_shallow_deep exclude each other: the one always leaves, the other where "
+        "confidence allows.": static and args.use_shallow_deep,
+        "--use_early_exit and --use_shallow_deep exclude each other: choose several exits or one.": args.use_early_exit
+        and args.use_shallow_deep,
+        "--exit_conf_type does not apply with --use_shallow_deep: give --shallow2deep_conf_type.": args.use_shallow_deep
+        and args.exit_conf_type is not None,
+        "--parallel_gen_token False is not possible: pending tokens always pass the deep layers in one block; "
+        "valid is True.": not args.parallel_gen_token,
+        "--train_meta_cm_head and --intermediate_loss_fn exclude each other: the head is trained on a frozen "
+        "model.": args.train_meta_cm_head and args.intermediate_loss_fn is not None,
+    }
+    return [sentence for sentence, broken in rules.items() if broken]

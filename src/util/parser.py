@@ -1,0 +1,156 @@
+"""One command line for several dataclasses: grouped help, the values actually given, errors of one sentence."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+from copy import copy
+from typing import Any, NoReturn, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+
+from util.files import read_json
+
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+UNSET = object()
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a flag once, with underscores, and its default where there is one."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.dest == "help":
+            return super()._format_action_invocation(action)
+        shown = [option for option in action.option_strings if "-" not in option[2:]]
+        return f"{', '.join(shown)} {self._format_args(action, action.metavar)}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None or action.default in ([], ""):
+            return action.help or ""
+        return super()._get_help_string(action)
+
+
+class ArgumentParser(HfArgumentParser):
+    """HfArgumentParser with a group per dataclass that declares a field, and nothing but a sentence on an error.
+
+    Its flags, prefixes and dashed spellings are HfArgumentParser's. Any boolean flag may stand bare.
+    """
+
+    def __init__(self, dataclass_types: tuple[type, ...], **options: Any) -> None:
+        self._titles: dict[str, Any] = {}
+        self._words: set[str] = set()
+        usage = "%(prog)s --flag value ...   or   %(prog)s arguments.json [--flag value ...]"
+        super().__init__(dataclass_types, formatter_class=_Formatter, usage=usage, **options)
+
+    def given(self, argv: list[str]) -> dict[str, Any]:
+        """Name -> value of the flags that `argv` gives; `argv[0]` may be a .json file that holds flags too."""
+        if argv and argv[0].endswith(".json") and not argv[0].startswith("-"):
+            argv = [*json_to_argv(argv[0]), *argv[1:]]
+        # A name that is already there keeps argparse from writing its default.
+        unset = argparse.Namespace(**{action.dest: UNSET for action in self._actions})
+        namespace, leftover = self.parse_known_args(argv, unset)
+        if leftover:
+            self.error(self._unknown(leftover))
+        given = {name: value for name, value in vars(namespace).items() if value is not UNSET}
+        return {name: self._one_or_more(name, value) for name, value in given.items()}
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message, without the page of usage that argparse puts before it, and exits with 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        hints = get_type_hints(dtype)
+        for declared in dataclasses.fields(dtype):
+            if not declared.init:
+                continue
+            # HfArgumentParser writes to the field it is handed, which belongs to the class.
+            field = copy(declared)
+            field.type = hints[field.name]
+            group = self._group(_owner(dtype, field.name))
+            before = len(self._actions)
+            self._parse_dataclass_field(group, field)
+            for action in self._actions[before:]:
+                self._tidy(action, hints[field.name])
+
+    def _group(self, owner: type) -> Any:
+        title = getattr(owner, "_argument_group_name", "trainer")
+        if title not in self._titles:
+            self._titles[title] = self.add_argument_group(title)
+        return self._titles[title]
+
+    def _tidy(self, action: argparse.Action, hint: Any) -> None:
+        """Gives a flag what its type hint asks for beyond HfArgumentParser's reading of it."""
+        members = getattr(hint, "__args__", (hint,))
+        if action.option_strings[0].startswith("--no_") and action.const is False:
+            action.help = argparse.SUPPRESS
+        elif bool in members:
+            _tidy_boolean(action, members)
+        elif str in members and any(get_origin(member) is list for member in members):
+            action.type, action.nargs = str, "+"
+            self._words.add(action.dest)
+        elif str not in members and any(get_origin(member) is dict for member in members):
+            action.type = _json
+        if action.metavar is None and action.choices is None:
+            action.metavar = METAVARS.get(action.type, "TEXT")
+
+    def _one_or_more(self, name: str, value: Any) -> Any:
+        return value[0] if name in self._words and len(value) == 1 else value
+
+    def _unknown(self, leftover: list[str]) -> str:
+        names = [each.split("=")[0] for each in leftover if each.startswith("-")]
+        if not names:
+            return f"{' '.join(leftover)} stands without a flag before it; values with spaces need quotes."
+        known = list(self._option_string_actions)
+        return " ".join(_guess(name, known) for name in names)
+
+
+def json_to_argv(path: str | os.PathLike) -> list[str]:
+    """The flags of a JSON object as a command line, so that a file and a command are read by the same rules.
+
+    null leaves a flag at its default.
+    """
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} must hold one JSON object of flags, and holds {type(held).__name__}.")
+    argv = []
+    for name, value in held.items():
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)] if value else []
+        elif isinstance(value, dict):
+            argv.append(f"--{name}={json.dumps(value)}")
+        elif value is not None:
+            argv.append(f"--{name}={value}")
+    return argv
+
+
+def _guess(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    spelt = list(dict.fromkeys(each.replace("-", "_").replace("__", "--", 1) for each in close))
+    return f"{name} is no flag of this script" + (f"; did you mean {' or '.join(spelt)}?" if spelt else "; see --help.")
+
+
+def _owner(dtype: type, name: str) -> type:
+    """The class that declares a field, which a subclass may have redeclared."""
+    return next(base for base in reversed(dtype.__mro__) if name in base.__dict__.get("__dataclass_fields__", {}))
+
+
+def _tidy_boolean(action: argparse.Action, members: tuple) -> None:
+    action.nargs, action.const = "?", True
+    action.metavar = "BOOL"
+    if str in members:  # a word is as good as True or False
+        action.type = _bool_or_word
+
+
+def _bool_or_word(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON ({error.msg})") from None

@@ -1,0 +1,126 @@
+from dataclasses import fields
+
+import pytest
+from transformers import GPT2Config, MT5Config, T5Config
+
+from decoding.confidence import CONFIDENCES
+from decoding.policy import Policy
+from training.losses import INTERMEDIATE_LOSSES
+from util import AdditionalArguments, update_autoconfig
+from util.checks import INTERMEDIATE_LOSSES as ACCEPTED_LOSSES
+from util.checks import LATER
+
+
+def tiny_config(**more):
+    return T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_decoder_layers=6, num_heads=2, vocab_size=32, **more)
+
+
+# Settings, and a part of each sentence that refuses them.
+REFUSED = [
+    ({"use_early_exit": True, "static_exit_layer": 2}, ["--static_exit_layer and --use_early_exit"]),
+    ({"use_early_exit": True, "use_shallow_deep": True}, ["--use_early_exit and --use_shallow_deep"]),
+    ({"exit_conf_type": "softmax", "use_shallow_deep": True}, ["--exit_conf_type does not apply"]),
+    ({"exit_conf_threshold": -0.1}, ["--exit_conf_threshold -0.1"]),
+    ({"exit_conf_threshold": 1.01}, ["--exit_conf_threshold 1.01"]),
+    ({"exit_conf_threshold": float("nan")}, ["--exit_conf_threshold nan"]),
+    ({"exit_position_temp": -1.0}, ["--exit_position_temp -1.0"]),
+    ({"exit_conf_type": "confidence"}, ["--exit_conf_type confidence", *CONFIDENCES]),
+    ({"exit_min_layer": 0}, ["--exit_min_layer 0"]),
+    ({"static_exit_layer": 0}, ["--static_exit_layer 0"]),
+    ({"parallel_gen_token": False}, ["--parallel_gen_token False", "valid is True"]),
+    (
+        {"train_meta_cm_head": True, "intermediate_loss_fn": "weighted_ce"},
+        ["--train_meta_cm_head and --intermediate_loss_fn"],
+    ),
+    ({"exit_conf_threshold": 2.0, "exit_min_layer": 0, "k": 3}, ["--exit_conf_threshold", "--exit_min_layer", "--k 3"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentences"), REFUSED)
+def test_contradictions_are_refused_together_with_the_reason(settings, sentences):
+    with pytest.raises(ValueError) as raised:
+        AdditionalArguments(**settings)
+    assert [part for part in sentences if part not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize(("settings", "sentences"), REFUSED)
+def test_they_are_refused_when_set_afterwards_too(settings, sentences):
+    args = AdditionalArguments()
+    for name, value in settings.items():
+        setattr(args, name, value)
+    with pytest.raises(ValueError):
+        update_autoconfig(tiny_config(), args)
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_flag_whose_feature_is_missing_is_never_ignored(name):
+    with pytest.raises(ValueError, match=f"--{name} 77 is not available yet"):
+        AdditionalArguments(**{name: 77})
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, row in LATER.items() for value in row.off])
+def test_its_values_that_ask_for_nothing_are_quiet(name, value):
+    assert getattr(AdditionalArguments(**{name: value}), name) == value
+
+
+def test_defaults_ask_for_nothing():
+    assert Policy.from_config(update_autoconfig(tiny_config(), AdditionalArguments())) == Policy()
+
+
+@pytest.mark.parametrize("value", [False, None, "False", "none", "None"])
+def test_no_pruning_has_many_spellings(value):
+    assert AdditionalArguments(type_vocab_reduct=value).type_vocab_reduct is None
+
+
+def test_accepted_losses_are_those_there_are():
+    assert tuple(INTERMEDIATE_LOSSES) == ACCEPTED_LOSSES
+
+
+@pytest.mark.parametrize("make", [tiny_config, MT5Config, GPT2Config])
+def test_every_flag_reaches_the_config_and_survives_saving(make, tmp_path):
+    args = AdditionalArguments(use_early_exit=True, exit_conf_type="entropy", exit_conf_threshold=0.5, exit_min_layer=2)
+    config = update_autoconfig(make(), args, max_answer_length=7)
+    config.save_pretrained(tmp_path)
+    for held in (config, type(config).from_pretrained(tmp_path)):
+        assert {each.name: getattr(held, each.name) for each in fields(args)} == vars(args)
+        assert held.max_answer_length == 7
+
+
+def test_old_flags_of_a_checkpoint_are_overruled():
+    saved = tiny_config(use_early_exit=True, exit_conf_threshold=0.1, exit_conf_type="meta", exit_min_layer=3)
+    assert not Policy.from_config(update_autoconfig(saved, AdditionalArguments())).exits
+
+
+def test_the_python_entry_of_the_reference():
+    args = AdditionalArguments(
+        use_early_exit=True, exit_conf_type="softmax", exit_conf_threshold=0.9, exit_position_temp=4.0, exit_min_layer=1
+    )
+    policy = Policy.from_config(update_autoconfig(tiny_config(), args, max_answer_length=12))
+    assert (policy.confidence, policy.threshold, policy.temperature, policy.length, policy.first_exit) == (
+        "softmax",
+        0.9,
+        4.0,
+        12,
+        1,
+    )
+    assert update_autoconfig(tiny_config(), args, max_target_length=9).max_answer_length == 9
+
+
+@pytest.mark.parametrize("settings", [{"use_early_exit": True, "exit_min_layer": 6}, {"static_exit_layer": 7}])
+def test_layers_the_model_lacks_are_refused_before_it_is_loaded(settings):
+    with pytest.raises(ValueError, match=r"6 layers|valid are 1 to 6"):
+        update_autoconfig(tiny_config(), AdditionalArguments(**settings))
+
+
+@pytest.mark.parametrize("settings", [{"intermediate_loss_fn": "weighted_ce"}, {"train_meta_cm_head": True}])
+def test_training_exits_implies_their_hidden_states(settings):
+    assert update_autoconfig(tiny_config(), AdditionalArguments(**settings)).output_hidden_states_decoder
+
+
+def test_flags_without_effect_are_told_once(caplog):
+    update_autoconfig(tiny_config(), AdditionalArguments(exit_conf_type="softmax", exit_min_layer=2))
+    assert len(caplog.records) == 1
+    assert "--exit_conf_type, --exit_min_layer" in caplog.text
+    caplog.clear()
+    update_autoconfig(tiny_config(), AdditionalArguments(use_early_exit=True, exit_conf_type="softmax"))
+    assert caplog.records == []
