@@ -82,7 +82,7 @@ def state_similarity(exit: ExitState) -> Tensor:
 
 
 def meta_classifier(exit: ExitState) -> Tensor:
-    """Probability that the token equals the last layer's, from the trained classifier (CALM's early-exit classifier)."""
+    """Probability that the token equals the last layer's, from CALM's trained early-exit classifier."""
     return exit.confidence_head(exit.normed).float().softmax(-1)[:, 1]
 
 

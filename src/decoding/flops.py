@@ -1,4 +1,4 @@
-"""Floating point operations, counted analytically from a trace. A multiply-add is 2; norms and activations are left out.
+"""Floating point operations, counted analytically from a trace. A multiply-add is 2; norms are left out.
 
 Every sequence is counted at its own length, without padding, so a batch costs the sum of its rows.
 """
@@ -66,7 +66,9 @@ def _count_row(trace, index: int) -> dict[str, float]:
     exits = trace.exit_layers[index]
     exits = exits[exits > 0].astype(np.int64)  # [T]
     depths = _slot_depths(cost, exits, int(cost.prompt[index]))  # [slots], layers run in each slot
-    slots = np.arange(1, len(depths) + 1)  # keys a slot attends to, itself included
+    keys = np.arange(1, len(depths) + 1)  # that a slot attends to, itself included
+    if cost.prefilled:
+        keys = np.maximum(keys, cost.prompt[index])  # a prompt is one square product, its upper half masked
     source = int(cost.source[index])
     passes = depths.sum()
     deepest = int(depths.max(initial=0))
@@ -77,10 +79,8 @@ def _count_row(trace, index: int) -> dict[str, float]:
         per_pass = 2 * 2 * cost.width * cost.attention_width + scores * source
         cross = passes * per_pass + deepest * source * 2 * 2 * cost.width * cost.kv_width
     return {
-        "encoder": cost.encoder_layers
-        * source
-        * (project + scores * source + 2 * cost.feed_forward),
-        "self_attention": passes * project + scores * (depths * slots).sum(),
+        "encoder": cost.encoder_layers * source * (project + scores * source + 2 * cost.feed_forward),
+        "self_attention": passes * project + scores * (depths * keys).sum(),
         "cross_attention": cross,
         "feed_forward": passes * 2 * cost.feed_forward,
         "kv_fill": _filled(depths, cost.num_layers) * 2 * 2 * cost.width * cost.kv_width,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A row that left is still carried through the weight products until dropping such rows saves at least this share of them.
+# Rows that left are carried through the weight products until dropping them saves at least this share.
 COMPACT_AT = 0.25
 # On CUDA the key length is rounded up, so that one captured graph serves many steps.
 CUDA_BUCKET = 64
@@ -28,7 +28,7 @@ class Block:
         live: Rows of `hidden` that still run; the others are carried until it pays to drop them.
         start: First slot.
         width: Number of slots.
-        bias: What the adapter adds to attention scores, [B or 1, heads or 1, width, keys], for the whole batch, or None.
+        bias: Added to the attention scores of the whole batch, [B or 1, heads or 1, width, keys], or None.
     """
 
     rows: list[int]
@@ -89,7 +89,9 @@ class States:
 
     def store(self, layer: int, block: Block, keys: Tensor, values: Tensor) -> None:
         """Write the block's keys and values, [N, heads, width, head_dim] each."""
-        self._write(layer, (slice(None) if block.index is None else block.index, slice(None), block.slots), keys, values)
+        self._write(
+            layer, (slice(None) if block.index is None else block.index, slice(None), block.slots), keys, values
+        )
 
     def _write(self, layer: int, where: tuple, keys: Tensor, values: Tensor) -> None:
         if self.keys[layer] is None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class Adapter:
     """Base of an architecture's adapter; `decoding.loop` says what an adapter gives the loop.
 
-    A subclass sets `model`, `num_layers`, `output_weight` [V, D], `head_scale`, `kv_heads`, `head_dim`, `kv_dtype`, `device`.
+    A subclass sets `model`, `num_layers`, `output_weight` [V, D], `head_scale`, `kv_heads`, `head_dim`, `kv_dtype` and
+    `device`.
     """
 
     head_scale: float | None = None
@@ -49,7 +50,7 @@ def effective_mask(mask: Tensor | None) -> Tensor | None:
 
 
 def mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """0 where the mask [B, S] is set and the lowest number elsewhere, [B, 1, 1, S]; finite, so that no row is all -inf."""
+    """0 where the mask [B, S] is set, the lowest finite number elsewhere (no row may be all -inf), [B, 1, 1, S]."""
     if mask is None:
         return None
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)

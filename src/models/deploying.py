@@ -19,7 +19,13 @@ from decoding.policy import Policy
 logger = logging.get_logger(__name__)
 
 # Keyword arguments of generate that choose a search which is neither greedy nor sampling.
-OTHER_SEARCHES = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate", "dola_layers")
+OTHER_SEARCHES = (
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "custom_generate",
+    "dola_layers",
+)
 
 
 class EarlyExitGeneration:
@@ -65,7 +71,9 @@ class EarlyExitGeneration:
         policy.check(self.num_exit_layers)
         searching = self._other_search(generation_config, kwargs)
         if searching and policy.exits:
-            raise ValueError(f"Early exits need greedy decoding or sampling, but {searching} was given: drop one of them.")
+            raise ValueError(
+                f"Early exits need greedy decoding or sampling, but {searching} was given: drop one of them."
+            )
         shared = {
             "inputs": inputs,
             "generation_config": generation_config,
@@ -155,15 +163,22 @@ class EarlyExitGeneration:
     def _refuse_missing_weights(self, policy: Policy) -> None:
         """The loop reads parameters, not forwards: refuse weights that are elsewhere or wrapped, before any token."""
         if getattr(self, "hf_quantizer", None) is not None:
-            raise ValueError("The model is quantised: early-exit decoding reads plain weights; load it in fp32, bf16 or fp16.")
+            raise ValueError(
+                "The model is quantised: early-exit decoding reads plain weights; load it in fp32, bf16 or fp16."
+            )
         for name, module in self.named_modules():
             if hasattr(module, "base_layer"):
                 raise ValueError(f"{name} carries an unmerged adapter: call merge_and_unload() before generate.")
         for name, parameter in self.named_parameters():
             if parameter.is_meta or hasattr(parameter, "ds_id"):
-                raise ValueError(f"{name} is sharded or offloaded: gather the whole model on one device before generate.")
+                raise ValueError(
+                    f"{name} is sharded or offloaded: gather the whole model on one device before generate."
+                )
         if policy.confidence is not None and policy.measure.reads_head and getattr(self, "cm_head", None) is None:
-            raise ValueError("exit_conf_type 'meta' needs a trained cm_head, which this checkpoint lacks: train one with --train_meta_cm_head.")
+            raise ValueError(
+                "exit_conf_type 'meta' needs a trained cm_head, which this checkpoint lacks: "
+                "train one with --train_meta_cm_head True."
+            )
 
     def _as_output(self, sequences, result: Result, generation_config, kwargs):
         config = generation_config or self.generation_config

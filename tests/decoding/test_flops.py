@@ -1,0 +1,86 @@
+"""The analytical counts against torch's counter on real calls, and against the sum of their parts."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from decoding.flops import PARTS
+from decoding.policy import Policy
+from support import POLICIES, sources, tiny_gpt2, tiny_t5
+
+MODELS = {
+    "tied": tiny_t5,
+    "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
+    "gpt2": tiny_gpt2,
+}
+
+
+def plain_attention(query, key, value, attn_mask=None, scale=None):
+    """torch's counter does not know every fused attention kernel; these are the same products."""
+    scores = query @ key.transpose(-1, -2)
+    return scores.softmax(-1) @ value
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", POLICIES)
+def test_total_equals_torchs_counter(monkeypatch, kind, name):
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", plain_attention)
+    model = MODELS[kind](1)
+    model.set_attn_implementation("eager")
+    ids, _ = sources(1, 1)
+    with FlopCounterMode(display=False) as counter:
+        _, trace = model.generate(input_ids=ids, max_new_tokens=9, policy=POLICIES[name], return_trace=True)
+    parts = trace.flops()
+    products = sum(parts[part][0] for part in PARTS if part != "confidence_elementwise")
+    assert products == counter.get_total_flops()
+
+
+def test_meta_counts_its_classifier(monkeypatch):
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", plain_attention)
+    model = tiny_t5(2, has_cm_head=True)
+    model.set_attn_implementation("eager")
+    ids, _ = sources(2, 1)
+    policy = Policy(confidence="meta", threshold=0.5)
+    with FlopCounterMode(display=False) as counter:
+        _, trace = model.generate(input_ids=ids, max_new_tokens=9, policy=policy, return_trace=True)
+    parts = trace.flops()
+    assert sum(parts[part][0] for part in PARTS if part != "confidence_elementwise") == counter.get_total_flops()
+    tried = (~np.isnan(trace.confidences)).sum()
+    width = model.config.d_model
+    assert parts["confidence"][0] == tried * 2 * (width * width + 2 * width)
+
+
+def test_a_static_exit_costs_its_share_of_the_layers():
+    model = tiny_t5(3, layers=6)
+    ids, mask = sources(3, 3)
+    inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 7, "min_new_tokens": 7}
+    _, full = model.generate(**inputs, return_trace=True)
+    _, half = model.generate(**inputs, policy=Policy(static_exit=3), return_trace=True)
+    for part in ("self_attention", "cross_attention", "feed_forward"):
+        np.testing.assert_allclose(half.flops()[part], full.flops()[part] / 2)
+    np.testing.assert_array_equal(half.flops()["head"], full.flops()["head"])
+    assert (half.flops()["kv_fill"] == 0).all()
+
+
+def test_confidence_reads_the_head_once_per_exit_tried():
+    model = tiny_t5(4)
+    ids, mask = sources(4, 4)
+    _, trace = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=7, policy=POLICIES["softmax"], return_trace=True
+    )
+    tried = (~np.isnan(trace.confidences)).sum((1, 2))
+    per_head = 2 * model.config.d_model * model.config.vocab_size
+    np.testing.assert_array_equal(trace.flops()["confidence"], tried * per_head)
+    whole = (trace.exit_layers == 4).sum(1)
+    np.testing.assert_array_equal(trace.flops()["head"], whole * per_head)
+
+
+def test_ended_rows_cost_nothing():
+    model = tiny_t5(4)
+    _, trace = model.generate(input_ids=sources(4, 1)[0], max_new_tokens=7, return_trace=True)
+    one = trace.row(0).flops()
+    assert {part: value.tolist() for part, value in one.items()} == {
+        part: value.tolist() for part, value in trace.flops().items()
+    }
+    torch.testing.assert_close(one["encoder"][0] > 0, True)

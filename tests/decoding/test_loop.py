@@ -1,0 +1,317 @@
+"""The laws of decoding, on tiny random models of every architecture."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from decoding.policy import Policy
+from decoding.pruning import VOCABULARIES
+from support import POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
+
+T5_KINDS = {
+    "tied": {},
+    "untied": {"tied": False},
+    "gated": {"gated": True, "tied": False},
+    "mt5": {"mt5": True, "gated": True, "tied": False},
+}
+MODELS = {**{name: lambda seed, kind=kind: tiny_t5(seed, **kind) for name, kind in T5_KINDS.items()}, "gpt2": tiny_gpt2}
+
+
+def inputs_for(model, seed, batch):
+    ids, mask = sources(seed, batch, left=not model.config.is_encoder_decoder)
+    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 12}
+
+
+@settings(max_examples=12, deadline=None)
+@given(kind=st.sampled_from(sorted(MODELS)), seed=st.integers(0, 10_000), batch=st.integers(1, 5))
+def test_law_1_threshold_one_is_hugging_face_greedy(kind, seed, batch):
+    with double_precision(MODELS[kind](seed)) as model:
+        inputs = inputs_for(model, seed, batch)
+        expected = plain_generate(model, **inputs, do_sample=False)
+        for policy in (Policy(), Policy(confidence="softmax", threshold=1.0), Policy(static_exit=4)):
+            assert model.generate(**inputs, policy=policy).tolist() == expected.tolist()
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(MODELS)),
+    policy=st.sampled_from(sorted(POLICIES)),
+    seed=st.integers(0, 10_000),
+    batch=st.integers(2, 9),
+)
+def test_law_2_a_batch_is_its_rows_and_padding_changes_nothing(kind, policy, seed, batch):
+    with double_precision(MODELS[kind](seed)) as model:
+        inputs = inputs_for(model, seed, batch)
+        prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        together, trace = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)
+        for row in range(batch):
+            ids = inputs["input_ids"][row][inputs["attention_mask"][row] == 1][None]
+            alone, own = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=12,
+                policy=POLICIES[policy],
+                return_trace=True,
+            )
+            tokens = alone[0, 1 if prompt == 1 else ids.shape[1] :].tolist()
+            assert together[row, prompt : prompt + len(tokens)].tolist() == tokens
+            mine = trace.row(row)
+            assert mine.exit_layers.tolist() == own.exit_layers.tolist()
+            assert mine.rows.tolist() == own.rows.tolist()
+            np.testing.assert_allclose(mine.confidences, own.confidences, atol=1e-5)
+            assert {k: v.tolist() for k, v in mine.flops().items()} == {k: v.tolist() for k, v in own.flops().items()}
+
+
+def test_rows_leave_at_different_layers():
+    """Otherwise the law above would hold for a loop that cannot do it."""
+    model = tiny_t5(3)
+    _, trace = model.generate(**inputs_for(model, 3, 8), policy=POLICIES["softmax"], return_trace=True)
+    per_step = [set(column[column > 0]) for column in trace.exit_layers.T]
+    assert any(len(layers) > 1 for layers in per_step)
+
+
+class NaiveExits:
+    """Early exit written plainly: no cache, no batch, every skipped layer's states copied at once.
+
+    Position p at layer l attends to states h^min(e(q), l-1)(q), which is what copying keys and values amounts to.
+    """
+
+    def __init__(self, model, source):
+        self.model, self.decoder = model, model.decoder
+        self.source = model.get_encoder()(input_ids=source)[0]
+
+    def step(self, tokens, depths, depth):
+        """Hidden states [layer][position] when the last of `tokens` runs `depth` layers and the others `depths`."""
+        states = [[None] * len(tokens) for _ in range(depth + 1)]
+        depths = [*depths, depth]
+        hidden = self.decoder.embed_tokens(torch.tensor(tokens))
+        for position in range(len(tokens)):
+            states[0][position] = hidden[position]
+        for layer, block in enumerate(self.decoder.block[:depth], start=1):
+            below = torch.stack(states[layer - 1])[None]
+            bias = self.bias(len(tokens))
+            out = block(below, position_bias=bias, encoder_hidden_states=self.source)[0][0]
+            for position in range(len(tokens)):
+                ran = depths[position] >= layer
+                states[layer][position] = out[position] if ran else states[layer - 1][position]
+        return states
+
+    def bias(self, length):
+        attention = self.decoder.block[0].layer[0].SelfAttention
+        causal = torch.full((length, length), torch.finfo(torch.float64).min, dtype=torch.float64).triu(1)
+        return attention.compute_bias(length, length) + causal
+
+    def logits(self, hidden):
+        scale = self.model.config.d_model**-0.5 if self.model.config.scale_decoder_outputs else 1.0
+        return self.model.lm_head(self.decoder.final_layer_norm(hidden) * scale)
+
+    def generate(self, policy, length):
+        tokens, depths = [0], []
+        layers = len(self.decoder.block)
+        while len(depths) < length:
+            for depth in range(1, layers + 1):
+                logits = self.logits(self.step(tokens, depths, depth)[depth][-1]).float()
+                top = logits.softmax(-1).topk(2).values
+                exits = policy.exit_layers(layers)
+                if depth == layers or (depth in exits and top[0] - top[1] > policy.threshold):
+                    break
+            tokens.append(int(logits.argmax()))
+            depths.append(depth)
+            if tokens[-1] == 1:
+                break
+        return tokens, depths
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 5])
+@torch.no_grad()
+def test_lazy_filling_equals_copying_at_once(seed):
+    with double_precision(tiny_t5(seed, gated=seed % 2 == 1)) as model:
+        source, _ = sources(seed, 1)
+        policy = Policy(confidence="softmax", threshold=0.35)
+        tokens, depths = NaiveExits(model, source).generate(policy, 12)
+        found, trace = model.generate(input_ids=source, max_new_tokens=12, policy=policy, return_trace=True)
+        assert found[0].tolist() == tokens
+        assert trace.exit_layers[0].tolist() == depths
+        assert len(set(depths)) > 1  # the case is worth testing
+
+
+class Recording(LogitsProcessor):
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append((input_ids.clone(), scores.clone()))
+        return scores
+
+
+def test_processors_act_on_the_emitted_token_only():
+    """Confidence reads raw logits, so the exits stay while the tokens change."""
+    model = tiny_t5(5)
+    inputs = inputs_for(model, 5, 3)
+    recording = Recording()
+    penalty = RepetitionPenaltyLogitsProcessor(3.0)
+    _, plain = model.generate(**inputs, policy=POLICIES["softmax"], return_trace=True)
+    out, trace = model.generate(
+        **inputs,
+        policy=POLICIES["softmax"],
+        logits_processor=LogitsProcessorList([recording, penalty]),
+        return_trace=True,
+    )
+    assert trace.exit_layers[:, 0].tolist() == plain.exit_layers[:, 0].tolist()
+    np.testing.assert_allclose(trace.confidences[:, 0], plain.confidences[:, 0], atol=1e-6)
+    for step, (ids, scores) in enumerate(recording.seen):
+        assert ids.shape[1] == step + 1
+        running = trace.exit_layers[:, step] > 0
+        expected = penalty(ids, scores.clone()).argmax(-1)
+        assert out[running, step + 1].tolist() == expected[running].tolist()
+
+
+def test_repetition_penalty_equals_hugging_face():
+    model = tiny_t5(6)
+    inputs = inputs_for(model, 6, 3)
+    settings = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
+    assert model.generate(**inputs, **settings).tolist() == plain_generate(model, **inputs, **settings).tolist()
+
+
+class Streamer:
+    def __init__(self):
+        self.tokens, self.ended = [], False
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def end(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2])
+def test_streamer_gets_prompt_then_tokens(build):
+    model, streamer = build(7), Streamer()
+    ids, _ = sources(7, 1)
+    out = model.generate(input_ids=ids, max_new_tokens=8, streamer=streamer, policy=POLICIES["softmax"])
+    assert streamer.tokens == out[0].tolist()
+    assert streamer.ended
+
+
+class StopAfter(StoppingCriteria):
+    def __init__(self, lengths):
+        self.lengths = torch.tensor(lengths)
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids.shape[1] >= self.lengths
+
+
+def test_stopping_criteria_end_rows_one_by_one():
+    model = tiny_t5(8)
+    ids, mask = sources(8, 4)
+    _, trace = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=9,
+        stopping_criteria=StoppingCriteriaList([StopAfter([3, 5, 2, 100])]),
+        eos_token_id=[],
+        policy=POLICIES["softmax"],
+        return_trace=True,
+    )
+    assert trace.lengths.tolist() == [2, 4, 1, 9]
+
+
+def test_sampling_follows_the_exit_distribution():
+    """With one exit at layer 1 always taken, tokens are drawn from the processed distribution there."""
+    model = tiny_t5(9)
+    ids = sources(9, 1)[0].repeat(4000, 1)
+    torch.manual_seed(0)
+    out, trace = model.generate(
+        input_ids=ids,
+        max_new_tokens=1,
+        do_sample=True,
+        temperature=0.7,
+        top_k=0,
+        policy=Policy(static_exit=1),
+        return_trace=True,
+    )
+    logits = model.generate(
+        input_ids=ids[:1],
+        max_new_tokens=1,
+        policy=Policy(static_exit=1),
+        return_dict_in_generate=True,
+        output_logits=True,
+    ).logits[0]
+    expected = (logits[0] / 0.7).softmax(-1)
+    found = torch.bincount(out[:, 1], minlength=len(expected)) / len(out)
+    assert (found - expected).abs().max() < 0.03
+    assert set(trace.exit_layers.flatten()) == {1}
+
+
+def test_logprobs_are_those_of_the_exit():
+    model = tiny_t5(10)
+    inputs = inputs_for(model, 10, 2)
+    output, trace = model.generate(
+        **inputs,
+        policy=POLICIES["softmax"],
+        return_trace=True,
+        return_logprobs=True,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    for step, logits in enumerate(output.logits):
+        expected = logits.log_softmax(-1).gather(1, output.sequences[:, step + 1 : step + 2])[:, 0]
+        running = trace.exit_layers[:, step] > 0
+        np.testing.assert_allclose(trace.logprobs[running, step], expected[running], atol=1e-5)
+
+
+def keep_best_seven(exit):
+    """A pruner of the kind the table is made for: the seven likeliest of the rows in hand."""
+    best = exit.logits.topk(min(7, exit.logits.shape[-1]), dim=-1).indices
+    return best if exit.ids is None else exit.ids.gather(1, best)
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_law_3_pruned_rows_give_the_same_token_where_the_token_survives(monkeypatch, batch):
+    """Pruned logits are the full logits on the surviving rows, through exits and batches alike."""
+    monkeypatch.setitem(VOCABULARIES, "seven", keep_best_seven)
+    model = tiny_t5(11, layers=6)
+    inputs = inputs_for(model, 11, batch)
+    policy = Policy(confidence="max_prob", vocabulary="seven", threshold=0.6)
+    out, trace = model.generate(
+        **inputs, policy=policy, return_trace=True, return_dict_in_generate=True, output_logits=True
+    )
+    full = model.generate(**inputs, policy=Policy(static_exit=1), return_dict_in_generate=True, output_logits=True)
+    counted = np.unique(trace.rows)
+    assert set(counted) == {0, 7, model.config.vocab_size}
+    first = trace.exit_layers[:, 0]
+    for row in range(batch):
+        if first[row] == 1:
+            torch.testing.assert_close(out.logits[0][row], full.logits[0][row])
+        elif first[row] < 6:
+            assert out.logits[0][row].isfinite().sum() == 7
+            exact = model.generate(
+                **{**inputs, "input_ids": inputs["input_ids"][row : row + 1]}
+                | {"attention_mask": inputs["attention_mask"][row : row + 1]},
+                policy=Policy(static_exit=int(first[row])),
+                return_dict_in_generate=True,
+                output_logits=True,
+            ).logits[0][0]
+            kept = out.logits[0][row].isfinite()
+            torch.testing.assert_close(out.logits[0][row][kept], exact[kept], atol=1e-4, rtol=1e-4)
+
+
+def test_trace_of_a_finished_row_is_empty_after_its_end():
+    model = tiny_t5(12)
+    sequences, trace = model.generate(**inputs_for(model, 12, 6), policy=POLICIES["softmax"], return_trace=True)
+    tokens = sequences[:, 1:]
+    for row, length in enumerate(trace.lengths):
+        assert (trace.exit_layers[row, length:] == 0).all()
+        assert np.isnan(trace.confidences[row, length:]).all()
+        assert (trace.rows[row, length:] == 0).all()
+        assert (tokens[row, length:] == 0).all()
+        assert length == tokens.shape[1] or tokens[row, length - 1] == 1

@@ -1,0 +1,72 @@
+from types import SimpleNamespace
+
+import pytest
+
+from decoding.confidence import CONFIDENCES
+from decoding.policy import Policy
+
+
+def test_a_config_without_flags_is_the_full_model():
+    policy = Policy.from_config(SimpleNamespace())
+    assert policy == Policy()
+    assert not policy.exits
+    assert list(policy.exit_layers(8)) == []
+
+
+def test_flags_in_a_config_become_choices():
+    config = SimpleNamespace(
+        use_early_exit=True,
+        exit_conf_type="entropy",
+        exit_conf_threshold=0.6,
+        exit_position_temp=4.0,
+        exit_min_layer=3,
+        max_answer_length=20,
+    )
+    assert Policy.from_config(config) == Policy("entropy", "none", 0.6, 4.0, 20, 3)
+
+
+def test_exits_stand_from_the_first_to_the_last_but_one():
+    assert list(Policy(confidence="softmax", first_exit=3).exit_layers(6)) == [3, 4, 5]
+    assert list(Policy(confidence="softmax").exit_layers(4)) == [1, 2, 3]
+
+
+def test_state_tries_no_exit_at_the_first_layer():
+    assert list(Policy(confidence="state").exit_layers(4)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"confidence": "softmax", "threshold": 1.5}, "0 to 1"),
+        ({"confidence": "softmax", "threshold": -0.1}, "0 to 1"),
+        ({"confidence": "sofmax"}, ", ".join(CONFIDENCES)),
+        ({"confidence": "softmax", "static_exit": 2}, "exclude each other"),
+        ({"confidence": "softmax", "first_exit": 0}, "exit_min_layer"),
+        ({"vocabulary": "some"}, "none"),
+        ({"confidence": "softmax", "temperature": -1.0}, "exit_position_temp"),
+    ],
+)
+def test_contradictions_are_refused_with_what_would_be_valid(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Policy(**settings)
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(confidence="softmax", first_exit=4), Policy(static_exit=5), Policy(static_exit=0)]
+)
+def test_exits_the_model_does_not_have_are_refused(policy):
+    with pytest.raises(ValueError, match="valid are 1 to"):
+        policy.check(4)
+
+
+def test_several_problems_are_told_together():
+    with pytest.raises(ValueError, match=r"exit_conf_threshold.*exit_min_layer"):
+        Policy(confidence="softmax", threshold=2.0, first_exit=0)
+
+
+def test_description_names_every_setting():
+    described = Policy(confidence="softmax", threshold=0.9).describe()
+    assert described["method"] == "early_exit"
+    assert described["threshold"] == 0.9
+    assert Policy(static_exit=3).describe() == {"method": "static", "static_exit": 3}
+    assert Policy().describe() == {"method": "full"}

@@ -1,0 +1,113 @@
+"""Tiny random models that the tests share, built from local configurations in milliseconds."""
+
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+from transformers import GPT2Config, MT5Config, T5Config
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from decoding.policy import Policy
+from models import DeployGPT2LMHeadModel, DeployMT5ForConditionalGeneration, DeployT5ForConditionalGeneration
+
+VOCABULARY = 61
+
+
+def tiny_t5(seed: int = 0, *, layers: int = 4, gated: bool = False, tied: bool = True, mt5: bool = False, **config):
+    """A random T5 with peaky logits, so that confidences spread and few argmaxes are close."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY,
+        "d_model": 24,
+        "d_kv": 6,
+        "d_ff": 40,
+        "num_layers": 2,
+        "num_decoder_layers": layers,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "tie_word_embeddings": tied,
+        "dropout_rate": 0.0,
+        **config,
+    }
+    if mt5:
+        model = DeployMT5ForConditionalGeneration(MT5Config(**settings))
+    else:
+        model = DeployT5ForConditionalGeneration(T5Config(**settings))
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    return _spread(model)
+
+
+def tiny_gpt2(seed: int = 0, *, layers: int = 4, **config):
+    """A random GPT-2."""
+    torch.manual_seed(seed)
+    settings = {"vocab_size": VOCABULARY, "n_embd": 24, "n_head": 4, "n_layer": layers, "n_positions": 64}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    return _spread(DeployGPT2LMHeadModel(GPT2Config(**settings, **tokens, **config)))
+
+
+def _spread(model):
+    """Randomise every parameter, norms and biases too, because a wrong use of a constant would otherwise pass.
+
+    The head is scaled so that logits have a deviation of about 3 and confidences spread over [0, 1].
+    """
+    head = model.get_output_embeddings().weight
+    head_scale = 3.0 if getattr(model.config, "scale_decoder_outputs", False) else 3 * head.shape[-1] ** -0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.3 if parameter.dim() == 1 else 3 * parameter.shape[-1] ** -0.5
+            scale = head_scale if parameter is head else scale
+            centre = 1.0 if "norm" in name or ("ln_" in name and name.endswith("weight")) else 0.0
+            parameter.copy_(centre + scale * torch.randn_like(parameter))
+    return model.eval()
+
+
+def sources(seed: int, batch: int, length: int = 9, left: bool = False):
+    """Random token ids [B, S] of different lengths, with their mask; padding on the right, or left."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(2, VOCABULARY, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(1, batch):
+        cut = int(torch.randint(0, length - 1, (1,), generator=generator))
+        mask[row, slice(0, cut) if left else slice(length - cut, length)] = 0
+    return ids * mask, mask
+
+
+def plain_generate(model, **kwargs):
+    """Hugging Face's own generate on the same weights. The cache is built without the config, which would size it by
+    the number of encoder layers."""
+    library = next(c for c in type(model).__mro__ if c.__module__.startswith("transformers.models."))
+    if model.config.is_encoder_decoder and kwargs.get("num_beams", 1) == 1:
+        kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return library.generate(model, **kwargs)
+
+
+@contextmanager
+def double_precision(model):
+    """The model in float64, with the library's norms kept in float64 too: they compute in float32 otherwise."""
+    model = model.double()
+    with mock.patch("torch.Tensor.to", _to_but_never_narrower):
+        yield model
+
+
+_plain_to = torch.Tensor.to
+
+
+def _to_but_never_narrower(tensor, *args, **kwargs):
+    if tensor.dtype == torch.float64 and args and args[0] is torch.float32:
+        return tensor
+    return _plain_to(tensor, *args, **kwargs)
+
+
+POLICIES = {
+    "full": Policy(),
+    "static": Policy(static_exit=2),
+    "softmax": Policy(confidence="softmax", threshold=0.3),
+    "max_prob": Policy(confidence="max_prob", threshold=0.4, first_exit=2),
+    "entropy": Policy(confidence="entropy", threshold=0.4),
+    "state": Policy(confidence="state", threshold=0.5),
+    "decaying": Policy(confidence="softmax", threshold=0.4, temperature=4.0, length=10),
+}
