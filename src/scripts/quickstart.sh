@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Set up, evaluate the embedded model under every kind of policy, show the table and the figure.
+# Arguments go to quickstart.py (--examples 500, --out DIR, ...).
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+set_up requirements.txt
+
+# The model and the data are in the repository: nothing is fetched.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+"$PYTHON" src/scripts/quickstart.py "$@"
