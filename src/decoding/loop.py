@@ -3,9 +3,9 @@
 The loop knows no architecture. A model gives it one adapter object:
 
 - `num_layers`, and `vocabulary_size`, `kv_heads`, `head_dim`, `kv_dtype`, `device` for the buffers,
-- `embed(tokens, block)`: h^0 of the block's tokens, [N, width, D],
+- `embed(tokens, block)`: h^0 of the block's tokens [N, width], flat: [N * width, D],
 - `attention_bias(start, width, states)`: what is added to the attention scores of the whole batch, or None,
-- `run_layer(layer, hidden, states, block)`: one layer for the block, [N, width, D],
+- `run_layer(layer, hidden, states, block)`: one layer for the block, [N * width, D],
 - `project_kv(layer, hidden, rows, slots)`: what a skipped layer would have stored, [P, heads, head_dim] twice,
 - `normalise(hidden)` and `head(normed, ids=None)`: final norm; scale and head, optionally on some rows only,
 - `confidence_head`: the model's `cm_head`; `cost(measure)`: sizes for the FLOP counter.
@@ -87,7 +87,7 @@ class Result:
     logits: tuple[Tensor, ...] = ()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(adapter, prompt: Tensor, policy: Policy, decoding: Decoding, prefill: bool) -> Result:
     """Generate until every row has ended.
 
@@ -146,7 +146,7 @@ def decode(adapter, prompt: Tensor, policy: Policy, decoding: Decoding, prefill:
         decoding.streamer.end()
     kept_logprobs = torch.stack(logprobs, 1).cpu().numpy() if logprobs else None
     trace = recorder.finish(adapter.cost(policy), kept_logprobs, {"decoder_forward": time.perf_counter() - started})
-    return Result(ids[:, :length].clone(), trace, tuple(scores), tuple(logits))
+    return Result(ids[:, :length], trace, tuple(scores), tuple(logits))
 
 
 def run_prompt(adapter, states, prompt: Tensor, recorder: Recorder) -> Tensor:
@@ -159,7 +159,7 @@ def run_prompt(adapter, states, prompt: Tensor, recorder: Recorder) -> Tensor:
         hidden = states.pass_layer(adapter, layer, hidden, block)
     recorder.multiplied(everyone, adapter.num_layers, adapter.vocabulary_size)
     recorder.left(everyone, adapter.num_layers)
-    return adapter.head(adapter.normalise(hidden[:, -1])).float()
+    return adapter.head(adapter.normalise(hidden.view(batch, width, -1)[:, -1])).float()
 
 
 def run_token(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 # Rows that left are carried through the weight products until dropping them saves at least this share.
 COMPACT_AT = 0.25
-# On CUDA the key length is rounded up, so that one captured graph serves many steps.
-CUDA_BUCKET = 64
+# Key lengths are rounded up to a multiple of this, so that one captured CUDA graph serves many steps; exact on the CPU.
+BUCKETS = {"cpu": 1}
+BUCKET = 64
 
 
 @dataclass
@@ -43,17 +44,12 @@ class Block:
         return self.start + self.width
 
     @property
-    def slots(self) -> slice:
-        return slice(self.start, self.end)
-
-    @property
     def live_rows(self) -> list[int]:
         """Batch rows that still run."""
         return self.rows if len(self.live) == len(self.rows) else [self.rows[i] for i in self.live]
 
     def take(self, hidden: Tensor) -> Tensor:
-        """The live rows of `hidden`, [n, D] from [N, 1, D]."""
-        hidden = hidden[:, -1]
+        """The live rows of `hidden`, [n, D] from [N, D] (of a block one slot wide)."""
         return hidden if len(self.live) == len(self.rows) else hidden[self.live]
 
     def without(self, leaving: list[int], hidden: Tensor) -> tuple[Block, Tensor]:
@@ -71,8 +67,8 @@ class States:
     """Preallocated keys and values. `left` holds the hidden state with which each pending position left."""
 
     def __init__(self, batch: int, num_layers: int, heads: int, head_dim: int, capacity: int, dtype, device):
-        self.on_cpu = torch.device(device).type == "cpu"
-        self.shape = (batch, heads, capacity if self.on_cpu else -(-capacity // CUDA_BUCKET) * CUDA_BUCKET, head_dim)
+        self.bucket = BUCKETS.get(torch.device(device).type, BUCKET)
+        self.shape = (batch, heads, self.key_length(capacity), head_dim)
         self.options = {"dtype": dtype, "device": device}
         self.keys: list[Tensor | None] = [None] * (num_layers + 1)
         self.values: list[Tensor | None] = [None] * (num_layers + 1)
@@ -84,19 +80,26 @@ class States:
         return self.shape[2]
 
     def key_length(self, end: int) -> int:
-        """Keys that attention reads for slots below `end`: exact on the CPU, a bucket elsewhere."""
-        return end if self.on_cpu else -(-end // CUDA_BUCKET) * CUDA_BUCKET
+        """Keys that attention reads for slots below `end`: `end` rounded up to the bucket."""
+        return -(-end // self.bucket) * self.bucket
 
     def store(self, layer: int, block: Block, keys: Tensor, values: Tensor) -> None:
         """Write the block's keys and values, [N, heads, width, head_dim] each."""
-        self._write(
-            layer, (slice(None) if block.index is None else block.index, slice(None), block.slots), keys, values
-        )
+        if block.index is None and self.keys[layer] is not None:  # the plain case, in as few operations as it takes
+            self.keys[layer].narrow(2, block.start, block.width).copy_(keys)
+            self.values[layer].narrow(2, block.start, block.width).copy_(values)
+            return
+        if block.index is None and self.keys[layer] is not None:  # the plain case, in as few operations as it takes
+            self.keys[layer].narrow(2, block.start, block.width).copy_(keys)
+            self.values[layer].narrow(2, block.start, block.width).copy_(values)
+            return
+        rows = slice(None) if block.index is None else block.index
+        self._write(layer, (rows, slice(None), slice(block.start, block.end)), keys, values)
 
     def _write(self, layer: int, where: tuple, keys: Tensor, values: Tensor) -> None:
         if self.keys[layer] is None:
             # Slots inside a bucket that hold no token yet are masked, and masked values must still be finite.
-            allocate = torch.empty if self.on_cpu else torch.zeros
+            allocate = torch.empty if self.bucket == 1 else torch.zeros
             self.keys[layer] = allocate(self.shape, **self.options)
             self.values[layer] = allocate(self.shape, **self.options)
         self.keys[layer][where] = keys
@@ -105,7 +108,7 @@ class States:
     def attend(self, layer: int, query: Tensor, block: Block, scale: float) -> Tensor:
         """Attention of the block over all slots so far, [N, heads, width, head_dim] like `query`."""
         length = self.key_length(block.end)
-        keys, values = self.keys[layer][:, :, :length], self.values[layer][:, :, :length]
+        keys, values = self.keys[layer].narrow(2, 0, length), self.values[layer].narrow(2, 0, length)
         return attend(query, keys, values, block, block.bias, scale)
 
 
@@ -116,7 +119,7 @@ class CopyStates(States):
     """
 
     def pass_layer(self, adapter, layer: int, hidden: Tensor, block: Block) -> Tensor:
-        """Fill the layer's gap for the block's rows, then run the layer, [N, width, D] to the same."""
+        """Fill the layer's gap for the block's rows, then run the layer, [N * width, D] to the same."""
         rows = block.live_rows
         filled = self.filled[layer]
         pending = [row for row in rows if filled[row] < block.start]

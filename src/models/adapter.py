@@ -34,14 +34,19 @@ class Adapter:
             return F.linear(normed, self.output_weight)
         return torch.bmm(self.output_weight[ids], normed[:, :, None])[:, :, 0]
 
-    def split(self, projected: Tensor) -> Tensor:
-        """[N, T, heads * head_dim] to [N, heads, T, head_dim]."""
-        return projected.view(*projected.shape[:2], self.kv_heads, self.head_dim).transpose(1, 2)
+    def split(self, projected: Tensor, width: int) -> Tensor:
+        """[N * width, heads * head_dim] to [N, heads, width, head_dim]."""
+        if width == 1:
+            return projected.view(-1, self.kv_heads, 1, self.head_dim)
+        return projected.view(-1, width, self.kv_heads, self.head_dim).transpose(1, 2)
 
 
 def merge(context: Tensor) -> Tensor:
-    """[N, heads, T, head_dim] to [N, T, heads * head_dim]."""
-    return context.transpose(1, 2).flatten(2)
+    """[N, heads, width, head_dim] to [N * width, heads * head_dim]."""
+    rows, heads, width, head_dim = context.shape
+    if width > 1:
+        context = context.transpose(1, 2)
+    return context.reshape(rows * width, heads * head_dim)
 
 
 def effective_mask(mask: Tensor | None) -> Tensor | None:

@@ -6,17 +6,18 @@ sampling and greedy loops by `decoding.loop.decode`. Beams and other searches wi
 
 from __future__ import annotations
 
+import logging
 import time
+from functools import cache
 
 import torch
 from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging
 
 from decoding.loop import Decoding, Result, decode
 from decoding.policy import Policy
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Keyword arguments of generate that choose a search which is neither greedy nor sampling.
 OTHER_SEARCHES = (
@@ -26,6 +27,12 @@ OTHER_SEARCHES = (
     "custom_generate",
     "dola_layers",
 )
+
+
+@cache
+def announce(policy: str) -> None:
+    """Say once that a policy is in force which came with the config and not with the call."""
+    logger.warning("Tokens leave the decoder early, as the model's config says: %s", policy)
 
 
 class EarlyExitGeneration:
@@ -67,7 +74,10 @@ class EarlyExitGeneration:
         Raises:
             ValueError: The policy does not fit the model, or is combined with a search that cannot leave early.
         """
-        policy = Policy.from_config(self.config) if policy is None else policy
+        if policy is None:
+            policy = Policy.from_config(self.config)
+            if policy.exits:
+                announce(str(policy.describe()))
         policy.check(self.num_exit_layers)
         searching = self._other_search(generation_config, kwargs)
         if searching and policy.exits:
@@ -103,7 +113,7 @@ class EarlyExitGeneration:
                 return_logprobs,
             )
             results.append(result)
-            return result.sequences
+            return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
 
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
@@ -169,8 +179,9 @@ class EarlyExitGeneration:
         for name, module in self.named_modules():
             if hasattr(module, "base_layer"):
                 raise ValueError(f"{name} carries an unmerged adapter: call merge_and_unload() before generate.")
+        device = self.device
         for name, parameter in self.named_parameters():
-            if parameter.is_meta or hasattr(parameter, "ds_id"):
+            if parameter.is_meta or hasattr(parameter, "ds_id") or parameter.device != device:
                 raise ValueError(
                     f"{name} is sharded or offloaded: gather the whole model on one device before generate."
                 )
@@ -186,4 +197,5 @@ class EarlyExitGeneration:
         if not as_dict:
             return sequences
         output = GenerateEncoderDecoderOutput if self.config.is_encoder_decoder else GenerateDecoderOnlyOutput
-        return output(sequences=sequences, scores=result.scores or None, logits=result.logits or None)
+        kept = {name: tuple(step.clone() for step in getattr(result, name)) or None for name in ("scores", "logits")}
+        return output(sequences=sequences, **kept)

@@ -68,13 +68,14 @@ class GPT2Adapter(Adapter):
         return config.n_layer
 
     def embed(self, tokens: Tensor, block: Block) -> Tensor:
-        """Token plus learned position embedding, [N, width, D]."""
+        """Token plus learned position embedding, [N * width, D]."""
         slots = torch.arange(block.start, block.end, device=self.device)
         if self.padding is not None:
             padding = self.padding if block.index is None else self.padding[block.index]
             slots = (slots[None] - padding[:, None]).clamp_min(0)
         transformer = self.model.transformer
-        return F.embedding(tokens, transformer.wte.weight) + F.embedding(slots, transformer.wpe.weight)
+        hidden = F.embedding(tokens, transformer.wte.weight) + F.embedding(slots, transformer.wpe.weight)
+        return hidden.flatten(0, 1)
 
     def attention_bias(self, start: int, width: int, states: States) -> Tensor | None:
         """Mask of slots to come and of padding, [1 or B, 1, width, keys], or None where nothing is hidden."""
@@ -89,10 +90,10 @@ class GPT2Adapter(Adapter):
         return torch.minimum(bias, F.pad(self.prompt_bias, (0, length - self.prompt_length)))
 
     def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
-        """One layer for the block, [N, width, D]: self-attention, feed-forward."""
+        """One layer for the block, [N * width, D]: self-attention, feed-forward."""
         weights = self.layers[layer]
         projected = _conv(self._norm(hidden, weights.attention_norm), weights.qkv)
-        query, keys, values = (self.split(part) for part in projected.chunk(3, dim=-1))
+        query, keys, values = (self.split(part, block.width) for part in projected.chunk(3, dim=-1))
         states.store(layer, block, keys, values)
         context = states.attend(layer, query, block, self.scales[layer])
         hidden = hidden + _conv(merge(context), weights.attention_out)
@@ -158,9 +159,8 @@ def _layer_weights(block: nn.Module) -> GPT2LayerWeights:
 
 
 def _conv(hidden: Tensor, conv: Affine) -> Tensor:
-    """Hugging Face's Conv1D on [N, T, in]: its weight is [in, out], and stays so."""
-    out = torch.addmm(conv.bias, hidden.flatten(0, 1), conv.weight)
-    return out.view(*hidden.shape[:2], -1)
+    """Hugging Face's Conv1D on [n, in]: its weight is [in, out], and stays so."""
+    return torch.addmm(conv.bias, hidden, conv.weight)
 
 
 def _attention_scale(config, layer: int, head_dim: int) -> float:

@@ -13,8 +13,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from decoding.confidence import CONFIDENCES, Measure
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES
+from decoding.states import BUCKETS
 from support import POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
 
 T5_KINDS = {
@@ -315,3 +317,44 @@ def test_trace_of_a_finished_row_is_empty_after_its_end():
         assert (trace.rows[row, length:] == 0).all()
         assert (tokens[row, length:] == 0).all()
         assert length == tokens.shape[1] or tokens[row, length - 1] == 1
+
+
+@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2])
+@pytest.mark.parametrize("policy", ["full", "softmax"])
+def test_buckets_of_key_lengths_change_nothing(monkeypatch, build, policy):
+    """What a GPU does: keys are read in multiples of 64, those to come masked."""
+    model = build(13)
+    inputs = inputs_for(model, 13, 4)
+    exact, trace = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)
+    monkeypatch.setitem(BUCKETS, "cpu", 8)
+    found, bucketed = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)
+    assert found.tolist() == exact.tolist()
+    assert bucketed.exit_layers.tolist() == trace.exit_layers.tolist()
+
+
+def test_a_measure_of_ones_own_is_a_function_and_a_row(monkeypatch):
+    def margin(exit):
+        top2 = exit.logits.topk(2, dim=-1).values
+        return torch.tanh(top2[:, 0] - top2[:, 1])
+
+    monkeypatch.setitem(CONFIDENCES, "margin", Measure(margin))
+    model = tiny_t5(14)
+    inputs = inputs_for(model, 14, 3)
+    _, trace = model.generate(**inputs, policy=Policy(confidence="margin", threshold=0.8), return_trace=True)
+    assert 0 < np.nanmin(trace.confidences) < np.nanmax(trace.confidences) < 1
+    assert len(set(trace.exit_layers.flatten())) > 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_cuda_decodes_what_the_cpu_decodes(build, policy):
+    with double_precision(build(15)) as model:
+        inputs = inputs_for(model, 15, 4)
+        expected, trace = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)
+        model.cuda()
+        moved = {name: value.cuda() if torch.is_tensor(value) else value for name, value in inputs.items()}
+        found, own = model.generate(**moved, policy=POLICIES[policy], return_trace=True)
+        assert found.tolist() == expected.tolist()
+        assert own.exit_layers.tolist() == trace.exit_layers.tolist()
