@@ -80,7 +80,7 @@ def plain_generate(model, **kwargs):
     """Hugging Face's own generate on the same weights. The cache is built without the config, which would size it by
     the number of encoder layers."""
     library = next(c for c in type(model).__mro__ if c.__module__.startswith("transformers.models."))
-    if model.config.is_encoder_decoder and kwargs.get("num_beams", 1) == 1:
+    if model.config.is_encoder_decoder:
         kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
     return library.generate(model, **kwargs)
 

@@ -11,6 +11,7 @@ import time
 from functools import cache
 
 import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -92,6 +93,9 @@ class EarlyExitGeneration:
             "streamer": streamer,
         }
         if searching:
+            if self.config.is_encoder_decoder and kwargs.get("past_key_values") is None:
+                # The library sizes the cache it makes by the number of encoder layers.
+                kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
             output = super().generate(**shared, **kwargs)
             return (output, None) if return_trace else output
         self._refuse_missing_weights(policy)
@@ -158,6 +162,8 @@ class EarlyExitGeneration:
             raise ValueError("generate got neither input_ids nor inputs_embeds: give the encoder's input.")
         with torch.no_grad():
             hidden = self.get_encoder()(**source, attention_mask=kwargs.get("attention_mask"))[0]
+        if hidden.is_cuda and getattr(self.config, "use_synchronize", True):
+            torch.cuda.synchronize(hidden.device)  # the clock is read after the encoder, not after its launch
         kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden)
         return {"encoder_forward": time.perf_counter() - started}
 

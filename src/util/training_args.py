@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -54,6 +55,8 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
         raise_together(translate(self))
         only_in_training = self.do_train and not self.do_eval and self.eval_strategy is None
         self._fill_defaults()
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
+            self.use_cpu = True  # without it, several processes on a machine without GPU do not find each other
         if not any(mark in os.environ for mark in LAUNCHER_MARKS):
             self.ddp_backend = None  # one process talks to nobody, and accelerate fails where it is told how to
         named = self.metric_for_best_model, self.greater_is_better

@@ -101,7 +101,7 @@ def test_decoder_prompts_are_prefilled_at_full_depth():
 
 
 def test_beams_without_exits_are_the_librarys():
-    model = tiny_t5(8, num_layers=4)
+    model = tiny_t5(8)
     assert model.generate(**inputs(), num_beams=3).tolist() == plain_generate(model, **inputs(), num_beams=3).tolist()
     assert model.generate(**inputs(), num_beams=3, return_trace=True)[1] is None
 

@@ -1,0 +1,308 @@
+"""What the run scripts share: from arguments to a trainer, and through training, evaluation and prediction."""
+
+import copy
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import datasets
+from transformers import GenerationConfig, PrinterCallback, set_seed
+from transformers.trainer_callback import ProgressCallback
+
+from decoding.policy import Policy
+from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from jobs.resuming import SETTINGS, find_start
+from jobs.setup import announce_policy, choose_best_by, model_dtype, policy_of, quieten
+from models import deploying_class
+from tasks import features, find_task, load_examples, train_features
+from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
+from training.processes import by_main, process_index
+from training.reporting import check_trackers, describe, point_trackers, table, track_settings
+from training.trainer import EarlyExitTrainer, TrainingCollator, full_eval_dtype
+from util import (
+    AdditionalArguments,
+    DataArguments,
+    ModelArguments,
+    TrainingArguments,
+    check_arguments,
+    parse_arguments,
+    update_autoconfig,
+)
+from util.files import read_json, write_json
+from util.runs import Run, fingerprint_model, merge_results
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {"eval": "validation", "predict": "test"}
+# Data arguments that change nothing of what is decoded, or that belong to another split.
+UNRECORDED = ("train_", "max_train_", "validation_file", "test_file", "max_eval_", "max_predict_", "overwrite_cache")
+UNRECORDED += ("preprocessing_num_workers", "ignore_pad_token_for_loss", "pad_to_max_length")
+# What stands in the generation settings already.
+UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "forced_bos_token")
+
+
+def run_script(data_class: type[DataArguments], main: Callable) -> None:
+    """`main` on the command line's arguments; a ValueError is printed as a sentence and ends the process with 2."""
+    arguments = parse_arguments(data_class)
+    try:
+        main(*arguments)
+    except ValueError as error:
+        if logger.isEnabledFor(logging.DEBUG):
+            raise
+        sys.exit(_refusal(error))
+    except KeyboardInterrupt:
+        print("Interrupted. The same command continues an evaluation after its last finished batch.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refusal(error: ValueError) -> int:
+    print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+    return 2
+
+
+def run_job(
+    kind: str,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+    additional_args: AdditionalArguments,
+) -> tuple[EarlyExitTrainer, dict]:
+    """Train, evaluate and predict as asked.
+
+    Args:
+        kind: a key of `tasks.KINDS`.
+
+    Returns:
+        The trainer, and the metrics of every stage in one dict.
+
+    Raises:
+        ValueError: what was asked for cannot be done; nothing was written.
+    """
+    job = Job(kind, model_args, data_args, training_args, additional_args)
+    metrics: dict = {}
+    if training_args.do_train:
+        metrics |= job.train()
+    for stage in ("predict", "eval"):  # time_* are the evaluation's where both ran
+        if getattr(training_args, f"do_{stage}"):
+            metrics |= job.decode(stage)
+    return job.trainer, metrics
+
+
+class Job:
+    """One command: its task, model and trainer. Everything that can be refused is refused while it is made."""
+
+    def __init__(self, kind: str, model_args, data_args, training_args, additional_args):
+        check_arguments(data_args, training_args, additional_args)
+        quieten(training_args)
+        check_trackers(training_args.report_to)
+        self.model_args, self.data_args, self.args = model_args, data_args, training_args
+        set_seed(training_args.seed)
+        self.task = find_task(kind, data_args)
+        choose_best_by(training_args, data_args, self.task.metric)
+        config = load_config(model_args)
+        overruled = policy_of(config)
+        max_length = getattr(data_args, self.task.kind.target_limit)
+        update_autoconfig(config, additional_args, max_answer_length=max_length)
+        self.policy = Policy.from_config(config)
+        self.keep_traces = additional_args.save_traces
+        announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
+        self.tokenizer = load_tokenizer(model_args)
+        model = load_model(model_args, config, model_dtype(training_args))
+        fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, training_args.do_train)
+        self.trained = False
+        self.splits = {stage: self._load_split(stage) for stage in SPLITS if getattr(training_args, f"do_{stage}")}
+        self.trainer = self._make_trainer(model)
+
+    # ------------------------------------------------------------------------------------------------------- training
+    def train(self) -> dict:
+        """Train, from the last checkpoint of an interrupted start if there is one, and save the model: train_*."""
+        output_dir = Path(self.args.output_dir)
+        start = by_main(lambda: find_start(self.args, self._training_settings()))
+        self.trained = True
+        if start.complete:
+            logger.info("Training was complete already; --overwrite_output_dir starts it over.")
+            self.trainer._load_from_checkpoint(str(output_dir))
+            return read_json(output_dir / "train_results.json")
+        if start.checkpoint:
+            logger.info("Training continues from %s.", start.checkpoint)
+        by_main(lambda: write_json(output_dir / SETTINGS, self._training_settings()))
+        point_trackers(self.trainer.callback_handler.callbacks, output_dir / "tensorboard" / "training")
+        metrics = self.trainer.train(resume_from_checkpoint=start.checkpoint).metrics
+        metrics["train_samples"] = len(self.trainer.train_dataset)
+        self.trainer.save_model()
+        self.trainer.save_state()
+        if self.args.should_save:
+            self._show_training(metrics)
+        return metrics
+
+    def _training_settings(self) -> dict:
+        """What makes another training of it; steps and epochs may be added to one, batches be cut otherwise."""
+        names = ("model_name_or_path", "dataset_name", "train_file", "max_train_samples", "learning_rate", "seed")
+        names += ("intermediate_loss_fn", "train_meta_cm_head")
+        holders = (self.model_args, self.data_args, self.args, self.trainer.model.config)
+        return {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+
+    def _show_training(self, metrics: dict) -> None:
+        output_dir = Path(self.args.output_dir)
+        write_json(output_dir / "train_results.json", metrics)
+        merge_results(output_dir, "train", metrics)
+        print(f"\nTraining\n{table(metrics)}\nThe model is in {output_dir}.", flush=True)
+
+    # ------------------------------------------------------------------------------------------------------- decoding
+    def decode(self, stage: str) -> dict:
+        """Metrics of a split: decoded now, or those of the complete run of the same settings."""
+        data = self.splits[stage]
+        if not isinstance(data, DecodingData):
+            return self._evaluate_loss(data)
+        settings = by_main(lambda: self._settings(stage))  # the model it looks at may have been saved by the main one
+        run = Run(self.args.output_dir, self._name(stage), settings, stage, process_index())
+        try:
+            held = by_main(lambda: self._prepare(run))
+            metrics = self._decode_now(stage, data, run) if held is None else held
+        finally:
+            run.close()
+        if process_index() == 0:
+            self._show(stage, run, metrics, already=held is not None)
+        return metrics
+
+    def _decode_now(self, stage: str, data: DecodingData, run: Run) -> dict:
+        for callback in (PrinterCallback, ProgressCallback):  # the table says it better
+            self.trainer.remove_callback(callback)
+        if stage == "eval":
+            return self.trainer.evaluate(data, run=run)
+        return self.trainer.predict(data, run=run).metrics
+
+    def _prepare(self, run: Run) -> dict | None:
+        run.prepare(self.args.overwrite_output_dir)
+        callbacks = self.trainer.callback_handler.callbacks
+        point_trackers(callbacks, Path(self.args.output_dir) / "tensorboard" / run.folder.name)
+        if run.results is not None:
+            run.publish()
+        return run.results
+
+    def _show(self, stage: str, run: Run, metrics: dict, already: bool) -> None:
+        prefix = stage + "_"
+        if already:
+            print("\nThis run was complete already and nothing was computed (--overwrite_output_dir starts it over).")
+        else:
+            track_settings(self.trainer.callback_handler.callbacks, f"{stage}_policy", metrics[f"{stage}_policy"])
+        starts = metrics.get(f"{prefix}starts", 1)
+        note = f" (started {starts} times: seconds are summed over its parts)" if starts > 1 else ""
+        print(f"\n{self.task.name}, {SPLITS[stage]}, {describe(self.policy)}{note}\n{table(metrics)}")
+        print(f"Results are in {self.args.output_dir}, predictions and traces in {run.folder}.", flush=True)
+
+    def _evaluate_loss(self, data: datasets.Dataset) -> dict:
+        """--predict_with_generate False: the loss alone."""
+        metrics = self.trainer.evaluate(data)
+        if self.args.should_save:
+            write_json(Path(self.args.output_dir) / "eval_results.json", metrics)
+            merge_results(self.args.output_dir, "eval", metrics)
+            print(f"\n{self.task.name}, validation, loss only\n{table(metrics)}", flush=True)
+        return metrics
+
+    # ---------------------------------------------------------------------------------------------------------- parts
+    def _load_split(self, stage: str) -> DecodingData | datasets.Dataset:
+        with self.args.main_process_first(desc=f"loading the {SPLITS[stage]} split"):
+            examples = self._examples(SPLITS[stage], labelled=stage == "eval")
+            if not self.args.predict_with_generate and stage == "eval":
+                return train_features(self.task, examples, self.tokenizer, self.data_args)
+            return DecodingData(self.task, examples, features(self.task, examples, self.tokenizer, self.data_args))
+
+    def _examples(self, split: str, labelled: bool) -> datasets.Dataset:
+        options = {"cache_dir": self.model_args.cache_dir, "token": self.model_args.token}
+        return load_examples(self.task, self.data_args, split, labelled=labelled, **options)
+
+    def _make_trainer(self, model) -> EarlyExitTrainer:
+        pad_to = getattr(self.data_args, self.task.kind.source_limit) if self.data_args.pad_to_max_length else None
+        label_pad = -100 if self.data_args.ignore_pad_token_for_loss else self.tokenizer.pad_token_id
+        trainer = EarlyExitTrainer(
+            model=model,
+            args=self.args,
+            processing_class=self.tokenizer,
+            data_collator=TrainingCollator(self.tokenizer, model, label_pad, pad_to),
+            train_dataset=self._train_set() if self.args.do_train else None,
+            eval_dataset=self._eval_set(),
+        )
+        trainer.decoding = DecodingOptions(
+            generation=self._generation(trainer.model.generation_config),
+            batch_size=self.args.per_device_eval_batch_size,
+            pad_to=pad_to,
+            keep_traces=self.keep_traces,
+            null_score_diff_threshold=getattr(self.data_args, "null_score_diff_threshold", 0.0),
+            bar=False if self.args.disable_tqdm else None,
+        )
+        return trainer
+
+    def _train_set(self) -> datasets.Dataset:
+        with self.args.main_process_first(desc="preparing the training data"):
+            examples = self._examples("train", labelled=True)
+            return train_features(self.task, examples, self.tokenizer, self.data_args)
+
+    def _eval_set(self) -> DecodingData | datasets.Dataset | None:
+        """What is evaluated in training: the validation split, also where --do_eval was not given."""
+        if self.args.do_train and self.args.eval_strategy != "no" and "eval" not in self.splits:
+            return self._load_split("eval")
+        return self.splits.get("eval")
+
+    def _generation(self, held: GenerationConfig) -> GenerationConfig:
+        """The checkpoint's generation settings with those of the command line."""
+        args = self.data_args
+        limit = "val_" + self.task.kind.target_limit
+        wanted = {
+            "max_length": self.args.generation_max_length or getattr(args, limit),
+            "num_beams": args.num_beams or self.args.generation_num_beams or held.num_beams or 1,
+            "repetition_penalty": args.repetition_penalty,
+            "no_repeat_ngram_size": args.no_repeat_ngram_size,
+            "length_penalty": args.length_penalty,
+            "forced_bos_token_id": self._token_id(args.forced_bos_token),
+        }
+        generation = copy.deepcopy(held)
+        generation.update(max_new_tokens=None, **{name: value for name, value in wanted.items() if value is not None})
+        return generation
+
+    def _token_id(self, token: str | None) -> int | None:
+        if token is None:
+            return None
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise ValueError(f"--forced_bos_token {token} is no token of this tokenizer.")
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- settings
+    def _name(self, stage: str) -> str:
+        file = self._file(stage)
+        data = Path(file or self.data_args.dataset_name)
+        name = data.parent.name if data.stem == SPLITS[stage] else data.stem
+        return f"{name}-{SPLITS[stage]}-{describe(self.policy)}"
+
+    def _file(self, stage: str) -> str | None:
+        return self.data_args.validation_file if stage == "eval" else self.data_args.test_file
+
+    def _settings(self, stage: str) -> dict:
+        """Everything that shapes the results of a stage; neither batch size nor number of processes does."""
+        folder = Path(self.args.output_dir if self.trained else self.model_args.model_name_or_path)
+        model, data = self.trainer.model, self.splits[stage]
+        generation = self.trainer.decoding.generation.to_diff_dict()
+        generation.pop("transformers_version", None)
+        settings = {
+            "policy": self.policy.describe(),
+            "model": folder.resolve().name if folder.is_dir() else str(folder),
+            "model_fingerprint": fingerprint_model(folder) if folder.is_dir() else model.config._commit_hash,
+            "task": self.task.name,
+            "file": self._file(stage) and Path(self._file(stage)).name,
+            "split": SPLITS[stage],
+            "data_fingerprint": data_fingerprint(data),
+            "data": {name: value for name, value in asdict(self.data_args).items() if self._recorded(name, value)},
+            "examples": len(data),
+            "generation": generation,
+            "dtype": str(full_eval_dtype(self.args) or model.dtype).removeprefix("torch."),
+            "device": self.args.device.type,
+            "save_traces": self.keep_traces,
+        }
+        return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})
+
+    @staticmethod
+    def _recorded(name: str, value) -> bool:
+        return value is not None and not name.startswith(UNRECORDED)

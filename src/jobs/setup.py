@@ -1,0 +1,63 @@
+"""What a job settles before it begins: what is printed, how the best checkpoint is told, which dtype is used."""
+
+import logging
+import sys
+
+import datasets
+import torch
+from transformers.utils import logging as transformers_logging
+
+from decoding.policy import Policy
+from tasks import HEADLINES
+from training.reporting import explain
+from training.trainer import full_eval_dtype
+from util import DataArguments, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def quieten(training_args: TrainingArguments) -> None:
+    """Our own lines in the main process, warnings of the libraries, no bars but ours; --log_level sets both."""
+    chosen = training_args.log_level != "passive"
+    level = training_args.get_process_log_level() if chosen else logging.WARNING
+    ours = logging.INFO if training_args.process_index == 0 and not chosen else level
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for name in ("jobs", "training", "tasks", "util", "models", "decoding"):
+        logging.getLogger(name).setLevel(ours)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR if level == logging.WARNING else level)
+    transformers_logging.set_verbosity(level)
+    training_args.disable_tqdm = training_args.disable_tqdm or not sys.stderr.isatty()
+    training_args.dataloader_pin_memory = training_args.dataloader_pin_memory and training_args.device.type == "cuda"
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def choose_best_by(training_args: TrainingArguments, data_args: DataArguments, metric: str) -> None:
+    """The best checkpoint is the one of the best score of the task, or of the lowest loss where none is decoded."""
+    training_args.best_by(data_args.best_metric)
+    if training_args.metric_for_best_model != data_args.best_metric:
+        return
+    training_args.metric_for_best_model = HEADLINES[metric]
+    if not training_args.predict_with_generate:
+        training_args.metric_for_best_model, training_args.greater_is_better = "loss", False
+
+
+def model_dtype(training_args: TrainingArguments) -> torch.dtype:
+    """float32, whatever the checkpoint is stored in, unless there is nothing but evaluation in half precision."""
+    return torch.float32 if training_args.do_train else full_eval_dtype(training_args) or torch.float32
+
+
+def policy_of(config) -> Policy:
+    """The policy a checkpoint's config.json carries; the full model where it is none of this version."""
+    try:
+        return Policy.from_config(config)
+    except ValueError:
+        return Policy()
+
+
+def announce_policy(policy: Policy, overruled: Policy, num_layers: int) -> None:
+    """Say which policy is in force and where it comes from."""
+    logger.info("Policy, from the command line: %s.", explain(policy, num_layers))
+    if overruled.exits and overruled != policy:
+        held = explain(overruled, num_layers)
+        logger.info("The checkpoint's config.json asks for another, which is not in force: %s.", held)

@@ -1,0 +1,21 @@
+"""Question answering: SQuAD, SQuAD v2, NarrativeQA, or files of their columns.
+
+Train, evaluate or predict with a T5 that may leave its decoder early; --help lists the flags.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.run_question_answering
+
+from jobs.job import run_job, run_script
+from util import QuestionAnsweringArguments
+
+
+def main(model_args, data_args, training_args, additional_args):
+    """One job. Returns (trainer, metrics); see `jobs.job.run_job`."""
+    return run_job("question_answering", model_args, data_args, training_args, additional_args)
+
+
+if __name__ == "__main__":
+    run_script(QuestionAnsweringArguments, main)

@@ -1,0 +1,408 @@
+"""Evaluation and prediction: decode every input of a split, choose an answer per example, score, count.
+
+The inputs are cut into batches the same way however many processes there are and however often the run was started;
+a process decodes every n-th batch. So one process and several, a whole run and a continued one, compute the same.
+"""
+
+import copy
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from decoding.trace import ExitTrace
+from tasks import METRICS, Feature, Task, best_window, generated_length, score
+from training.processes import by_main, from_all, process_count, process_index, wait_for_all
+from training.reporting import environment, progress
+from util.runs import Run
+
+# Inputs are sorted by length within this many batches: little padding, and the time that is left can be told.
+SORTED_BATCHES = 64
+
+# Metrics whose value for one example means something and costs little -> the keys written to predictions.jsonl.
+EXAMPLE_SCORES = {"squad": ("exact_match", "f1"), "squad_v2": ("exact", "f1")}
+
+
+@dataclass(frozen=True)
+class DecodingData:
+    """One split of a task, ready to be decoded. Its length is that of its examples; each has one feature or more."""
+
+    task: Task
+    examples: Dataset
+    features: list[Feature]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether an example has several inputs, of whose answers one is chosen."""
+        return len(self.features) > len(self.examples)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How inputs are batched and answers generated.
+
+    Attributes:
+        generation: lengths, beams, penalties.
+        batch_size: inputs per batch and process.
+        pad_to: width every input is padded to; None pads to the longest of the batch.
+        keep_traces: record every token's exit, confidences and head rows.
+        null_score_diff_threshold: see `tasks.best_window`.
+        bar: see `reporting.progress`.
+    """
+
+    generation: GenerationConfig
+    batch_size: int = 8
+    pad_to: int | None = None
+    keep_traces: bool = True
+    null_score_diff_threshold: float = 0.0
+    bar: bool | None = None
+
+    @property
+    def beams(self) -> int:
+        return self.generation.num_beams or 1
+
+    def with_generation(self, changes: dict) -> "DecodingOptions":
+        """The same with other generation settings."""
+        generation = copy.deepcopy(self.generation)
+        generation.update(**changes)
+        return replace(self, generation=generation)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The answer to one input, and what it cost.
+
+    Attributes:
+        id, window: of the `Feature`.
+        text: the answer, without special tokens.
+        length: tokens generated, end-of-sequence included.
+        score: mean log-probability of these, nan unless an answer has to be chosen among windows.
+        exit_layers: layers run for each token; empty where the library's own search ran.
+        flops: part -> floating point operations.
+        reference_flops: what the reference counts for confidences, D^2 per row of the head multiplied to measure one.
+    """
+
+    id: str
+    window: int
+    text: str
+    length: int
+    score: float | None
+    exit_layers: list[int] = field(default_factory=list)
+    flops: dict[str, float] = field(default_factory=dict)
+    reference_flops: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What a split's decoding came to: metrics, and a dict per example in their order."""
+
+    metrics: dict
+    predictions: list[dict] = field(default_factory=list)
+
+
+class Memory:
+    """Stands in for a `Run` that leaves no files, as within training."""
+
+    def __init__(self):
+        self.recorded: list[dict] = []
+
+    def append(self, line: dict, traces: Sequence[dict] = ()) -> None:
+        """Keep the line of a finished batch."""
+        self.recorded.append(line)
+
+
+def evaluate(
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DecodingData,
+    options: DecodingOptions,
+    prefix: str = "eval",
+    run: Run | None = None,
+) -> Outcome:
+    """Decode a split in all processes of the job and score it.
+
+    Args:
+        model: a deployed model, on its device; its mode (training or not) is restored.
+        prefix: what the names of the metrics begin with, but for `time_*`.
+        run: where batches are recorded, after its `prepare`; what is there already is not decoded again. Its
+            `finish` writes the results, to which its settings are added.
+    """
+    was_training = model.training
+    model.eval()
+    lines = decode(model, tokenizer, data, options, run)
+    model.train(was_training)
+    return by_main(lambda: summarise(lines, model, data, options, prefix, run))
+
+
+# ------------------------------------------------------------------------------------------------------------ decoding
+def plan(features: Sequence[Feature], batch_size: int) -> list[list[Feature]]:
+    """The batches of the whole job: in the order given at batch size 1, else of similar length, longest first."""
+    if batch_size == 1:
+        return [[feature] for feature in features]
+    batches = []
+    stretch = SORTED_BATCHES * batch_size
+    for start in range(0, len(features), stretch):
+        ordered = sorted(features[start : start + stretch], key=lambda feature: -len(feature.input_ids))
+        batches += [ordered[first : first + batch_size] for first in range(0, len(ordered), batch_size)]
+    return batches
+
+
+def decode(
+    model, tokenizer: PreTrainedTokenizerBase, data: DecodingData, options: DecodingOptions, run: Run | None
+) -> list[dict]:
+    """Decode what is not recorded yet; the lines of all batches, of which only the main process may make use."""
+    batches = plan(data.features, options.batch_size)
+    session, done = by_main(lambda: recorded(run))
+    mine = [batch for batch in batches[process_index() :: process_count()] if not done.issuperset(map(key, batch))]
+    store = run or Memory()
+    label = "Decoding" + (f", {len(done)} of {len(data.features)} inputs were there already" if done else "")
+    with progress(sum(map(len, mine)), label, options.bar if process_index() == 0 else False) as advance:
+        for batch in mine:
+            decoded, traces, seconds = decode_batch(model, tokenizer, batch, options, data.windowed)
+            store.append(
+                {
+                    "session": session,
+                    "process": process_index(),
+                    "seconds": seconds,
+                    "decoded": [asdict(each) for each in decoded],
+                },
+                traces,
+            )
+            advance(len(batch))
+    wait_for_all()
+    if run is None:
+        return from_all(store.recorded)
+    return run.lines() if process_index() == 0 else []
+
+
+def key(feature: Feature) -> tuple[str, int]:
+    """What identifies an input within a split."""
+    return feature.example_id, feature.window
+
+
+def recorded(run: Run | None) -> tuple[int, set[tuple[str, int]]]:
+    """(number of this start of the run, from 1; inputs that earlier ones decoded)."""
+    lines = run.lines() if run else []
+    done = {(each["id"], each["window"]) for line in lines for each in line["decoded"]}
+    return 1 + max((line["session"] for line in lines), default=0), done
+
+
+def decode_batch(
+    model, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Feature], options: DecodingOptions, scored: bool
+) -> tuple[list[Decoded], list[dict], dict[str, float]]:
+    """The answers to a batch, their traces where kept, and the seconds it took by part and in all."""
+    started = time.perf_counter()
+    pad = tokenizer.pad_token_id
+    left = not model.config.is_encoder_decoder
+    inputs = padded([feature.input_ids for feature in batch], pad, options.pad_to, left)
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    generate = search if options.beams > 1 else leave_early
+    sequences, scores, trace, seconds = generate(model, inputs, options.generation, scored)
+    prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    answers = sequences[:, prompt:].tolist()
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    flops = trace.flops() if trace else {}
+    decoded, traces = [], []
+    for row, feature in enumerate(batch):
+        cost = exit_cost(trace, row, flops) if trace else {}
+        length = len(cost["exit_layers"]) if trace else generated_length([pad, *answers[row]], pad)
+        score = None if scores is None else scores[row]
+        decoded.append(Decoded(feature.example_id, feature.window, texts[row].strip(), length, score, **cost))
+        if trace and options.keep_traces:
+            traces.append(trace_row(feature, answers[row][:length], trace, row))
+    return decoded, traces, {**seconds, "batch": time.perf_counter() - started}
+
+
+def padded(rows: Sequence[list[int]], pad: int, width: int | None, left: bool) -> dict[str, Tensor]:
+    """input_ids and attention_mask [B, T] of rows of token ids, padded to `width` or to the longest."""
+    width = max(width or 0, max(map(len, rows)))
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place] = torch.tensor(row)
+        mask[index, place] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def leave_early(model, inputs: dict[str, Tensor], generation: GenerationConfig, scored: bool):
+    """(sequences, mean log-probability of each or None, trace, seconds) of greedy decoding or sampling."""
+    sequences, trace = model.generate(**inputs, generation_config=generation, return_trace=True, return_logprobs=scored)
+    scores = None
+    if scored:
+        scores = [float(np.mean(trace.logprobs[row, :length])) for row, length in enumerate(trace.lengths)]
+    return sequences, scores, trace, dict(trace.seconds)
+
+
+def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, scored: bool):
+    """The same of the library's beam search: no trace, and the score is the beam's, which --length_penalty shapes."""
+    started = time.perf_counter()
+    more = {}
+    if model.config.is_encoder_decoder:
+        with torch.no_grad():
+            more["encoder_outputs"] = model.get_encoder()(**inputs)
+    encoder_seconds = time.perf_counter() - started
+    generation = copy.deepcopy(generation)
+    generation.update(return_dict_in_generate=True, output_scores=True)
+    output = model.generate(**inputs, **more, generation_config=generation)
+    seconds = {"encoder_forward": encoder_seconds, "decoder_forward": time.perf_counter() - started - encoder_seconds}
+    return output.sequences, output.sequences_scores.tolist(), None, seconds
+
+
+def exit_cost(trace: ExitTrace, row: int, flops: dict[str, np.ndarray]) -> dict:
+    """The fields of `Decoded` that say where the tokens of a row of the trace left, and what that cost."""
+    length = int(trace.lengths[row])
+    tried = ~np.isnan(trace.confidences[row, :length])  # [T, L]
+    measured = int(trace.rows[row, :length][tried].sum()) if trace.cost.reads_logits else 0
+    return {
+        "exit_layers": trace.exit_layers[row, :length].tolist(),
+        "flops": {part: float(rows[row]) for part, rows in flops.items()},
+        "reference_flops": float(trace.cost.width**2 * measured),
+    }
+
+
+def trace_row(feature: Feature, tokens: list[int], trace: ExitTrace, row: int) -> dict:
+    """A line of traces.jsonl.gz: lists with an item per token; those of a token have an item per layer it ran.
+
+    A confidence is null where no exit was tried.
+    """
+    layers = trace.exit_layers[row, : len(tokens)].tolist()
+    return {
+        "id": feature.example_id,
+        "window": feature.window,
+        "tokens": tokens,
+        "exit_layers": layers,
+        "confidences": [
+            [None if np.isnan(value) else round(float(value), 6) for value in trace.confidences[row, index, :layer]]
+            for index, layer in enumerate(layers)
+        ],
+        "rows": [trace.rows[row, index, :layer].tolist() for index, layer in enumerate(layers)],
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- aggregation
+def summarise(
+    lines: list[dict], model, data: DecodingData, options: DecodingOptions, prefix: str, run: Run | None
+) -> Outcome:
+    """Metrics and predictions from the lines of all batches; the run, if any, is finished with them."""
+    decoded = unique(lines, data)
+    chosen = choose(decoded, data, options.null_score_diff_threshold)
+    texts = {each.id: each.text for each in chosen}
+    flat = [each for windows in decoded.values() for each in windows]
+    layers = getattr(model, "num_exit_layers", None)
+    metrics = {
+        **(score(data.task, texts, data.examples) if prefix != "predict" or any(data.examples["references"]) else {}),
+        "gen_len": float(np.mean([each.length for each in chosen])),
+        **exit_metrics(flat, layers, len(data)),
+        "samples": len(data),
+        **speed_metrics(lines, flat, len(data)),
+    }
+    metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
+    metrics |= {f"time_{name}": total(lines, name) for name in ("encoder_forward", "decoder_forward")}
+    predictions = prediction_rows(chosen, data)
+    if run is not None:
+        metrics |= {f"{prefix}_policy": run.settings["policy"] | run.settings}
+        metrics[f"{prefix}_policy"].pop("policy")
+        metrics["environment"] = environment(model.device)
+        traced = [(each.id, each.window) for each in flat] if options.keep_traces and options.beams == 1 else None
+        run.finish(metrics, predictions, traced)
+    return Outcome(metrics, predictions)
+
+
+def unique(lines: list[dict], data: DecodingData) -> dict[str, list[Decoded]]:
+    """Example id -> its answers by window, in the order of the examples, each input once."""
+    by_key: dict[tuple, Decoded] = {}
+    for line in lines:
+        for each in line["decoded"]:
+            by_key.setdefault((each["id"], each["window"]), Decoded(**each))
+    grouped: dict[str, list[Decoded]] = {name: [] for name in data.examples["id"]}
+    for feature in data.features:
+        grouped[feature.example_id].append(by_key[key(feature)])
+    return grouped
+
+
+def choose(decoded: dict[str, list[Decoded]], data: DecodingData, null_threshold: float) -> list[Decoded]:
+    """The answer of each example: of several windows the one of highest mean log-probability."""
+    chosen = []
+    for windows in decoded.values():
+        texts = [each.text for each in windows] if data.task.metric == "squad_v2" else None
+        scores = [float("nan") if each.score is None else each.score for each in windows]
+        chosen.append(windows[best_window(scores, texts, null_threshold)] if len(windows) > 1 else windows[0])
+    return chosen
+
+
+def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: int) -> dict:
+    """Depths and FLOPs over all inputs, windows included; empty where the library's own search ran."""
+    exits = np.array([layer for each in decoded for layer in each.exit_layers])
+    if not len(exits):
+        return {}
+    totals = {part: sum(each.flops[part] for each in decoded) for part in decoded[0].flops}
+    totals["decoder"] = sum(value for part, value in totals.items() if part != "encoder")
+    return {
+        "block_avg": float(exits.mean()),
+        "layers_run": float(exits.mean()),
+        "exit_histogram": {str(layer): int((exits == layer).sum()) for layer in range(1, num_layers + 1)},
+        **{f"flops_{part}_per_sample": value / samples for part, value in totals.items()},
+        **{f"flops_total_{part}": value for part, value in totals.items()},
+        "flops_confidence_reference": sum(each.reference_flops for each in decoded),
+    }
+
+
+def speed_metrics(lines: list[dict], decoded: Sequence[Decoded], samples: int) -> dict:
+    """Seconds and rates. The seconds of a run that was continued are those of all its parts.
+
+    `runtime`: of the process that took longest, summed over the starts of the run. `tokens_per_second`: tokens of
+    all windows per second that one process spends in `generate`.
+    """
+    by_process: dict[tuple, float] = {}
+    for line in lines:
+        part = (line["session"], line["process"])
+        by_process[part] = by_process.get(part, 0.0) + line["seconds"]["batch"]
+    sessions = {session for session, _ in by_process}
+    runtime = sum(max(value for (s, _), value in by_process.items() if s == session) for session in sessions)
+    tokens = sum(each.length for each in decoded)
+    return {
+        "runtime": runtime,
+        "samples_per_second": samples / runtime,
+        "steps_per_second": len(lines) / runtime,
+        "tokens_per_second": tokens / (total(lines, "encoder_forward") + total(lines, "decoder_forward")),
+        "generated_tokens": tokens,
+        "starts": len(sessions),
+    }
+
+
+def total(lines: list[dict], name: str) -> float:
+    """Seconds of that part, summed over batches and processes."""
+    return sum(line["seconds"][name] for line in lines)
+
+
+def prediction_rows(chosen: Sequence[Decoded], data: DecodingData) -> list[dict]:
+    """The lines of predictions.jsonl, one per example."""
+    keys = EXAMPLE_SCORES.get(data.task.metric, ())
+    rows = []
+    for answer, references in zip(chosen, data.examples["references"], strict=True):
+        row = {"id": answer.id, "prediction": answer.text, "references": references}
+        if keys and (references or data.task.metric == "squad_v2"):
+            scores = METRICS[data.task.metric]([answer.text], [references])
+            row |= {name: scores[name] for name in keys}
+        rows.append(row | ({"window": answer.window} if data.windowed else {}))
+    return rows
+
+
+def data_fingerprint(data: DecodingData) -> str:
+    """What stands for the inputs, the references and their order, however they were named, read and tokenised."""
+    hashed = hashlib.sha256()
+    for feature in data.features:
+        hashed.update(f"{feature.example_id} {feature.window} {feature.input_ids}".encode())
+    for references in data.examples["references"]:
+        hashed.update(repr(references).encode())
+    return hashed.hexdigest()[:16]

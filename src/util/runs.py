@@ -1,0 +1,231 @@
+"""A run's folder: one per settings, appended to batch by batch, so that a run that is killed continues where it was.
+
+    output_dir/runs/<slug>/
+        settings.json                  what the hash in the slug was taken over
+        predictions.<process>.jsonl    while it runs: one line per finished batch, and the traces of its inputs
+        traces.<process>.jsonl
+        predictions.jsonl, traces.jsonl.gz, generated_predictions.txt, <stage>_results.json
+        all_results.json               written last: where it is there, the run is complete
+
+Nothing outside runs/<slug>/ is ever deleted; the result files alone are also put into output_dir itself.
+"""
+
+import fcntl
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from util.files import append_jsonl, jsonable, read_json, read_jsonl, replacing, write_json, write_text
+
+# Files of a model that hold weights, read in part; the others that shape its output are read whole.
+WEIGHTS = (".safetensors", ".bin")
+WHOLE_UP_TO = 64 * 2**20  # bytes
+SAMPLED_EVERY, SAMPLED = 2**20, 4096  # bytes
+
+
+class Run:
+    """The files of one run of one stage; `process` numbers the processes that write to it at the same moment.
+
+    Args:
+        output_dir: the folder of the job, shared by runs of other settings.
+        name: the readable part of the folder's name.
+        settings: everything that shapes the results. Another value is another folder.
+        stage: "eval" or "predict".
+    """
+
+    def __init__(self, output_dir: str | Path, name: str, settings: dict, stage: str, process: int = 0):
+        self.output_dir = Path(output_dir)
+        self.settings = jsonable(settings)
+        self.stage = stage
+        self.process = process
+        self.folder = self.output_dir / "runs" / f"{slug(name)}-{digest(self.settings)}"
+        self._lock = None
+
+    @property
+    def results(self) -> dict | None:
+        """all_results.json of the complete run, None while there is none."""
+        path = self.folder / "all_results.json"
+        return read_json(path) if path.is_file() else None
+
+    def prepare(self, overwrite: bool = False) -> None:
+        """Make the folder ready to be written by all processes; called by one of them.
+
+        Args:
+            overwrite: start over; what this run left of itself is discarded.
+
+        Raises:
+            ValueError: another process is at the same run, or the folder cannot be written.
+        """
+        try:
+            self._prepare(overwrite)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be written: {error.strerror}.") from error
+
+    def _prepare(self, overwrite: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if overwrite:
+            self._discard()
+        write_json(self.folder / "settings.json", self.settings)
+        for path in (*self._parts("predictions"), *self._parts("traces")):
+            drop_torn_line(path)
+
+    def append(self, line: dict, traces: Iterable[dict] = ()) -> None:
+        """Record a finished batch. The traces go first: what has no line of its own does not count."""
+        append_jsonl(self.folder / f"traces.{self.process}.jsonl", traces)
+        append_jsonl(self.folder / f"predictions.{self.process}.jsonl", [line])
+
+    def lines(self) -> list[dict]:
+        """The lines of all processes so far."""
+        return [line for path in self._parts("predictions") for line in read_jsonl(path)]
+
+    def finish(self, metrics: dict, predictions: list[dict], traced: list[tuple] | None) -> None:
+        """Merge the parts, write the results, and put these into output_dir as well.
+
+        Args:
+            metrics: the results.
+            predictions: one dict per example, in order, with its text under "prediction".
+            traced: (id, window) of the inputs whose traces are kept, in order; None keeps none.
+        """
+        with replacing(self.folder / "predictions.jsonl") as temporary:
+            append_jsonl(temporary, predictions)
+        if traced is not None:
+            self._merge_traces(traced)
+        lines = "".join(" ".join(each["prediction"].split("\n")) + "\n" for each in predictions)
+        write_text(self.folder / "generated_predictions.txt", lines)
+        write_json(self.folder / f"{self.stage}_results.json", metrics)
+        write_json(self.folder / "all_results.json", metrics)
+        for path in (*self._parts("predictions"), *self._parts("traces")):
+            path.unlink()
+        self.publish()
+
+    def publish(self) -> None:
+        """Put the results of the complete run into output_dir, beside those of training."""
+        name = f"{self.stage}_results.json"
+        write_json(self.output_dir / name, read_json(self.folder / name))
+        merge_results(self.output_dir, self.stage, self.results)
+        if self.stage == "predict":
+            text = (self.folder / "generated_predictions.txt").read_text(encoding="utf-8")
+            write_text(self.output_dir / "generated_predictions.txt", text)
+
+    def close(self) -> None:
+        """Let other processes at this run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _parts(self, kind: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{kind}.[0-9]*.jsonl"))
+
+    def _take_lock(self) -> None:
+        self._lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ValueError(
+                f"Another process is writing {self.folder}: wait for it, or give another --output_dir."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def _discard(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name == ".lock":
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _merge_traces(self, wanted: list[tuple]) -> None:
+        """traces.jsonl.gz in the order wanted; line by line, since the whole may be larger than the memory."""
+        where: dict[tuple, tuple[Path, int]] = {}
+        for path in self._parts("traces"):
+            for offset, line in _lines_with_offsets(path):
+                trace = json.loads(line)
+                where.setdefault((trace["id"], trace["window"]), (path, offset))
+        files = {path: path.open("rb") for path in self._parts("traces")}
+        with replacing(self.folder / "traces.jsonl.gz") as temporary, gzip.open(temporary, "wb") as merged:
+            for key in wanted:
+                path, offset = where[key]
+                files[path].seek(offset)
+                merged.write(files[path].readline())
+        for file in files.values():
+            file.close()
+
+
+def merge_results(output_dir: str | Path, stage: str, results: dict) -> None:
+    """Put the results of a stage into all_results.json: those of the stage before it go, other stages' stay.
+
+    Args:
+        stage: "train", "eval" or "predict", with which the stage's own keys begin.
+    """
+    path = Path(output_dir) / "all_results.json"
+    try:
+        held = read_json(path) if path.is_file() else {}
+    except ValueError:
+        held = {}  # somebody else's half-written file
+    kept = {name: value for name, value in held.items() if not name.startswith(f"{stage}_")}
+    if stage == "eval":
+        kept = {name: value for name, value in kept.items() if not name.startswith("time_")}
+    # Where two stages were decoded, time_* and environment are those of the evaluation.
+    evaluated = stage == "predict" and any(name.startswith("eval_") for name in kept)
+    write_json(path, {**kept, **results, **kept} if evaluated else {**kept, **results})
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:80]
+
+
+def digest(value: Any) -> str:
+    """8 hexadecimal digits that stand for a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last newline of a file."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def fingerprint_model(folder: str | Path) -> str:
+    """What stands for the content of a checkpoint: another value for other weights or another config.
+
+    Files of weights above 64 MB are read 4 KB in every MB, so a checkpoint of gigabytes takes a second.
+    """
+    hashed = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in WEIGHTS and path.name != "training_args.bin":
+            hashed.update(f"{path.name} {path.stat().st_size}".encode())
+            _hash_weights(hashed, path)
+        elif path.name in ("config.json", "generation_config.json"):
+            hashed.update(path.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def _hash_weights(hashed: Any, path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= WHOLE_UP_TO:
+            hashed.update(file.read())
+            return
+        for start in range(0, size, SAMPLED_EVERY):
+            file.seek(start)
+            hashed.update(file.read(SAMPLED))
+
+
+def _lines_with_offsets(path: Path) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    with path.open("rb") as file:
+        for line in file:
+            yield offset, line
+            offset += len(line)

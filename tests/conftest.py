@@ -1,0 +1,110 @@
+"""What the whole suite shares: a tiny random T5 with its tokenizer in a folder, and small files of examples."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, T5Config
+
+from models import DeployT5ForConditionalGeneration
+
+PLACES = ("Arden", "Brix", "Colmar", "Dover", "Elm", "Fargo")
+COLOURS = ("red", "green", "blue", "white", "black")
+
+
+def questions(count: int) -> list[dict]:
+    """Records in SQuAD's columns; every eighth context is several times longer than the others."""
+    chosen = random.Random(0)
+    records = []
+    for index in range(count):
+        place, colour = chosen.choice(PLACES), chosen.choice(COLOURS)
+        filler = " It rains there often, and the river is wide." * (30 if index % 8 == 5 else chosen.randint(0, 3))
+        records.append(
+            {
+                "id": f"q{index}",
+                "title": place,
+                "question": f"What colour is the tower of {place}?",
+                "context": f"{place} is a town.{filler} Its tower is {colour}.",
+                "answers": {"text": [colour, f"it is {colour}"], "answer_start": [0, 0]},
+            }
+        )
+    return records
+
+
+def dialogues(count: int) -> list[dict]:
+    """Records in SAMSum's columns."""
+    chosen = random.Random(1)
+    records = []
+    for index in range(count):
+        place, colour = chosen.choice(PLACES), chosen.choice(COLOURS)
+        talk = f"Ann: Where are you?\nBob: In {place}. " + f"The tower is {colour}. " * chosen.randint(1, 4)
+        records.append({"id": f"d{index}", "dialogue": talk, "summary": f"Bob is in {place}. The tower is {colour}."})
+    return records
+
+
+def write_jsonl(path: Path, records: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with T5's special tokens: pad 0, end of sequence 1 appended, unknown 2."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [record["context"] + record["question"] for record in questions(64)]
+    tokenizer.train_from_iterator(texts + [record["dialogue"] for record in dialogues(64)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_t5_dir(tmp_path_factory, tiny_tokenizer) -> Path:
+    """A checkpoint of a random T5 with four decoder layers, whose tokens leave at different depths."""
+    config = T5Config(
+        vocab_size=len(tiny_tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_heads=4,
+        num_layers=2,
+        num_decoder_layers=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = DeployT5ForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.decoder.block.parameters():
+            parameter.mul_(3)  # an untrained one would repeat a token at every depth
+        model.shared.weight.mul_(2)
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def squad_file(tmp_path) -> Path:
+    """24 questions in SQuAD's columns, as JSONL."""
+    return write_jsonl(tmp_path / "squad.jsonl", questions(24))
+
+
+@pytest.fixture
+def dialogue_file(tmp_path) -> Path:
+    """20 dialogues in SAMSum's columns, as JSONL."""
+    return write_jsonl(tmp_path / "dialogues.jsonl", dialogues(20))

@@ -1,0 +1,28 @@
+"""The quickstart from end to end on a few examples of the embedded model."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from util.files import read_json
+
+SCRIPT = Path(__file__).parents[2] / "src" / "scripts" / "quickstart.py"
+
+
+@pytest.mark.slow
+def test_table_and_figure_of_both_tasks(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--examples", "6", "--speed-examples", "2", "--repetitions", "1"]
+    quickstart = runpy.run_path(str(SCRIPT))
+    quickstart["main"](arguments)
+    shown = capsys.readouterr().out
+    table = (tmp_path / "table.txt").read_text()
+    for words in ("invented_facts", "invented_dialogues", "full depth", "static", "softmax > 0.9", "state", "meta"):
+        assert words in table
+        assert words in shown
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    speed = read_json(tmp_path / "speed.json")["tokens_per_second_relative_to_full_depth"]
+    assert all(len(measured) == 8 for measured in speed.values())
+    assert set(speed["invented_facts"]["full depth"]) == {1.0}
+    quickstart["main"](arguments)
+    assert "complete already" in capsys.readouterr().out

@@ -1,0 +1,331 @@
+"""The run scripts from end to end, on a tiny random model and small files."""
+
+import copy
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import run_question_answering
+import run_summarization
+import run_translation
+from conftest import dialogues, questions, write_jsonl
+from util import QuestionAnsweringArguments, SummarizationArguments, TranslationArguments, parse_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+EXITS = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.05"]
+SHORT = ["--max_seq_length", "96", "--doc_stride", "16", "--max_answer_length", "10"]
+TIMES = ("runtime", "per_second", "time_", "starts")
+SCRIPTS = {
+    "run_question_answering": (run_question_answering, QuestionAnsweringArguments),
+    "run_summarization": (run_summarization, SummarizationArguments),
+    "run_translation": (run_translation, TranslationArguments),
+}
+
+
+def call(script: str, *argv):
+    """main() of a script on a command line."""
+    module, data_class = SCRIPTS[script]
+    return module.main(*parse_arguments(data_class, ["--use_cpu", "True", *map(str, argv)]))
+
+
+def qa_flags(model, file, out, *more) -> list[str]:
+    flags = ["--model_name_or_path", model, "--validation_file", file, "--output_dir", out, "--do_eval"]
+    return [*map(str, flags), *EXITS, *SHORT, *more]
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def counted(metrics: dict) -> dict:
+    """The metrics that are no times."""
+    return {name: value for name, value in metrics.items() if not any(word in name for word in TIMES)}
+
+
+def runs(out: Path) -> list[Path]:
+    return sorted((out / "runs").iterdir())
+
+
+def same_files(one: Path, other: Path) -> None:
+    for name in ("predictions.jsonl", "traces.jsonl.gz", "generated_predictions.txt"):
+        first, second = ((folder / name).read_bytes() for folder in (one, other))
+        if name.endswith(".gz"):
+            first, second = gzip.decompress(first), gzip.decompress(second)
+        assert first == second, name
+
+
+def test_question_answering_writes_every_file_of_a_run(tiny_t5_dir, squad_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, out))
+    (run,) = runs(out)
+    assert run.name.startswith("squad-validation-softmax-0.05-min1-")
+    wanted = {"settings.json", "predictions.jsonl", "traces.jsonl.gz", "all_results.json", "eval_results.json"}
+    assert wanted <= {path.name for path in run.iterdir()}
+    assert results(out) == results(run) == json.loads((out / "eval_results.json").read_text())
+    assert {"eval_f1", "eval_exact_match", "eval_block_avg", "eval_samples", "environment"} <= set(metrics)
+    assert 1 < metrics["eval_block_avg"] < 4
+    assert metrics["eval_policy"]["threshold"] == 0.05 and metrics["eval_policy"]["generation"]["max_length"] == 10
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in predictions] == [record["id"] for record in questions(24)]
+    assert sum(row["f1"] for row in predictions) / 24 == pytest.approx(metrics["eval_f1"])
+    assert predictions[5]["window"] >= 0 and len({row["window"] for row in predictions}) >= 1
+    shown = capsys.readouterr().out
+    assert "eval_f1" in shown and str(run) in shown
+
+
+def test_a_complete_run_is_not_computed_again(tiny_t5_dir, squad_file, tmp_path, capsys, monkeypatch):
+    flags = qa_flags(tiny_t5_dir, squad_file, tmp_path / "out")
+    _, first = call("run_question_answering", *flags)
+    monkeypatch.setattr("training.evaluation.decode_batch", None)
+    _, second = call("run_question_answering", *flags, "--per_device_eval_batch_size", "2")
+    assert first == second
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(TypeError):
+        call("run_question_answering", *flags, "--overwrite_output_dir")
+
+
+def test_other_settings_are_another_run(tiny_t5_dir, squad_file, tmp_path):
+    out = tmp_path / "out"
+    call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, out))
+    for more in (["--exit_min_layer", "2"], ["--max_eval_samples", "5"], ["--bf16_full_eval"], ["--num_beams", "1"]):
+        before = len(runs(out))
+        call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, out, *more))
+        assert len(runs(out)) == before + (more[0] != "--num_beams"), more
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite_output_dir"]])
+def test_a_checkpoint_in_the_output_dir_is_left_as_it_is(tiny_t5_dir, squad_file, tmp_path, more):
+    out = tmp_path / "model"
+    shutil.copytree(tiny_t5_dir, out)
+    (out / "trainer_state.json").write_text('{"global_step": 1}')
+    (out / "all_results.json").write_text('{"train_loss": 1.5, "eval_f1": -1.0, "eval_block_num": 3}')
+    before = {path: hashlib.sha256(path.read_bytes()).digest() for path in out.iterdir()}
+    for _ in range(2):
+        call("run_question_answering", *qa_flags(out, squad_file, out, *more))
+    del before[out / "all_results.json"]
+    assert {path: hashlib.sha256(path.read_bytes()).digest() for path in before} == before
+    assert results(out)["train_loss"] == 1.5
+    assert results(out)["eval_f1"] >= 0 and "eval_block_num" not in results(out)
+    assert len(runs(out)) == 1
+
+
+def test_summarization_evaluates_and_predicts(tiny_t5_dir, dialogue_file, tmp_path):
+    unlabelled = [{"dialogue": record["dialogue"]} for record in dialogues(5)]
+    test_file = write_jsonl(tmp_path / "unlabelled.jsonl", unlabelled)
+    out = tmp_path / "out"
+    flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", out, "--do_eval", "--do_predict"]
+    flags += ["--validation_file", dialogue_file, "--test_file", test_file, "--max_target_length", "10"]
+    _, metrics = call("run_summarization", *flags, "--text_column", "dialogue", "--summary_column", "summary", *EXITS)
+    assert {"eval_rougeLsum", "predict_samples"} <= set(metrics) and "predict_rougeLsum" not in metrics
+    assert metrics["predict_samples"] == 5
+    assert results(out).items() >= json.loads((out / "eval_results.json").read_text()).items()
+    assert (out / "predict_results.json").is_file()
+    assert len((out / "generated_predictions.txt").read_text().splitlines()) == 5
+    assert len(runs(out)) == 2
+
+
+def test_translation_evaluates_and_refuses_to_train(tiny_t5_dir, tmp_path):
+    rows = [{"translation": {"de": f"Der Turm {i}", "en": f"The tower {i}"}} for i in range(4)]
+    file = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", tmp_path / "out", "--source_lang", "de"]
+    flags += ["--target_lang", "en", "--validation_file", file, "--max_target_length", "8"]
+    _, metrics = call("run_translation", *flags, "--do_eval", "--static_exit_layer", "2")
+    assert metrics["eval_bleu"] >= 0 and metrics["eval_block_avg"] == 2
+    with pytest.raises(ValueError, match="--do_train is not possible"):
+        call("run_translation", *flags, "--do_train", "--train_file", file)
+
+
+def test_beams_run_without_exits(tiny_t5_dir, dialogue_file, tmp_path):
+    flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", tmp_path / "out", "--do_eval", "--num_beams", "2"]
+    _, metrics = call("run_summarization", *flags, "--validation_file", dialogue_file, "--max_target_length", "8")
+    assert "eval_rougeL" in metrics and "eval_block_avg" not in metrics
+    assert metrics["eval_policy"]["generation"]["num_beams"] == 2
+
+
+def test_without_traces_the_numbers_are_the_same(tiny_t5_dir, squad_file, tmp_path):
+    _, kept = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, tmp_path / "a"))
+    more = ["--save_traces", "False"]
+    _, dropped = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, tmp_path / "b", *more))
+    kept["eval_policy"]["save_traces"] = False
+    assert counted(kept) == counted(dropped)
+    (run,) = runs(tmp_path / "b")
+    assert not (run / "traces.jsonl.gz").exists()
+
+
+def test_tensorboard_gets_metrics_and_policy(tiny_t5_dir, squad_file, tmp_path):
+    out = tmp_path / "out"
+    more = ["--report_to", "tensorboard"]
+    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, out, *more))
+    (run,) = runs(out)
+    events = EventAccumulator(str(out / "tensorboard" / run.name)).Reload()
+    assert events.Scalars("eval/f1")[0].value == pytest.approx(metrics["eval_f1"])
+    assert "eval_policy/text_summary" in events.Tags()["tensors"]
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+def test_a_tracker_that_is_not_installed_is_a_sentence(tiny_t5_dir, squad_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.reporting.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install wandb"):
+        call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, tmp_path / "out", "--report_to", "wandb"))
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _edit_config(**changes):
+    def edit(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return edit
+
+
+def _drop_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("decoder.final_layer_norm.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "flags", "message"),
+    [
+        (_truncate, [], "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), [], "no file named model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), [], "config of .* cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), [], "tokenizer of .* cannot be read"),
+        (_edit_config(d_ff=128), [], "does not fit its config"),
+        (_edit_config(model_type="bert"), [], "model_type is 'bert'"),
+        (_drop_weight, [], "lacks weights .*final_layer_norm"),
+        (_edit_config(), ["--exit_conf_type", "meta"], "needs a trained confidence head"),
+        (_edit_config(), ["--exit_min_layer", "4"], "exit_min_layer is 4"),
+        (_edit_config(), ["--context_column", "absent"], "no column 'absent'"),
+        (_edit_config(), ["--forced_bos_token", "absent"], "no token of this tokenizer"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(tiny_t5_dir, squad_file, tmp_path, damage, flags, message):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_t5_dir, model)
+    damage(model)
+    with pytest.raises(ValueError, match=message) as caught:
+        call("run_question_answering", *qa_flags(model, squad_file, tmp_path / "out", *flags))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tiny_t5_dir, tiny_tokenizer, squad_file, tmp_path):
+    larger = copy.deepcopy(tiny_tokenizer)
+    larger.add_tokens([f"<extra{i}>" for i in range(8)])
+    larger.save_pretrained(tmp_path / "tokenizer")
+    more = ["--tokenizer_name", str(tmp_path / "tokenizer")]
+    with pytest.raises(ValueError, match="do not belong together"):
+        call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, tmp_path / "out", *more))
+
+
+def test_a_checkpoint_of_the_reference_loads(tiny_t5_dir, squad_file, tmp_path, caplog):
+    old = tmp_path / "old"
+    shutil.copytree(tiny_t5_dir, old)
+    weights = load_file(old / "model.safetensors")
+    (old / "model.safetensors").unlink()
+    extra = {"cm_head.0.weight": torch.ones(32, 32), "cm_head.2.weight": torch.ones(2, 32)}
+    extra |= {"layer_transformation.weight": torch.ones(32, 32), "decoder.lm_head.weight": torch.ones(4, 32)}
+    torch.save(weights | extra, old / "pytorch_model.bin")
+    _edit_config(use_early_exit=True, exit_conf_type="softmax", exit_conf_threshold=0.1, use_shallow_deep=False)(old)
+    meta = ["--exit_conf_type", "meta", "--exit_conf_threshold", "0.4"]
+    trainer, metrics = call("run_question_answering", *qa_flags(old, squad_file, tmp_path / "out", *meta))
+    assert metrics["eval_policy"]["confidence"] == "meta" and metrics["eval_policy"]["threshold"] == 0.4
+    assert trainer.model.cm_head[0].bias.abs().sum() == 0
+    assert "layer_transformation" in caplog.text and caplog.text.count("Not used of the checkpoint") == 1
+    assert "config.json asks for another" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------------- whole processes
+def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
+    names = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*map(str, command)], cwd=cwd, env={**os.environ, **names}, start_new_session=True, **pipes)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_path):
+    file = write_jsonl(tmp_path / "squad.jsonl", questions(400))
+    more = ["--per_device_eval_batch_size", "1", "--use_cpu", "True"]
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    process = shell(sys.executable, "src/run_question_answering.py", *qa_flags(tiny_t5_dir, file, out, *more))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        parts = list(out.glob("runs/*/predictions.0.jsonl"))
+        if parts and parts[0].read_bytes().count(b"\n") > 20:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()
+    done = parts[0].read_bytes().count(b"\n")
+    assert 20 < done < 400
+    with parts[0].open("ab") as part:
+        part.write(b'{"session": 1, "torn')
+    _, continued = call("run_question_answering", *qa_flags(tiny_t5_dir, file, out, *more))
+    _, uninterrupted = call("run_question_answering", *qa_flags(tiny_t5_dir, file, whole, *more))
+    assert counted(continued) == counted(uninterrupted)
+    assert continued["eval_starts"] == 2
+    same_files(*runs(out), *runs(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--nproc_per_node", "2"],
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes_agree_with_one(tiny_t5_dir, squad_file, tmp_path, launcher):
+    one, two = tmp_path / "one", tmp_path / "two"
+    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, one))
+    process = shell(
+        sys.executable,
+        "-m",
+        *launcher,
+        "src/run_question_answering.py",
+        *qa_flags(tiny_t5_dir, squad_file, two),
+        *([] if launcher[0].startswith("torch") else ["--use_cpu"]),
+    )
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert counted(results(two)) == counted(metrics)
+    same_files(*runs(one), *runs(two))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "cwd"),
+    [
+        (["src/run_summarization.py"], ROOT),
+        (["run_summarization.py"], ROOT / "src"),
+        (["-m", "src.run_summarization"], ROOT),
+        (["-m", "run_summarization"], ROOT / "src"),
+    ],
+)
+def test_a_script_runs_from_anywhere_and_says_what_is_wrong(tiny_t5_dir, tmp_path, command, cwd):
+    empty = write_jsonl(tmp_path / "empty.jsonl", [])
+    flags = ["--model_name_or_path", tiny_t5_dir, "--validation_file", empty, "--do_eval", "--output_dir", tmp_path]
+    process = shell(sys.executable, *command, *flags, "--use_cpu", cwd=cwd)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "empty.jsonl is empty" in errors and "Traceback" not in errors
