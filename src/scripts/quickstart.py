@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.tradeoff import label, report
 from decoding.policy import Policy
+from jobs.job import run_job
 from tasks import TASKS
 from training.evaluation import decode_batch
-from training.job import run_job
 from util import (
     AdditionalArguments,
     QuestionAnsweringArguments,
