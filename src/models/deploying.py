@@ -100,11 +100,10 @@ class EarlyExitGeneration:
             return (output, None) if return_trace else output
         self._refuse_missing_weights(policy)
         seconds = self._run_encoder(shared, kwargs)
-        synced_gpus = kwargs.pop("synced_gpus", None)
-        del synced_gpus  # no collective runs in the loop, so ranks need not wait for each other
         results: list[Result] = []
 
-        # A callable gets Hugging Face's preparation, but not the streamer, which the closure keeps.
+        # A callable gets Hugging Face's preparation, but not the streamer, which the closure keeps, nor synced_gpus:
+        # no collective runs in the loop, so ranks need not wait for each other.
         def run_loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
             result = self._decode(
                 input_ids,
