@@ -1,6 +1,7 @@
 """The run scripts from end to end, on a tiny random model and small files."""
 
 import copy
+import errno
 import gzip
 import hashlib
 import json
@@ -21,6 +22,7 @@ import run_question_answering
 import run_summarization
 import run_translation
 from conftest import dialogues, questions, write_jsonl
+from jobs.job import run_script
 from util import QuestionAnsweringArguments, SummarizationArguments, TranslationArguments, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,11 +100,21 @@ def test_a_complete_run_is_not_computed_again(tiny_t5_dir, squad_file, tmp_path,
 
 def test_other_settings_are_another_run(tiny_t5_dir, squad_file, tmp_path):
     out = tmp_path / "out"
+    other_config = tmp_path / "config"
+    shutil.copytree(tiny_t5_dir, other_config)
+    _edit_config(layer_norm_epsilon=0.1)(other_config)
     call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, out))
-    for more in (["--exit_min_layer", "2"], ["--max_eval_samples", "5"], ["--bf16_full_eval"], ["--num_beams", "1"]):
+    for more in (
+        ["--exit_min_layer", "2"],
+        ["--max_eval_samples", "5"],
+        ["--bf16_full_eval"],
+        ["--num_beams", "1"],
+        ["--n_best_size", "5"],
+        ["--config_name", str(other_config)],
+    ):
         before = len(runs(out))
         call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, out, *more))
-        assert len(runs(out)) == before + (more[0] != "--num_beams"), more
+        assert len(runs(out)) == before + (more[0] not in ("--num_beams", "--n_best_size")), more
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite_output_dir"]])
@@ -134,6 +146,14 @@ def test_summarization_evaluates_and_predicts(tiny_t5_dir, dialogue_file, tmp_pa
     assert (out / "predict_results.json").is_file()
     assert len((out / "generated_predictions.txt").read_text().splitlines()) == 5
     assert len(runs(out)) == 2
+
+
+def test_questions_without_answers_column_are_predicted(tiny_t5_dir, tmp_path):
+    unlabelled = [{name: record[name] for name in ("context", "question")} for record in questions(3)]
+    flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", tmp_path / "out", "--do_predict", *SHORT]
+    flags += ["--test_file", write_jsonl(tmp_path / "unlabelled.jsonl", unlabelled)]
+    _, metrics = call("run_question_answering", *flags, "--version_2_with_negative", "True", *EXITS)
+    assert metrics["predict_samples"] == 3 and "predict_f1" not in metrics
 
 
 def test_translation_evaluates_and_refuses_to_train(tiny_t5_dir, tmp_path):
@@ -200,16 +220,38 @@ def _drop_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def _ask_for_beams(folder: Path) -> None:
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_beams": 4}))
+
+
+def _pickle_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"shared.weight": Path}, folder / "pytorch_model.bin")
+
+
+def _without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*.json"):
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "flags", "message"),
     [
         (_truncate, [], "cannot be read"),
         (lambda folder: (folder / "model.safetensors").unlink(), [], "no file named model.safetensors"),
         (lambda folder: (folder / "config.json").write_text("{"), [], "config of .* cannot be read"),
+        (lambda folder: (folder / "config.json").unlink(), [], "has no config.json"),
+        (_edit_config(num_heads="four"), [], "Validation error for field 'num_heads': .*four"),
+        (_pickle_code, [], "holds other things than tensors"),
+        (_without_tokenizer, [], "has no vocabulary .*spiece.model.*--tokenizer_name"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), [], "tokenizer of .* cannot be read"),
         (_edit_config(d_ff=128), [], "does not fit its config"),
         (_edit_config(model_type="bert"), [], "model_type is 'bert'"),
+        (_edit_config(model_type="gpt2", is_encoder_decoder=False), [], "is a gpt2: this script needs an encoder"),
+        (_edit_config(num_decoder_layers=2), [], "more layers than its config: decoder.block.2"),
         (_drop_weight, [], "lacks weights .*final_layer_norm"),
+        (_ask_for_beams, [], "generation_config.json asks for 4 beams"),
         (_edit_config(), ["--exit_conf_type", "meta"], "needs a trained confidence head"),
         (_edit_config(), ["--exit_min_layer", "4"], "exit_min_layer is 4"),
         (_edit_config(), ["--context_column", "absent"], "no column 'absent'"),
@@ -248,8 +290,31 @@ def test_a_checkpoint_of_the_reference_loads(tiny_t5_dir, squad_file, tmp_path, 
     trainer, metrics = call("run_question_answering", *qa_flags(old, squad_file, tmp_path / "out", *meta))
     assert metrics["eval_policy"]["confidence"] == "meta" and metrics["eval_policy"]["threshold"] == 0.4
     assert trainer.model.cm_head[0].bias.abs().sum() == 0
-    assert "layer_transformation" in caplog.text and caplog.text.count("Not used of the checkpoint") == 1
+    assert caplog.text.count("layer_transformation") == 1 and "Not used of the checkpoint" not in caplog.text
     assert "config.json asks for another" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no such thing."), "error: no such thing."),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device."),
+        (
+            OSError(errno.EISDIR, "Is a directory", "a", None, "b"),
+            "error: b cannot be read or written: Is a directory.",
+        ),
+    ],
+)
+def test_what_ends_a_job_is_a_sentence_and_code_2(tiny_t5_dir, tmp_path, monkeypatch, capsys, error, told):
+    def main(*_):
+        raise error
+
+    flags = ["--model_name_or_path", tiny_t5_dir, "--do_eval", "--dataset_name", "samsum", "--output_dir", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["run_summarization.py", *map(str, flags)])
+    with pytest.raises(SystemExit) as ended:
+        run_script(SummarizationArguments, main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"run_summarization.py: {told}\n"
 
 
 # ---------------------------------------------------------------------------------------------------- whole processes

@@ -81,8 +81,13 @@ def read_points(folder: Path) -> list[Point]:
     points = [point for point in found if point is not None]
     if not points:
         raise ValueError(f"{folder} holds no finished evaluation: expected runs/<name>/all_results.json below it.")
-    order = {"full": 0, "static": 1, "early_exit": 2}
-    return sorted(points, key=lambda point: (point.data, order[point.policy["method"]]))
+    return sorted(points, key=_place)
+
+
+def _place(point: Point) -> tuple:
+    """Order in the table: by data, full depth first, strict thresholds before lenient ones."""
+    method = ("full", "static", "early_exit").index(point.policy["method"])
+    return (point.data, method, point.policy.get("confidence", ""), -point.policy.get("threshold", 0))
 
 
 def _point(path: Path) -> Point | None:

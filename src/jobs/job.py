@@ -31,24 +31,24 @@ from util import (
     update_autoconfig,
 )
 from util.files import read_json, write_json
-from util.runs import Run, fingerprint_model, merge_results
+from util.runs import Run, digest, fingerprint_model, merge_results
 
 logger = logging.getLogger(__name__)
 
 SPLITS = {"eval": "validation", "predict": "test"}
 # Data arguments that change nothing of what is decoded, or that belong to another split.
 UNRECORDED = ("train_", "max_train_", "validation_file", "test_file", "max_eval_", "max_predict_", "overwrite_cache")
-UNRECORDED += ("preprocessing_num_workers", "ignore_pad_token_for_loss", "pad_to_max_length")
+UNRECORDED += ("preprocessing_num_workers", "ignore_pad_token_for_loss", "pad_to_max_length", "n_best_size", "lang")
 # What stands in the generation settings already.
 UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "forced_bos_token")
 
 
 def run_script(data_class: type[DataArguments], main: Callable) -> None:
-    """`main` on the command line's arguments; a ValueError is printed as a sentence and ends the process with 2."""
+    """`main` on the command line's arguments; a ValueError or OSError is printed as a sentence and ends it with 2."""
     arguments = parse_arguments(data_class)
     try:
         main(*arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if logger.isEnabledFor(logging.DEBUG):
             raise
         sys.exit(_refusal(error))
@@ -57,8 +57,12 @@ def run_script(data_class: type[DataArguments], main: Callable) -> None:
         sys.exit(130)
 
 
-def _refusal(error: ValueError) -> int:
-    print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+def _refusal(error: ValueError | OSError) -> int:
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:  # such as a disk that became full
+        path = error.filename2 or error.filename
+        reason = f"{path} cannot be read or written: {error.strerror}." if path else f"{error.strerror}."
+    print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
     return 2
 
 
@@ -100,7 +104,7 @@ class Job:
         self.model_args, self.data_args, self.args = model_args, data_args, training_args
         set_seed(training_args.seed)
         self.task = find_task(kind, data_args)
-        choose_best_by(training_args, data_args, self.task.metric)
+        choose_best_by(training_args, self.task.metric)
         config = load_config(model_args)
         overruled = policy_of(config)
         max_length = getattr(data_args, self.task.kind.target_limit)
@@ -195,7 +199,7 @@ class Job:
 
     def _evaluate_loss(self, data: datasets.Dataset) -> dict:
         """--predict_with_generate False: the loss alone."""
-        metrics = self.trainer.evaluate(data)
+        metrics = self.trainer.evaluate(data) | {"eval_samples": len(data)}
         if self.args.should_save:
             write_json(Path(self.args.output_dir) / "eval_results.json", metrics)
             merge_results(self.args.output_dir, "eval", metrics)
@@ -258,6 +262,11 @@ class Job:
             "length_penalty": args.length_penalty,
             "forced_bos_token_id": self._token_id(args.forced_bos_token),
         }
+        if self.policy.exits and wanted["num_beams"] > 1:
+            raise ValueError(
+                f"The checkpoint's generation_config.json asks for {wanted['num_beams']} beams, which cannot be "
+                "combined with exits: give --num_beams 1."
+            )
         generation = copy.deepcopy(held)
         generation.update(max_new_tokens=None, **{name: value for name, value in wanted.items() if value is not None})
         return generation
@@ -301,6 +310,8 @@ class Job:
             "device": self.args.device.type,
             "save_traces": self.keep_traces,
         }
+        if self.model_args.config_name is not None and not self.trained:
+            settings["config"] = digest(model.config.to_diff_dict())
         return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})
 
     @staticmethod

@@ -1,14 +1,13 @@
 """Config, tokenizer and model of a job. What cannot be used is refused in one sentence, before anything is computed."""
 
-import json
 import logging
+import pickle
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -19,34 +18,53 @@ logger = logging.getLogger(__name__)
 
 # Missing from checkpoints of the FREE code base, whose confidence head has no biases: absent is zero.
 OPTIONAL_KEYS = re.compile(r"cm_head\.\d+\.bias$")
+# `decoder.block.3.` of a weight's name, and the stack of layers in it.
+LAYER = re.compile(r"(.+?)\.\d+\.")
 
 
 @contextmanager
 def one_sentence(what: str) -> Iterator[None]:
-    """Any error inside becomes a ValueError: `what`, and the first line of the reason."""
+    """Any error inside becomes a ValueError: `what`, and the first line of the reason, with the next after a colon."""
     try:
         yield
+    except pickle.UnpicklingError as error:  # its advice is to load without weights_only
+        raise ValueError(f"{what}: it holds other things than tensors, and a pickle can run code.") from error
     except Exception as error:  # from_pretrained raises a dozen unrelated types for a broken checkpoint
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{what}: {reason.strip().rstrip('.')}.") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise ValueError(f"{what}: {reason.rstrip('.,:')}.") from error
 
 
 def load_config(model_args: ModelArguments):
-    """The config of the checkpoint, or --config_name's; its architecture is one that can be deployed."""
+    """The config of the checkpoint, or --config_name's; its architecture is one that the run scripts can deploy."""
     name = model_args.config_name or model_args.model_name_or_path
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"{name} is no checkpoint: it has no config.json.")
     with one_sentence(f"The config of {name} cannot be read"):
         config = AutoConfig.from_pretrained(name, **_hub_options(model_args))
     deploying_class(config)
+    if not config.is_encoder_decoder:
+        raise ValueError(
+            f"{name} is a {config.model_type}: this script needs an encoder and a decoder, such as t5 or mt5."
+        )
     return config
 
 
 def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
-    """The tokenizer of the checkpoint, or --tokenizer_name's; padding with end-of-sequence where it has no padding."""
+    """The tokenizer of the checkpoint, or --tokenizer_name's; padding with end-of-sequence where it has no padding.
+
+    Raises:
+        ValueError: it cannot be read, or knows no text: transformers makes an empty one of a folder without its files.
+    """
     name = model_args.tokenizer_name or model_args.model_name_or_path
     with one_sentence(f"The tokenizer of {name} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(
             name, use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
         )
+        text = tokenizer.decode(tokenizer("the")["input_ids"], skip_special_tokens=True)
+    if not text.strip():
+        files = " or ".join(sorted(tokenizer.vocab_files_names.values()))
+        raise ValueError(f"The tokenizer of {name} has no vocabulary ({files}): give --tokenizer_name.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -56,7 +74,8 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
     """The deployed model with every weight from the checkpoint; only a `cm_head` about to be trained may be new.
 
     Raises:
-        ValueError: the checkpoint cannot be read, lacks weights, or has weights of other shapes than the config's.
+        ValueError: the checkpoint cannot be read, or its weights are fewer, of other shapes, or of more layers than
+            the config's.
     """
     name = model_args.model_name_or_path
     with one_sentence(f"The checkpoint {name} cannot be read"), _silent_library():
@@ -76,7 +95,10 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
             f"{f' ({others} more weights differ)' if others else ''}."
         )
     _refuse_missing(name, {key for key in report["missing_keys"] if not OPTIONAL_KEYS.search(key)}, config)
-    _mention_unused(name, model)
+    unused = report["unexpected_keys"]
+    _refuse_deeper(name, unused, model)
+    if unused:
+        logger.warning("Not used of the checkpoint %s: %s.", name, _some(unused))
     return model
 
 
@@ -93,26 +115,13 @@ def _refuse_missing(name: str, missing: set[str], config) -> None:
     raise ValueError(f"The checkpoint {name} lacks weights that its config asks for: {_some(missing)}.")
 
 
-def _mention_unused(name: str, model) -> None:
-    usual = type(model)._keys_to_ignore_on_load_unexpected or ()
-    unused = {key for key in checkpoint_keys(name) if not any(re.search(pattern, key) for pattern in usual)}
-    unused -= set(model.state_dict())
-    if unused:
-        logger.warning("Not used of the checkpoint %s: %s.", name, _some(unused))
-
-
-def checkpoint_keys(folder: str) -> Iterable[str]:
-    """Names of the weights in a local checkpoint; none for one on the hub."""
-    folder = Path(folder)
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if (folder / index).is_file():
-            return json.loads((folder / index).read_text())["weight_map"]
-    if (folder / "model.safetensors").is_file():
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            return list(file.keys())
-    if (folder / "pytorch_model.bin").is_file():
-        return torch.load(folder / "pytorch_model.bin", map_location="meta", weights_only=True)
-    return ()
+def _refuse_deeper(name: str, unused: Iterable[str], model) -> None:
+    """Refuses weights of layers that come after the last of the model."""
+    stacks = {match[0]: match[1] for match in map(LAYER.match, model.state_dict()) if match}
+    found = [match for match in map(LAYER.match, unused) if match]
+    deeper = [match.string for match in found if match[1] in stacks.values() and match[0] not in stacks]
+    if deeper:
+        raise ValueError(f"The checkpoint {name} has more layers than its config: {_some(deeper)}.")
 
 
 def fit_embeddings(model, tokenizer: PreTrainedTokenizerBase, name: str, training: bool) -> None:

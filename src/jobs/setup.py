@@ -8,10 +8,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
-from tasks import HEADLINES
+from tasks import HEADLINES, METRICS
 from training.reporting import explain
 from training.trainer import full_eval_dtype
-from util import DataArguments, TrainingArguments
+from util import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,23 @@ def quieten(training_args: TrainingArguments) -> None:
     datasets.disable_progress_bars()
 
 
-def choose_best_by(training_args: TrainingArguments, data_args: DataArguments, metric: str) -> None:
-    """The best checkpoint is the one of the best score of the task, or of the lowest loss where none is decoded."""
-    training_args.best_by(data_args.best_metric)
-    if training_args.metric_for_best_model != data_args.best_metric:
+def choose_best_by(training_args: TrainingArguments, metric: str) -> None:
+    """The best checkpoint is the one of the best score of the task, or of the lowest loss where none is decoded.
+
+    Raises:
+        ValueError: --metric_for_best_model names what an evaluation of this task does not have.
+    """
+    if not training_args.do_train:
         return
-    training_args.metric_for_best_model = HEADLINES[metric]
-    if not training_args.predict_with_generate:
-        training_args.metric_for_best_model, training_args.greater_is_better = "loss", False
+    if training_args.predict_with_generate:
+        valid = METRICS[metric](["a"], [["a"]])
+        training_args.best_by(HEADLINES[metric])
+    else:
+        valid = ["loss"]
+        training_args.best_by("loss", more_is_better=False)
+    named = (training_args.metric_for_best_model or "").removeprefix("eval_")
+    if named and named not in valid:
+        raise ValueError(f"--metric_for_best_model {named} is not measured here: valid are {', '.join(valid)}.")
 
 
 def model_dtype(training_args: TrainingArguments) -> torch.dtype:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -54,7 +56,10 @@ def evaluate(name: str, flags: dict, out: Path, examples: int):
     argv = ["--model_name_or_path", str(MODEL), "--dataset_name", name, "--do_eval", "--output_dir", str(out / name)]
     argv += ["--max_eval_samples", str(examples), "--per_device_eval_batch_size", "16", *extra]
     argv += [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
-    trainer, _ = run_job(TASKS[name].kind.name, *parse_arguments(data_class, argv))
+    with redirect_stdout(StringIO()):  # sixteen summaries would hide the table, which holds their numbers
+        trainer, metrics = run_job(TASKS[name].kind.name, *parse_arguments(data_class, argv))
+    policy = label(metrics["eval_policy"])
+    print(f"{name}: {policy}: {metrics['eval_runtime']:.0f} s for {metrics['eval_samples']} examples", flush=True)
     return trainer
 
 

@@ -185,13 +185,14 @@ def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scor
     missing = [name for name in ids if name not in predictions]
     if missing:
         raise ValueError(f"{len(missing)} of {len(ids)} examples have no prediction, the first of them {missing[0]!r}")
-    pairs = [(predictions[name], texts) for name, texts in zip(ids, references, strict=True) if _counts(task, texts)]
+    pairs = [(predictions[name], texts) for name, texts in zip(ids, references, strict=True) if is_scored(task, texts)]
     if len(pairs) < len(ids):
         logger.warning("%d of %d examples have no reference and are not scored", len(ids) - len(pairs), len(ids))
     return METRICS[task.metric](*zip(*pairs, strict=True)) if pairs else {}
 
 
-def _counts(task: Task, references: Sequence[str] | None) -> bool:
+def is_scored(task: Task, references: Sequence[str] | None) -> bool:
+    """Whether an example of these references counts in the task's metric."""
     return bool(references) or (references is not None and task.metric == "squad_v2")
 
 

@@ -56,6 +56,8 @@ def _read_json(path: Path, text: str) -> Iterator[dict]:
             yield from _read_jsonl(path, text)
             return
         raise ValueError(f"line {error.lineno} of {path} is not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not valid JSON: nested too deeply") from None
     rows = content.get("data", content) if isinstance(content, dict) else content
     if isinstance(rows, dict):
         rows = [rows]
@@ -94,6 +96,9 @@ def _read_csv(path: Path, text: str) -> Iterator[dict]:
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(lines)
+        twice = next((name for name in header if name and header.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"line 1 of {path} has two columns called {twice!r}")
         for row in lines:
             if row and len(row) != len(header):
                 raise ValueError(

@@ -16,8 +16,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from decoding.policy import Policy
 from decoding.trace import ExitTrace
-from tasks import METRICS, Feature, Task, best_window, generated_length, score
+from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
 from training.reporting import environment, progress
 from util.runs import Run
@@ -236,7 +237,9 @@ def padded(rows: Sequence[list[int]], pad: int, width: int | None, left: bool) -
 
 def leave_early(model, inputs: dict[str, Tensor], generation: GenerationConfig, scored: bool):
     """(sequences, mean log-probability of each or None, trace, seconds) of greedy decoding or sampling."""
-    sequences, trace = model.generate(**inputs, generation_config=generation, return_trace=True, return_logprobs=scored)
+    policy = Policy.from_config(model.config)  # said once when the job began
+    wanted = {"policy": policy, "return_trace": True, "return_logprobs": scored}
+    sequences, trace = model.generate(**inputs, generation_config=generation, **wanted)
     scores = None
     if scored:
         scores = [float(np.mean(trace.logprobs[row, :length])) for row, length in enumerate(trace.lengths)]
@@ -299,8 +302,9 @@ def summarise(
     texts = {each.id: each.text for each in chosen}
     flat = [each for windows in decoded.values() for each in windows]
     layers = getattr(model, "num_exit_layers", None)
+    scored = prefix != "predict" or any(is_scored(data.task, each) for each in data.examples["references"])
     metrics = {
-        **(score(data.task, texts, data.examples) if prefix != "predict" or any(data.examples["references"]) else {}),
+        **(score(data.task, texts, data.examples) if scored else {}),
         "gen_len": float(np.mean([each.length for each in chosen])),
         **exit_metrics(flat, layers, len(data)),
         "samples": len(data),
@@ -391,7 +395,7 @@ def prediction_rows(chosen: Sequence[Decoded], data: DecodingData) -> list[dict]
     rows = []
     for answer, references in zip(chosen, data.examples["references"], strict=True):
         row = {"id": answer.id, "prediction": answer.text, "references": references}
-        if keys and (references or data.task.metric == "squad_v2"):
+        if keys and is_scored(data.task, references):
             scores = METRICS[data.task.metric]([answer.text], [references])
             row |= {name: scores[name] for name in keys}
         rows.append(row | ({"window": answer.window} if data.windowed else {}))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from util.additional_args import AdditionalArguments, flag
-from util.checks import beam_problems, data_problems, folder_problems, raise_together
+from util.checks import beam_problems, data_problems, folder_problems, length_problems, raise_together
 from util.parser import ArgumentParser
 from util.training_args import TrainingArguments
 
@@ -52,12 +52,15 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        problems = []
         for name in ("model_name_or_path", "config_name", "tokenizer_name"):
             value = getattr(self, name)
-            setattr(self, name, value and hub_name(value))
-        path = Path(self.model_name_or_path).expanduser()
-        if self.model_name_or_path.startswith((".", "/", "~")) and not path.exists():
-            raise ValueError(f"--model_name_or_path {self.model_name_or_path}: there is no such folder.")
+            if value is None:
+                continue
+            setattr(self, name, hub_name(value))
+            if value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
+                problems.append(f"--{name} {value}: there is no such folder.")
+        raise_together(problems)
 
     @property
     def token(self) -> bool | None:
@@ -144,7 +147,6 @@ class GenerationArguments:
 class QuestionAnsweringArguments(GenerationArguments, DataArguments):
     """Data of run_question_answering.py."""
 
-    best_metric = "f1"
     default_output_dir = "save/question_answering"
     _argument_group_name = "data"
 
@@ -157,7 +159,7 @@ class QuestionAnsweringArguments(GenerationArguments, DataArguments):
         None, "Tokens of an answer in evaluation, the start token counted; as --max_answer_length where not given."
     )
     doc_stride: int = flag(128, "Tokens that neighbouring windows of a long context share.")
-    n_best_size: int = flag(20, "Candidate answers kept per question.")
+    n_best_size: int = flag(20, "Accepted for old jobs; a model that writes its answer has one per question.")
     version_2_with_negative: bool = flag(False, "Some questions have no answer (SQuAD v2).")
     null_score_diff_threshold: float = flag(
         0.0, "With --version_2_with_negative: answer nothing where that scores better by more than this."
@@ -192,19 +194,17 @@ class TextToTextArguments(GenerationArguments, DataArguments):
 class SummarizationArguments(TextToTextArguments):
     """Data of run_summarization.py."""
 
-    best_metric = "rougeLsum"
     default_output_dir = "save/summarization"
 
     text_column: str | None = flag(None, "Column of the texts; the data set's own, else the first.")
     summary_column: str | None = flag(None, "Column of the summaries; the data set's own, else the second.")
-    lang: str | None = flag(None, "Language of the texts, for multilingual tokenizers.")
+    lang: str | None = flag(None, "Accepted for old jobs; the tokenizers of T5 and mT5 need no language.")
 
 
 @dataclass
 class TranslationArguments(TextToTextArguments):
     """Data of run_translation.py."""
 
-    best_metric = "bleu"
     default_output_dir = "save/translation"
 
     source_lang: str | None = flag(None, "Language translated from; as the name of the configuration says (de-en: de).")
@@ -240,7 +240,6 @@ def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = No
         check_arguments(data_args, training_args, additional_args)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    training_args.best_by(data_args.best_metric)
     return model_args, data_args, training_args, additional_args
 
 
@@ -256,6 +255,7 @@ def check_arguments(
         [
             *data_problems(data_args, training_args),
             *beam_problems(data_args, training_args, additional_args),
+            *length_problems(data_args, training_args),
             *folder_problems(training_args.output_dir),
         ]
     )

@@ -105,6 +105,18 @@ def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> l
     ]
 
 
+def length_problems(data_args: Any, training_args: Any) -> list[str]:
+    """A sentence where the limit of an output leaves no room for a token behind the start token."""
+    limits = {name: value for name, value in vars(data_args).items() if name.startswith("val_max_")}
+    if training_args.generation_max_length is not None:
+        limits = {"generation_max_length": training_args.generation_max_length}
+    return [
+        f"--{name} {limit} leaves no room for an answer, since the start token counts: valid are 2 and above."
+        for name, limit in limits.items()
+        if limit < 2
+    ]
+
+
 def folder_problems(folder: str) -> list[str]:
     """A sentence where nothing can be written to `folder`, which need not exist yet and is not created."""
     existing = Path(folder)

@@ -106,9 +106,9 @@ class Run:
 
     def publish(self) -> None:
         """Put the results of the complete run into output_dir, beside those of training."""
-        name = f"{self.stage}_results.json"
-        write_json(self.output_dir / name, read_json(self.folder / name))
-        merge_results(self.output_dir, self.stage, self.results)
+        results = self.results
+        write_json(self.output_dir / f"{self.stage}_results.json", results)
+        merge_results(self.output_dir, self.stage, results)
         if self.stage == "predict":
             text = (self.folder / "generated_predictions.txt").read_text(encoding="utf-8")
             write_text(self.output_dir / "generated_predictions.txt", text)
@@ -170,7 +170,8 @@ def merge_results(output_dir: str | Path, stage: str, results: dict) -> None:
     try:
         held = read_json(path) if path.is_file() else {}
     except ValueError:
-        held = {}  # somebody else's half-written file
+        held = None  # somebody else's half-written file
+    held = held if isinstance(held, dict) else {}
     kept = {name: value for name, value in held.items() if not name.startswith(f"{stage}_")}
     if stage == "eval":
         kept = {name: value for name, value in kept.items() if not name.startswith("time_")}

@@ -52,7 +52,7 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        raise_together(translate(self))
+        raise_together([*translate(self), *self._range_problems()])
         only_in_training = self.do_train and not self.do_eval and self.eval_strategy is None
         self._fill_defaults()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
@@ -67,6 +67,14 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
             # transformers would choose the loss, which nobody asked for; the task names its metric in best_by.
             self.metric_for_best_model, self.greater_is_better = named
 
+    def _range_problems(self) -> list[str]:
+        counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        return [
+            f"--{name} {getattr(self, name)} is too small: valid are 1 and above."
+            for name in counts
+            if getattr(self, name) < 1
+        ]
+
     def _fill_defaults(self) -> None:
         if not self.do_train:
             self.eval_strategy = self.eval_strategy or "no"
@@ -79,8 +87,8 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
         if self.load_best_model_at_end is None:
             self.load_best_model_at_end = self.eval_strategy == self.save_strategy != "no"
 
-    def best_by(self, metric: str) -> None:
-        """Chooses the best checkpoint by `metric`, more being better, unless the caller named a metric."""
+    def best_by(self, metric: str, more_is_better: bool = True) -> None:
+        """Chooses the best checkpoint by `metric`, unless the caller named a metric."""
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = metric
-            self.greater_is_better = True if self.greater_is_better is None else self.greater_is_better
+            self.greater_is_better = more_is_better if self.greater_is_better is None else self.greater_is_better

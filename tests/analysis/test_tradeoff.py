@@ -34,8 +34,8 @@ def test_points_are_the_finished_runs_with_exits(runs):
     assert [point.label for point in points] == [
         "full depth",
         "static, layer 4",
-        "state > 0.5, decay 4, from layer 2",
         "softmax > 0.9",
+        "state > 0.5, decay 4, from layer 2",
     ]
     assert points[0].score_name == "F1"
     assert points[0].folder.name == "full"

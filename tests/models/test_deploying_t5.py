@@ -70,6 +70,14 @@ def test_policy_of_the_config_is_used_and_an_argument_overrules_it():
     assert set(trace.exit_layers.flatten()) <= {0, 4}
 
 
+def test_a_policy_that_came_with_the_config_is_said(caplog):
+    model = tiny_t5(4)
+    model.config.use_early_exit, model.config.exit_conf_threshold = True, 0.123
+    model.generate(**inputs())
+    assert "as the model's config says" in caplog.text
+    assert "0.123" in caplog.text
+
+
 def test_arguments_of_a_trainer_are_accepted():
     model = tiny_t5(5)
     expected = model.generate(**inputs()).tolist()

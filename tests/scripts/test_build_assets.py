@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "scripts"))
 import build_assets
 
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
-from tasks.invented import invented_facts
+from tasks.invented import SHARES, invented_facts
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,14 @@ def tokenizer():
 
 
 def arguments(folder, exits="trained", **changes):
-    small = {"steps": 4, "meta_steps": 2, "facts_per_batch": 4, "dialogues_per_batch": 2, "decoder_layers": 3}
+    small = {
+        "steps": 2,
+        "more_steps": 2,
+        "meta_steps": 2,
+        "facts_per_batch": 4,
+        "dialogues_per_batch": 2,
+        "decoder_layers": 3,
+    }
     return build_assets.BuildArguments(exits=exits, out=str(folder), threads=1, **(small | changes))
 
 
@@ -114,10 +121,21 @@ def test_attention_starts_by_looking_up_and_copying(tmp_path):
     assert torch.equal(scores.argmax(-1), torch.arange(20)), "the first head finds the token that is like its own"
 
 
-def test_the_learning_rate_rises_stays_and_decays():
-    factors = [build_assets.learning_rate_factor(step, 1000) for step in range(1000)]
-    assert factors[0] == 0.01 and max(factors) == factors[500] == 1.0 and factors[-1] == pytest.approx(0.02)
-    assert factors[100:600] == [1.0] * 500 and factors[600:] == sorted(factors[600:], reverse=True)
+def test_the_learning_rate_rises_stays_and_decays_in_each_cycle():
+    cycles = (build_assets.Cycle(1000, 2.0), build_assets.Cycle(500, 1.0))
+    rates = [build_assets.learning_rate(cycles, step) for step in range(1500)]
+    first, second = rates[:1000], rates[1000:]
+    assert first[0] == pytest.approx(0.02) and first[100:600] == [2.0] * 500 and first[-1] == pytest.approx(0.04)
+    assert first[600:] == sorted(first[600:], reverse=True)
+    assert second[0] == pytest.approx(0.01) and max(second) == second[200] == 1.0
+
+
+def test_later_passages_are_harder(tmp_path):
+    made = build_assets.BuildArguments(exits="trained", out=str(tmp_path))
+    first, last = (build_assets.passage_shares(step, made) for step in (0, made.steps + made.more_steps))
+    assert first == SHARES and last["pair"] > SHARES["pair"]
+    for step in range(0, made.steps + made.more_steps, 100):
+        assert sum(build_assets.passage_shares(step, made).values()) == pytest.approx(1.0)
 
 
 def test_an_unknown_variant_is_refused_with_the_valid_ones(tmp_path):

@@ -102,6 +102,8 @@ def test_squads_nested_json_is_flattened(write):
         ("a.json", '[{"a": 1}, "b"]', "record 2 of .*a.json holds a text where a record"),
         ("a.json", "3", "a.json should hold a list of records"),
         ("a.csv", "a,b\n1,2\n\n1,2,3\n", "line 4 of .*a.csv has 3 fields where the header has 2"),
+        ("a.csv", "a,b,a,,\n1,2,3,,\n", "line 1 of .*a.csv has two columns called 'a'"),
+        pytest.param("a.json", "[" * 100_000, "a.json is not valid JSON: nested too deeply", id="deep"),
         ("a.csv", 'a,b\n1,"2\n', "line 2 of .*a.csv is not valid CSV"),
         ("a.jsonl", b'{"a": "\xff"}', r"a.jsonl is not UTF-8 text \(byte 7\)"),
         ("a.json", json.dumps({"data": [{"paragraphs": [{"qas": []}, {"qas": [{}]}]}]}), "article 1 of .*'context'"),

@@ -77,8 +77,18 @@ def test_training_continues_from_the_last_checkpoint(train, caplog):
 
 def test_the_loss_alone_can_be_evaluated(train):
     _, metrics, out = train(predict_with_generate=False, do_eval=True)
-    assert metrics["eval_loss"] > 0 and "eval_f1" not in metrics
+    assert metrics["eval_loss"] > 0 and "eval_f1" not in metrics and metrics["eval_samples"] == 4
     assert json.loads((out / "eval_results.json").read_text())["eval_loss"] == metrics["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "valid"),
+    [({"metric_for_best_model": "eval_loss"}, "exact_match, f1"), ({"predict_with_generate": False}, "loss")],
+)
+def test_a_metric_that_is_not_measured_chooses_no_checkpoint(train, tmp_path, flags, valid):
+    with pytest.raises(ValueError, match=f"is not measured here: valid are {valid}"):
+        train(**{"metric_for_best_model": "rouge7", **flags})
+    assert not (tmp_path / "out").exists()
 
 
 def test_accumulation_does_not_change_the_loss(train):

@@ -335,8 +335,7 @@ TRAINING_DEFAULTS = {
     "load_best_model_at_end": True,
     "eval_strategy": "steps",
     "eval_steps": 70,
-    "metric_for_best_model": "rougeLsum",
-    "greater_is_better": True,
+    "metric_for_best_model": None,  # the task names it
     "do_eval": False,
 }
 
@@ -347,7 +346,7 @@ TRAINING_DEFAULTS = {
         ("", {}),
         ("--optim adamw_torch --save_total_limit 3", {"optim": "adamw_torch", "save_total_limit": 3}),
         ("--metric_for_best_model rouge1", {"metric_for_best_model": "rouge1"}),
-        ("--load_best_model_at_end False", {"load_best_model_at_end": False, "metric_for_best_model": None}),
+        ("--load_best_model_at_end False", {"load_best_model_at_end": False}),
         ("--eval_steps 35", {"eval_steps": 35}),
         ("--save_strategy epoch", {"eval_strategy": "epoch", "eval_steps": None}),
         ("--evaluation_strategy epoch", {"eval_strategy": "epoch", "load_best_model_at_end": False, "do_eval": True}),
@@ -358,8 +357,6 @@ def test_do_train_fills_only_what_was_not_given(line, changed):
     start = "--model_name_or_path t5-small --do_train --dataset_name samsum --save_steps 70"
     training_args = parse_arguments(SummarizationArguments, shlex.split(f"{start} {line}"))[2]
     expected = {**TRAINING_DEFAULTS, **changed}
-    if not expected["load_best_model_at_end"]:
-        expected |= {"metric_for_best_model": None, "greater_is_better": None}
     if changed.get("eval_strategy"):
         expected.pop("eval_steps")
     assert {name: getattr(training_args, name) for name in expected} == expected
@@ -376,6 +373,8 @@ def test_training_arguments_work_from_python(tmp_path):
     assert (made.eval_strategy, made.use_cpu) == ("epoch", True)
     best = TrainingArguments(str(tmp_path), do_train=True)
     best.best_by("f1")
+    assert (best.metric_for_best_model, best.greater_is_better) == ("f1", True)
+    best.best_by("loss", more_is_better=False)
     assert (best.metric_for_best_model, best.greater_is_better) == ("f1", True)
     with pytest.raises(ValueError, match="--past_index 3"):
         TrainingArguments(past_index=3)
@@ -469,8 +468,13 @@ BAD_COMMANDS = {
     "--do_eval --validation_file a.txt": ".json, .jsonl, .csv",
     "--do_eval --dataset_name samsum --max_eval_samples 0": "--max_eval_samples 0",
     "--do_eval --dataset_name samsum --num_beams 0": "--num_beams 0",
+    "--do_eval --dataset_name samsum --per_device_eval_batch_size 0": "--per_device_eval_batch_size 0",
+    "--do_eval --dataset_name samsum --per_device_train_batch_size -1": "--per_device_train_batch_size -1",
+    "--do_eval --dataset_name samsum --max_target_length 1": "--val_max_target_length 1 leaves no room",
+    "--do_eval --dataset_name samsum --generation_max_length 0": "--generation_max_length 0 leaves no room",
     "--do_eval --dataset_name samsum --repetition_penalty 0": "--repetition_penalty 0",
     "--do_eval --dataset_name samsum --model_name_or_path ./absent": "no such folder",
+    "--do_eval --dataset_name samsum --tokenizer_name ./absent": "--tokenizer_name ./absent: there is no such folder",
     "--do_eval --dataset_name samsum --output_dir a.json/x": "a.json is a file, not a folder",
     "--do_eval --dataset_name samsum --output_dir a.json": "a.json is a file, not a folder",
     "--do_eval --dataset_name samsum --output_dir /proc/x": "/proc/x cannot be written",

@@ -134,6 +134,13 @@ def test_results_of_other_stages_stay_and_stale_ones_go(tmp_path):
     }
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", "null"])
+def test_what_is_no_file_of_results_is_replaced(tmp_path, text):
+    (tmp_path / "all_results.json").write_text(text)
+    merge_results(tmp_path, "eval", {"eval_f1": 1.0})
+    assert json.loads((tmp_path / "all_results.json").read_text()) == {"eval_f1": 1.0}
+
+
 def test_a_fingerprint_follows_the_content_and_not_the_time(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     weights = tmp_path / "model.safetensors"
