@@ -130,12 +130,11 @@ def test_the_learning_rate_rises_stays_and_decays_in_each_cycle():
     assert second[0] == pytest.approx(0.01) and max(second) == second[200] == 1.0
 
 
-def test_later_passages_are_harder(tmp_path):
+def test_training_sees_more_of_the_hard_passages_than_evaluation(tmp_path):
     made = build_assets.BuildArguments(exits="trained", out=str(tmp_path))
-    first, last = (build_assets.passage_shares(step, made) for step in (0, made.steps + made.more_steps))
-    assert first == SHARES and last["pair"] > SHARES["pair"]
-    for step in range(0, made.steps + made.more_steps, 100):
-        assert sum(build_assets.passage_shares(step, made).values()) == pytest.approx(1.0)
+    for step in (0, made.steps):
+        shares = build_assets.passage_shares(step, made)
+        assert sum(shares.values()) == pytest.approx(1.0) and shares["pair"] > SHARES["pair"]
 
 
 def test_an_unknown_variant_is_refused_with_the_valid_ones(tmp_path):
