@@ -37,6 +37,7 @@ BATCHES_PER_CHUNK = 24
 FIRST_SHARES = {"single": 0.45, "pair": 0.30, "chain": 0.25}
 LATER_SHARES = {"single": 0.40, "chain": 0.30, "pair": 0.15, "short_pair": 0.15}
 META_LEARNING_RATE = 2e-3
+BODY_STATE, META_STATE = "body.pt", "meta.pt"
 SAVE_EVERY = 120  # seconds
 REPORT_EVERY = 30  # seconds
 
@@ -61,7 +62,9 @@ class BuildArguments:
     encoder_layers: int = field(default=3, metadata={"help": "Encoder layers."})
     decoder_layers: int = field(default=8, metadata={"help": "Decoder layers."})
     seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of the examples."})
-    threads: int = field(default=2, metadata={"help": "CPU threads."})
+    threads: int = field(
+        default=1, metadata={"help": "CPU threads; with 1, both variants fit side by side on two cores."}
+    )
 
     def __post_init__(self):
         if self.exits not in INTERMEDIATE_LOSS:
@@ -338,7 +341,7 @@ def train_body(arguments: BuildArguments, tokenizer) -> EarlyExitT5ForConditiona
     config.intermediate_loss_fn = INTERMEDIATE_LOSS[arguments.exits]
     model = EarlyExitT5ForConditionalGeneration(config).train()
     start_attention_as_copying(model)
-    progress = Progress(Path(arguments.work_dir) / "body.pt")
+    progress = Progress(Path(arguments.work_dir) / BODY_STATE)
     progress.load()
     stream = batches(tokenizer, arguments, progress.step)
     train(model, body_cycles(arguments), stream, progress)
@@ -352,7 +355,7 @@ def train_meta_head(arguments: BuildArguments, tokenizer, body) -> EarlyExitT5Fo
     config.train_meta_cm_head = True
     model = EarlyExitT5ForConditionalGeneration(config).train()
     model.load_state_dict(body.state_dict(), strict=False)
-    progress = Progress(Path(arguments.work_dir) / "meta.pt")
+    progress = Progress(Path(arguments.work_dir) / META_STATE)
     progress.load()
     # Examples the body was not trained on: on those it was, its layers agree more often.
     seen = arguments.steps + arguments.more_steps
@@ -389,9 +392,21 @@ def main(arguments: BuildArguments) -> None:
     body = train_body(arguments, tokenizer)
     model = train_meta_head(arguments, tokenizer, body)
     store(model, tokenizer, Path(arguments.out))
-    print(f"{arguments.out} is complete; the state of the run in {work} is no longer needed.")
+    for name in (BODY_STATE, META_STATE):
+        (work / name).unlink()
+    if not any(work.iterdir()):
+        work.rmdir()
+    print(f"{arguments.out} is complete.")
+
+
+def parse_arguments(argv: list[str] | None = None) -> BuildArguments:
+    parser = HfArgumentParser(BuildArguments, description=__doc__.splitlines()[0])
+    try:
+        (arguments,) = parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
 
 
 if __name__ == "__main__":
-    (arguments,) = HfArgumentParser(BuildArguments).parse_args_into_dataclasses()
-    main(arguments)
+    main(parse_arguments())
