@@ -181,15 +181,15 @@ class EarlyExitGeneration:
             raise ValueError(
                 "The model is quantised: early-exit decoding reads plain weights; load it in fp32, bf16 or fp16."
             )
-        for name, module in self.named_modules():
+        device = self.device
+        for name, module in self.named_modules():  # one pass: it costs a share of a short answer's time
             if hasattr(module, "base_layer"):
                 raise ValueError(f"{name} carries an unmerged adapter: call merge_and_unload() before generate.")
-        device = self.device
-        for name, parameter in self.named_parameters():
-            if parameter.is_meta or hasattr(parameter, "ds_id") or parameter.device != device:
-                raise ValueError(
-                    f"{name} is sharded or offloaded: gather the whole model on one device before generate."
-                )
+            for parameter in module._parameters.values():
+                if parameter is not None and _elsewhere(parameter, device):
+                    raise ValueError(
+                        f"{name} is sharded or offloaded: gather the whole model on one device before generate."
+                    )
         if policy.confidence is not None and policy.measure.reads_head and getattr(self, "cm_head", None) is None:
             raise ValueError(
                 "exit_conf_type 'meta' needs a trained cm_head, which this checkpoint lacks: "
@@ -204,3 +204,7 @@ class EarlyExitGeneration:
         output = GenerateEncoderDecoderOutput if self.config.is_encoder_decoder else GenerateDecoderOnlyOutput
         kept = {name: tuple(step.clone() for step in getattr(result, name)) or None for name in ("scores", "logits")}
         return output(sequences=sequences, **kept)
+
+
+def _elsewhere(parameter: torch.nn.Parameter, device: torch.device) -> bool:
+    return parameter.is_meta or hasattr(parameter, "ds_id") or parameter.device != device

@@ -98,7 +98,8 @@ class T5Adapter(Adapter):
         """
         length = states.key_length(start + width)
         firsts = [self.capacity - 1 - slot for slot in range(start, start + width)]
-        bias = torch.stack([self.distance_bias[:, first : first + length] for first in firsts], 1)[None]
+        slices = [self.distance_bias.narrow(1, first, length) for first in firsts]
+        bias = (torch.stack(slices, 1) if width > 1 else slices[0].unsqueeze(1)).unsqueeze(0)
         if self.prompt_bias is None:
             return bias
         padded = F.pad(self.prompt_bias, (0, max(0, length - self.prompt_length)))[..., :length]

@@ -156,7 +156,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="t5-base")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--source", type=int, default=64, help="encoder tokens")
-    parser.add_argument("--tokens", type=int, default=32, help="generated tokens")
+    parser.add_argument("--tokens", type=int, default=64, help="generated tokens")
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
