@@ -7,8 +7,10 @@ import torch
 from transformers import GPT2Config, MT5Config, T5Config
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from decoding.exits import ExitState, Past
 from decoding.policy import Policy
 from models import DeployGPT2LMHeadModel, DeployMT5ForConditionalGeneration, DeployT5ForConditionalGeneration
+from models.adapter import Adapter
 
 VOCABULARY = 61
 
@@ -102,6 +104,48 @@ def _to_but_never_narrower(tensor, *args, **kwargs):
     return _plain_to(tensor, *args, **kwargs)
 
 
+class ScriptedAdapter(Adapter):
+    """A model whose states are its logits: the head is the identity, the norm does nothing."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, vocabulary: int, num_layers: int):
+        self.output_weight = torch.eye(vocabulary)
+        self.num_layers = num_layers
+
+    @staticmethod
+    def normalise(hidden):
+        return hidden
+
+    @staticmethod
+    def confidence_head(normed):
+        return normed[:, :2]
+
+
+def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=None, final=None) -> ExitState:
+    """The exit after the last of `layers` [l + 1, n, V], whose logits are scripted, as the loop would come to it.
+
+    Args:
+        first_exit: From here on every layer was an exit tried before.
+        survivors: layer -> `Survivors` in force at its exit; the whole vocabulary where not given.
+    """
+    layers = torch.stack(list(layers)).to(next(iter(layers)).dtype)
+    depth, batch, size = layers.shape
+    adapter = ScriptedAdapter(size, depth)
+    adapter.output_weight = adapter.output_weight.to(layers.dtype)
+    past, rows = Past(adapter, batch), list(range(batch))
+    for layer, hidden in enumerate(layers):
+        past.ran(rows, hidden)
+        if layer < min(first_exit, depth - 1):
+            continue
+        held = (survivors or {}).get(layer)
+        previous = layers[max(layer - 1, 0)]
+        exit = ExitState(adapter, layer, hidden, previous, held, rows=rows, past=past, alpha=alpha, final=final)
+        if layer < depth - 1:
+            past.remember(exit)
+    return exit
+
+
 POLICIES = {
     "full": Policy(),
     "static": Policy(static_exit=2),
@@ -109,5 +153,22 @@ POLICIES = {
     "max_prob": Policy(confidence="max_prob", threshold=0.4, first_exit=2),
     "entropy": Policy(confidence="entropy", threshold=0.4),
     "state": Policy(confidence="state", threshold=0.5),
-    "decaying": Policy(confidence="softmax", threshold=0.4, temperature=4.0, length=10),
+    "decaying threshold": Policy(confidence="softmax", threshold=0.4, temperature=4.0, length=10),
+    "fixed": Policy("softmax", "fixed", 0.5, k=7),
+    "fixed, whole head": Policy("max_prob", "fixed", 0.6, k=40, first_exit=2),
+    "decaying": Policy("softmax", "decaying", 0.5, k_min=3, k_max=55),
+    "adaptive": Policy("softmax", "adaptive", 0.6),
+    "adaptive, capped": Policy("entropy", "adaptive", 0.6, k=9, adaptive_cap=True),
+    "contrastive": Policy("contrastive_decoding", threshold=0.5),
+    "weighted": Policy("reweight_contrastive_decoding", threshold=0.6, alpha=0.3),
+    "JSD": Policy("JSD_contrastive_confidence", threshold=0.7, first_exit=2),
+    "weighted, text": Policy("reweight_contrastive_text", threshold=0.3),
+    "JSD, text": Policy("JSD_contrastive_text", threshold=0.3),
+    "weighted, fixed": Policy("reweight_contrastive_decoding", "fixed", 0.6, k=6),
+    "JSD, adaptive": Policy("JSD_contrastive_confidence", "adaptive", 0.9, first_exit=2),
+    "JSD, decaying": Policy("JSD_contrastive_confidence", "decaying", 0.9, k_min=3, k_max=40, first_exit=2),
+    "JSD, text, fixed": Policy("JSD_contrastive_text", "fixed", 0.3, k=6, first_exit=2),
+    "emitted contrast": Policy("contrastive_decoding", threshold=0.4, emit="contrastive"),
+    "no V_head": Policy("JSD_contrastive_confidence", "fixed", 0.4, k=7, alpha=0.0, emit="contrastive"),
+    "oracle": Policy("oracle", threshold=0.5),
 }

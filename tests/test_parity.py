@@ -13,7 +13,10 @@ from util import AdditionalArguments, update_autoconfig
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 RECORDS = {name: json.loads((REFERENCE / f"{name}.json").read_text()) for name in ("tied", "untied")}
-COVERED = ("full", "static", "softmax", "meta")
+COVERED = ("full", "static", "softmax", "meta", "fixed", "jsd", "reweight")
+# torch's float32 softmax is off by up to 2e-5 on a CPU with AVX2 and half that with AVX-512, where the record was made;
+# a contrastive confidence that close to the threshold is a toss-up between the two.
+TOSS_UP = 1e-5
 CASES = [
     (name, policy) for name, record in RECORDS.items() for policy in record["policies"] if policy.startswith(COVERED)
 ]
@@ -36,21 +39,41 @@ def padded(rows):
     return ids, (ids != 0).long()
 
 
+def toss_up(row, flags):
+    """Whether a contrastive confidence of the row, or of one under pruning, all but equals the threshold."""
+    if flags.get("exit_conf_type", "softmax") == "softmax" and "type_vocab_reduct" not in flags:
+        return False
+    confidences = [confidence for step in row["confidences"] for confidence in step]
+    return any(abs(confidence - flags["exit_conf_threshold"]) < TOSS_UP for confidence in confidences)
+
+
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize(("name", "policy"), CASES)
 def test_tokens_exits_and_confidences(name, policy, batch):
     record = RECORDS[name]
-    rows = record["policies"][policy]["rows"][:: 1 if batch > 1 else 3]
-    model = load(name, record["policies"][policy]["flags"])
+    recorded = record["policies"][policy]
+    rows = [row for row in recorded["rows"] if not toss_up(row, recorded["flags"])][:: 1 if batch > 1 else 3]
+    assert len(rows) > (40 if batch > 1 else 13) * len(recorded["rows"]) / 60
+    model = load(name, recorded["flags"])
+    far = compared = 0
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
         ids, mask = padded([record["inputs"][row["input"]] for row in some])
         sequences, trace = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=record["max_new_tokens"], return_trace=True
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=record["max_new_tokens"],
+            repetition_penalty=recorded["repetition_penalty"],
+            return_trace=True,
         )
         for index, row in enumerate(some):
             own = trace.row(index)
             assert sequences[index, : len(row["tokens"])].tolist() == row["tokens"]
             assert own.exit_layers[0].tolist() == row["exit_layers"]
             for found, expected in zip(own.confidences[0], row["confidences"], strict=True):
-                np.testing.assert_allclose(found[~np.isnan(found)], expected, atol=1e-4)
+                found = found[~np.isnan(found)]
+                assert len(found) == len(expected)
+                compared += len(found)
+                far += int((np.abs(found - expected) > 1e-4).sum())
+    # Two layers may be equally far from the exit's to the last digit; another amateur is another confidence.
+    assert far <= (compared / 500 if policy.startswith("jsd") else 0)

@@ -5,7 +5,9 @@ Every sequence is counted at its own length, without padding, so a batch costs t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,15 @@ PARTS = (
     "confidence_elementwise",
     "head",
 )
+
+
+class Tried(NamedTuple):
+    """One exit that was tried: width D, its layer, rows of the head multiplied there, and the size of V_head."""
+
+    width: int
+    layer: int
+    rows: int
+    members: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Cost:
     encoder_layers: int = 0
     reads_logits: bool = True
     reads_head: bool = False
-    elementwise: object = None
+    elementwise: Callable[[Tried], int] | None = None
 
     def row(self, index: int) -> Cost:
         return replace(self, prompt=self.prompt[index : index + 1], source=self.source[index : index + 1])
@@ -117,7 +128,9 @@ def _head_parts(trace, index: int, length: int) -> dict[str, float]:
         confidence += tried.sum() * (per_row * cost.width + per_row * 2)
     elementwise = 0
     if cost.elementwise is not None:
-        elementwise = sum(cost.elementwise(cost.width, int(count)) for count in rows[tried])
+        layers = np.nonzero(tried)[1] + 1
+        counts = zip(layers, rows[tried], trace.members[index, :length][tried], strict=True)
+        elementwise = sum(cost.elementwise(Tried(cost.width, *map(int, each))) for each in counts)
     return {
         "confidence": float(confidence),
         "confidence_elementwise": float(elementwise),

@@ -7,7 +7,8 @@ The loop knows no architecture. A model gives it one adapter object:
 - `attention_bias(start, width, states)`: what is added to the attention scores of the whole batch, or None,
 - `run_layer(layer, hidden, states, block)`: one layer for the block, [N * width, D],
 - `project_kv(layer, hidden, rows, slots)`: what a skipped layer would have stored, [P, heads, head_dim] twice,
-- `normalise(hidden)` and `head(normed, ids=None)`: final norm; scale and head, optionally on some rows only,
+- `normalise(hidden)` and `head(normed)`: final norm; scale and head. `head_rows(ids)` copies rows of the head and
+  `head_on(rows, normed)` multiplies copied ones,
 - `confidence_head`: the model's `cm_head`; `cost(measure)`: sizes for the FLOP counter.
 """
 
@@ -20,10 +21,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from decoding.confidence import ExitState
+from decoding.exits import ExitState, Past, argmax_token
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES
-from decoding.states import COMPACT_AT, SKIPPED_STATES, Block
+from decoding.pruning import VOCABULARIES, Budget, Survivors, prune
+from decoding.states import COMPACT_AT, SKIPPED_STATES, Block, States
 from decoding.trace import ExitTrace, Recorder
 
 
@@ -39,6 +40,7 @@ class Decoding:
         sample: Draw from the processed distribution instead of taking its argmax.
         streamer: Gets each step's tokens, or None.
         keep_scores, keep_logits, keep_logprobs: Collect per step what their names say.
+        keep_states: Keep the states of every layer in the trace.
     """
 
     max_length: int
@@ -50,11 +52,17 @@ class Decoding:
     keep_scores: bool = False
     keep_logits: bool = False
     keep_logprobs: bool = False
+    keep_states: bool = False
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether anything looks at a step's scores of the whole vocabulary beside the choice of its tokens."""
+        return self.process is not None or self.keep_scores or self.keep_logits or self.keep_logprobs
 
 
 @dataclass
 class Emission:
-    """Logits of the rows that have left in this step, exit by exit."""
+    """Logits of the rows that have left in this step, exit by exit, over the tokens that were in hand there."""
 
     batch: int
     vocabulary: int
@@ -63,6 +71,15 @@ class Emission:
     def add(self, rows: list[int], logits: Tensor, ids: Tensor | None = None) -> None:
         """Rows leave with `logits` [n, K] over the token `ids` [n, K], or over the whole vocabulary."""
         self.groups.append((rows, logits, ids))
+
+    def tokens(self, sample: bool) -> Tensor:
+        """The next token of every batch row, [B]; of no meaning for rows that had ended."""
+        if len(self.groups) == 1 and len(self.groups[0][0]) == self.batch:
+            return choose(*self.groups[0][1:], sample)
+        tokens = torch.zeros(self.batch, dtype=torch.long, device=self.groups[0][1].device)
+        for rows, logits, ids in self.groups:
+            tokens[rows] = choose(logits, ids, sample)
+        return tokens
 
     def logits(self) -> Tensor:
         """One distribution per batch row, [B, V] in float32; -inf for unseen tokens, zeros for rows that had ended."""
@@ -87,6 +104,28 @@ class Result:
     logits: tuple[Tensor, ...] = ()
 
 
+@dataclass
+class Call:
+    """What the functions of one decode call share."""
+
+    adapter: object
+    policy: Policy
+    states: States
+    past: Past
+    recorder: Recorder
+    budget: Budget | None = None
+
+    @property
+    def batch(self) -> int:
+        return self.recorder.batch
+
+    def aside(self, policy: Policy) -> Call:
+        """The same tokens and states under another policy, recorded nowhere that counts."""
+        recorder = Recorder(self.batch, self.adapter.num_layers)
+        recorder.begin_step(1.0)
+        return Call(self.adapter, policy, self.states, self.past, recorder)
+
+
 @torch.inference_mode()
 def decode(adapter, prompt: Tensor, policy: Policy, decoding: Decoding, prefill: bool) -> Result:
     """Generate until every row has ended.
@@ -101,16 +140,7 @@ def decode(adapter, prompt: Tensor, policy: Policy, decoding: Decoding, prefill:
     """
     started = time.perf_counter()
     batch, length = prompt.shape
-    states = SKIPPED_STATES["copy"](
-        batch,
-        adapter.num_layers,
-        adapter.kv_heads,
-        adapter.head_dim,
-        decoding.max_length,
-        adapter.kv_dtype,
-        adapter.device,
-    )
-    recorder = Recorder(batch, adapter.num_layers)
+    call = begin_call(adapter, policy, decoding, batch)
     ids = prompt.new_full((batch, decoding.max_length), decoding.pad_token_id)
     ids[:, :length] = prompt
     scores, logits, logprobs = [], [], []
@@ -118,13 +148,17 @@ def decode(adapter, prompt: Tensor, policy: Policy, decoding: Decoding, prefill:
     max_new_tokens = decoding.max_length - length
     for position in range(1, max_new_tokens + 1):
         threshold = policy.threshold_at(position, max_new_tokens)
-        recorder.begin_step(threshold)
+        call.recorder.begin_step(threshold)
         if position == 1 and prefill:
-            raw = run_prompt(adapter, states, prompt, recorder)
+            emission = run_prompt(call, prompt)
         else:
-            raw = run_token(adapter, states, policy, threshold, ids[:, length - 1], length - 1, running, recorder)
-        processed = decoding.process(ids[:, :length], raw.clone()) if decoding.process else raw
-        tokens = _choose(processed, decoding.sample)
+            emission = run_token(call, threshold, ids[:, length - 1], length - 1, running)
+        if decoding.reads_scores:
+            raw = emission.logits()
+            processed = decoding.process(ids[:, :length], raw.clone()) if decoding.process else raw
+            tokens = choose(processed, None, decoding.sample)
+        else:
+            tokens = emission.tokens(decoding.sample)
         ended = sorted(set(range(batch)) - set(running))
         if ended:
             tokens[ended] = decoding.pad_token_id
@@ -145,34 +179,48 @@ def decode(adapter, prompt: Tensor, policy: Policy, decoding: Decoding, prefill:
     if decoding.streamer is not None:
         decoding.streamer.end()
     kept_logprobs = torch.stack(logprobs, 1).cpu().numpy() if logprobs else None
-    trace = recorder.finish(adapter.cost(policy), kept_logprobs, {"decoder_forward": time.perf_counter() - started})
+    seconds = {"decoder_forward": time.perf_counter() - started}
+    trace = call.recorder.finish(adapter.cost(policy), kept_logprobs, seconds)
     return Result(ids[:, :length], trace, tuple(scores), tuple(logits))
 
 
-def run_prompt(adapter, states, prompt: Tensor, recorder: Recorder) -> Tensor:
-    """Run the whole prompt [B, P] at full depth; the logits of its last position, [B, V]."""
+def begin_call(adapter, policy: Policy, decoding: Decoding, batch: int) -> Call:
+    """Buffers and records of a call, empty."""
+    states = SKIPPED_STATES["copy"](
+        batch,
+        adapter.num_layers,
+        adapter.kv_heads,
+        adapter.head_dim,
+        decoding.max_length,
+        adapter.kv_dtype,
+        adapter.device,
+    )
+    recorder = Recorder(batch, adapter.num_layers, adapter.output_weight.shape[1] if decoding.keep_states else None)
+    budget = policy.budget(adapter.num_layers, adapter.vocabulary_size) if policy.prunes else None
+    return Call(adapter, policy, states, Past(adapter, batch), recorder, budget)
+
+
+def run_prompt(call: Call, prompt: Tensor) -> Emission:
+    """Run the whole prompt [B, P] at full depth; what its last position says."""
+    adapter, recorder = call.adapter, call.recorder
     batch, width = prompt.shape
     everyone = list(range(batch))
-    block = Block(everyone, None, everyone, 0, width, adapter.attention_bias(0, width, states))
+    block = Block(everyone, None, everyone, 0, width, adapter.attention_bias(0, width, call.states))
     hidden = adapter.embed(prompt, block)
-    for layer in range(1, adapter.num_layers + 1):
-        hidden = states.pass_layer(adapter, layer, hidden, block)
+    for layer in range(adapter.num_layers + 1):
+        if layer:
+            hidden = call.states.pass_layer(adapter, layer, hidden, block)
+        last = hidden.view(batch, width, -1)[:, -1]
+        recorder.ran(block, layer, last)
     recorder.multiplied(everyone, adapter.num_layers, adapter.vocabulary_size)
     recorder.left(everyone, adapter.num_layers)
-    return adapter.head(adapter.normalise(hidden.view(batch, width, -1)[:, -1])).float()
+    emission = Emission(batch, adapter.vocabulary_size)
+    emission.add(everyone, adapter.head(adapter.normalise(last)).float())
+    return emission
 
 
-def run_token(
-    adapter,
-    states,
-    policy: Policy,
-    threshold: float,
-    tokens: Tensor,
-    slot: int,
-    running: list[int],
-    recorder: Recorder,
-) -> Tensor:
-    """Run one token per running row until each has left; the logits they left with, [B, V].
+def run_token(call: Call, threshold: float, tokens: Tensor, slot: int, running: list[int]) -> Emission:
+    """Run one token per running row until each has left; what they left with.
 
     Args:
         threshold: What a confidence must exceed.
@@ -180,41 +228,52 @@ def run_token(
         slot: Where its keys and values go.
         running: Batch rows that have not ended.
     """
+    adapter, policy, states, past, recorder = call.adapter, call.policy, call.states, call.past, call.recorder
+    final = last_layers_word(call, tokens, slot, running) if policy.looks_ahead else None
+    past.begin()
     block = _begin(tokens, slot, running, adapter.attention_bias(slot, 1, states))
     hidden = adapter.embed(tokens[:, None] if block.index is None else tokens[block.index, None], block)
+    past.ran(block.rows, hidden)
+    recorder.ran(block, 0, hidden)
     exits = policy.exit_layers(adapter.num_layers)
     survivors = None
     emission = Emission(tokens.shape[0], adapter.vocabulary_size)
     last = policy.static_exit or adapter.num_layers
     for layer in range(1, last + 1):
-        previous = hidden
         hidden = states.pass_layer(adapter, layer, hidden, block)
+        past.ran(block.rows, hidden)
+        recorder.ran(block, layer, hidden)
         if layer not in exits:
             continue
-        exit = ExitState(adapter, layer, block.take(hidden), block.take(previous), survivors)
-        confidences = policy.measure.compute(exit).clamp(max=1).tolist()  # the only transfer of this exit
-        rows = block.live_rows
-        recorder.tried(rows, layer, confidences)
-        if exit.has_logits:
-            recorder.multiplied(rows, layer, exit.logits.shape[-1])
-        survivors = VOCABULARIES[policy.vocabulary](exit)
+        exit = _exit(call, layer, block.live_rows, survivors, final)
+        confidences = policy.measure.compute(exit).clamp(max=1).tolist()
+        if policy.measure.contrasts:
+            past.remember(exit)
+        recorder.tried(exit, confidences, exit.sizes if policy.measure.contrasts else None)
         leaving = [i for i, confidence in enumerate(confidences) if confidence > threshold]
-        if not leaving:
-            continue
-        _leave(adapter, states, exit, [rows[i] for i in leaving], leaving, slot, emission, recorder)
-        if len(leaving) == len(rows):
-            return emission.logits()
-        block, hidden = block.without(leaving, hidden)
-        if survivors is not None:
-            survivors = survivors[[i for i in range(len(rows)) if i not in set(leaving)]]
+        if leaving:
+            _leave(call, exit, leaving, slot, emission)
+        if len(leaving) == len(exit.rows):
+            return emission
+        if call.budget is not None and layer + 1 in exits:
+            survivors = _prune(call, exit, confidences, leaving)
+        if leaving:
+            block, hidden = block.without(leaving, hidden)
     rows = block.live_rows
-    final = block.take(hidden)
+    final_state = block.take(hidden)
     if last < adapter.num_layers:
-        states.leave(rows, slot, final)
+        states.leave(rows, slot, final_state)
     recorder.multiplied(rows, last, adapter.vocabulary_size)
     recorder.left(rows, last)
-    emission.add(rows, adapter.head(adapter.normalise(final)).float())
-    return emission.logits()
+    emission.add(rows, adapter.head(adapter.normalise(final_state)).float())
+    return emission
+
+
+def last_layers_word(call: Call, tokens: Tensor, slot: int, running: list[int]) -> Tensor:
+    """The likeliest token at the last layer, [B], as if it had not been looked at: nothing of it is kept or counted."""
+    emission = run_token(call.aside(Policy()), 1.0, tokens, slot, running)
+    call.states.rewind(slot)
+    return emission.logits().argmax(-1)
 
 
 def _begin(tokens: Tensor, slot: int, running: list[int], bias: Tensor | None) -> Block:
@@ -225,22 +284,54 @@ def _begin(tokens: Tensor, slot: int, running: list[int], bias: Tensor | None) -
     return Block(running, torch.tensor(running, device=tokens.device), list(range(len(running))), slot, 1, bias)
 
 
-def _leave(adapter, states, exit: ExitState, rows, leaving, slot, emission: Emission, recorder: Recorder) -> None:
-    """Rows leave at this exit: keep the state they leave with, and read their token from the exit's own logits."""
-    everyone = len(leaving) == exit.hidden.shape[0]
-    states.leave(rows, slot, exit.hidden if everyone else exit.hidden[leaving])
-    recorder.left(rows, exit.layer)
+def _exit(call: Call, layer: int, rows: list[int], survivors: Survivors | None, final: Tensor | None) -> ExitState:
+    """The exit after `layer`, for the batch rows that are still on their way."""
+    past = call.past
+    return ExitState(
+        call.adapter,
+        layer,
+        past.at(layer, rows),
+        past.at(layer - 1, rows),
+        survivors,
+        rows=rows,
+        past=past,
+        alpha=call.policy.alpha,
+        final=None if final is None else final[rows],
+    )
+
+
+def _prune(call: Call, exit: ExitState, confidences: list[float], leaving: list[int]) -> Survivors | None:
+    """The tokens that stay in the running at the next exit, for the rows that go there."""
+    gone = set(leaving)
+    staying = [i for i in range(len(exit.rows)) if i not in gone]
+    schedule = VOCABULARIES[call.policy.vocabulary]
+    return prune(call.adapter, exit, staying, schedule, call.budget, confidences, call.policy.copy_share)
+
+
+def _leave(call: Call, exit: ExitState, leaving: list[int], slot: int, emission: Emission) -> None:
+    """Rows leave at this exit: keep the state they leave with, and read their token from what the exit says."""
+    everyone = len(leaving) == len(exit.rows)
+    rows = exit.rows if everyone else [exit.rows[i] for i in leaving]
+    call.states.leave(rows, slot, exit.hidden if everyone else exit.hidden[leaving])
+    call.recorder.left(rows, exit.layer)
     if exit.has_logits:
-        logits = exit.logits if everyone else exit.logits[leaving]
-        ids = exit.ids if everyone or exit.ids is None else exit.ids[leaving]
+        logits = call.policy.measure.scores(exit) if call.policy.emits_contrast else exit.logits
+        ids = exit.ids
+        if not everyone:
+            logits, ids = logits[leaving], None if ids is None else ids[leaving]
         emission.add(rows, logits, ids)
         return
-    recorder.multiplied(rows, exit.layer, adapter.vocabulary_size)
-    emission.add(rows, adapter.head(exit.normed if everyone else exit.normed[leaving]).float())
+    call.recorder.multiplied(rows, exit.layer, call.adapter.vocabulary_size)
+    emission.add(rows, call.adapter.head(exit.normed if everyone else exit.normed[leaving]).float())
 
 
-def _choose(scores: Tensor, sample: bool) -> Tensor:
-    """Next token of every row, [B]: drawn from the scores' distribution, or the likeliest, lowest id first."""
-    if sample:
-        return torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1)
-    return scores.argmax(-1)
+def choose(scores: Tensor, ids: Tensor | None, sample: bool) -> Tensor:
+    """Next token of every row, [n]: drawn from the scores' distribution, or the likeliest, lowest id first.
+
+    Args:
+        scores: [n, V], or [n, K] over the tokens `ids` [n, K].
+    """
+    if not sample:
+        return argmax_token(scores, ids)
+    drawn = torch.multinomial(scores.softmax(-1), num_samples=1)
+    return (drawn if ids is None else ids.gather(1, drawn)).squeeze(1)

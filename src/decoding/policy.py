@@ -8,8 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from decoding.confidence import CONFIDENCES, Measure
-from decoding.pruning import VOCABULARIES
+from decoding.pruning import VOCABULARIES, Budget
 from decoding.thresholds import THRESHOLDS
+
+# What the token of an exit is read from: its distribution p_l, or the s that a contrastive measure makes of it.
+EMISSIONS = ("exit", "contrastive")
+
+PRUNING = ("k", "k_min", "k_max", "adaptive_scale", "adaptive_cap", "copy_share")
+CONTRAST = ("alpha", "emit")
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class Policy:
         length: N of the decaying threshold in answer tokens; None takes the call's max_new_tokens.
         first_exit: Lowest layer with an exit (exit_min_layer), at least 1.
         static_exit: Every token runs exactly this many layers; None for all.
+        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.Budget`.
+        copy_share: Rows of the head are copied while rows * k is at most this share of the vocabulary; otherwise the
+            whole head is multiplied and the survivors are read out. It changes no result.
+        alpha: V_head of contrastive measures are the tokens of at least alpha times the highest probability.
+        emit: One of `EMISSIONS`.
     """
 
     confidence: str | None = None
@@ -33,6 +44,14 @@ class Policy:
     length: int | None = None
     first_exit: int = 1
     static_exit: int | None = None
+    k: int | None = None
+    k_min: int | None = None
+    k_max: int | None = None
+    adaptive_scale: float = 0.9
+    adaptive_cap: bool = False
+    copy_share: float = 0.25
+    alpha: float = 0.1
+    emit: str = "exit"
 
     def __post_init__(self):
         problems = self._problems()
@@ -47,11 +66,20 @@ class Policy:
             return cls(static_exit=static)
         return cls(
             confidence=_given(config, "exit_conf_type", "softmax"),
+            vocabulary=vocabulary_of(_given(config, "type_vocab_reduct", None)),
             threshold=_given(config, "exit_conf_threshold", 1.0),
             temperature=_given(config, "exit_position_temp", None),
             length=_given(config, "max_answer_length", None),
             first_exit=_given(config, "exit_min_layer", 1),
             static_exit=static,
+            k=_given(config, "k", None),
+            k_min=_given(config, "k_min", None),
+            k_max=_given(config, "k_max", None),
+            adaptive_scale=_given(config, "adaptive_scale", 0.9),
+            adaptive_cap=_given(config, "adaptive_cap", False),
+            copy_share=_given(config, "copy_share", 0.25),
+            alpha=_given(config, "contrastive_alpha", 0.1),
+            emit=_given(config, "emit", "exit"),
         )
 
     @property
@@ -63,11 +91,39 @@ class Policy:
     def measure(self) -> Measure:
         return CONFIDENCES[self.confidence]
 
+    @property
+    def prunes(self) -> bool:
+        """Whether fewer rows of the head are multiplied after the first exit."""
+        return VOCABULARIES[self.vocabulary] is not None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the last layer's token must be known before the first exit."""
+        return self.confidence is not None and self.measure.looks_ahead
+
+    @property
+    def emits_contrast(self) -> bool:
+        """Whether a token that leaves is read from the contrastive distribution."""
+        return self.emit == "contrastive"
+
     def exit_layers(self, num_layers: int) -> range:
         """The layers at which an exit is tried, 1-based; never the last one, where every token leaves anyway."""
         if self.confidence is None:
             return range(0)
         return range(max(self.first_exit, self.measure.first_layer), num_layers)
+
+    def budget(self, num_layers: int, vocabulary: int) -> Budget:
+        """What the numbers of tokens to keep depend on, for a model of these sizes."""
+        return Budget(
+            vocabulary,
+            num_layers,
+            self.exit_layers(num_layers).start,
+            self.k,
+            self.k_min,
+            self.k_max,
+            self.adaptive_scale,
+            self.adaptive_cap,
+        )
 
     def threshold_at(self, position: int, max_new_tokens: int) -> float:
         """The threshold for the answer token at `position`, counted from 1."""
@@ -78,8 +134,8 @@ class Policy:
         """Every setting that shapes a run, for results, logs and the name of a run's folder."""
         if self.confidence is None:
             return {"method": "static", "static_exit": self.static_exit} if self.exits else {"method": "full"}
-        described = {name: value for name, value in asdict(self).items() if name != "static_exit"}
-        return {"method": "early_exit", **described}
+        idle = {"static_exit", *(() if self.prunes else PRUNING), *(() if self.measure.contrasts else CONTRAST)}
+        return {"method": "early_exit", **{name: value for name, value in asdict(self).items() if name not in idle}}
 
     def check(self, num_layers: int) -> None:
         """Refuse exits that a model of `num_layers` decoder layers does not have.
@@ -92,6 +148,12 @@ class Policy:
             problems.append(
                 f"exit_min_layer is {self.first_exit}, but the decoder has {num_layers} layers: "
                 f"valid are 1 to {num_layers - 1}."
+            )
+        elif self.prunes and len(self.exit_layers(num_layers)) == 1:
+            problems.append(
+                f"type_vocab_reduct is {self.vocabulary!r}, but with exit_min_layer {self.first_exit} of {num_layers} "
+                "layers there is a single exit and nothing to prune after it: lower exit_min_layer or leave pruning "
+                "out."
             )
         if self.static_exit is not None and not 1 <= self.static_exit <= num_layers:
             problems.append(f"static_exit_layer is {self.static_exit}: valid are 1 to {num_layers} for this decoder.")
@@ -115,7 +177,48 @@ class Policy:
             problems.append(f"exit_min_layer is {self.first_exit}: valid are 1 and above.")
         if self.temperature is not None and self.temperature < 0:
             problems.append(f"exit_position_temp is {self.temperature}: valid are 0 and above.")
+        return problems or [*self._pruning_problems(), *self._contrast_problems()]
+
+    def _pruning_problems(self) -> list[str]:
+        problems = [
+            f"{name} is {value}: valid are 2 and above."
+            for name, value in (("k", self.k), ("k_min", self.k_min), ("k_max", self.k_max))
+            if value is not None and value < 2
+        ]
+        if self.k_min is not None and self.k_max is not None and self.k_min > self.k_max:
+            problems.append(f"k_min is {self.k_min} and k_max {self.k_max}: k_min may be k_max at most.")
+        for name, value in (("adaptive_scale", self.adaptive_scale), ("copy_share", self.copy_share)):
+            if not 0 <= value <= 1:
+                problems.append(f"{name} is {value}: valid are 0 to 1.")
+        if self.prunes and self.confidence is None:
+            problems.append(
+                f"type_vocab_reduct is {self.vocabulary!r}, but no confidence is measured that would read the "
+                "vocabulary: pruning needs use_early_exit."
+            )
+        elif self.prunes and not self.measure.reads_logits:
+            reading = ", ".join(name for name, measure in CONFIDENCES.items() if measure.reads_logits)
+            problems.append(
+                f"type_vocab_reduct is {self.vocabulary!r}, but {self.confidence} reads no probabilities, so there is "
+                f"nothing to prune: valid measures are {reading}."
+            )
         return problems
+
+    def _contrast_problems(self) -> list[str]:
+        problems = []
+        if not 0 <= self.alpha <= 1:
+            problems.append(f"contrastive_alpha is {self.alpha}: valid are 0 to 1.")
+        if self.emit not in EMISSIONS:
+            problems.append(f"emit is {self.emit!r}: valid are {', '.join(EMISSIONS)}.")
+        elif self.emits_contrast and (self.confidence is None or self.measure.scores is None):
+            scoring = ", ".join(name for name, measure in CONFIDENCES.items() if measure.scores is not None)
+            problems.append(f"emit is 'contrastive', which needs a contrastive exit_conf_type: {scoring}.")
+        return problems
+
+
+def vocabulary_of(value: str | bool | None) -> str:
+    """The name in `VOCABULARIES` of a `type_vocab_reduct`: True is fixed, False and None are none."""
+    text = str(value).lower()
+    return {"true": "fixed", "false": "none", "none": "none"}.get(text, str(value))
 
 
 def _given(config, name: str, default):

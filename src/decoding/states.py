@@ -89,10 +89,6 @@ class States:
             self.keys[layer].narrow(2, block.start, block.width).copy_(keys)
             self.values[layer].narrow(2, block.start, block.width).copy_(values)
             return
-        if block.index is None and self.keys[layer] is not None:  # the plain case, in as few operations as it takes
-            self.keys[layer].narrow(2, block.start, block.width).copy_(keys)
-            self.values[layer].narrow(2, block.start, block.width).copy_(values)
-            return
         rows = slice(None) if block.index is None else block.index
         self._write(layer, (rows, slice(None), slice(block.start, block.end)), keys, values)
 
@@ -104,6 +100,11 @@ class States:
             self.values[layer] = allocate(self.shape, **self.options)
         self.keys[layer][where] = keys
         self.values[layer][where] = values
+
+    def rewind(self, slot: int) -> None:
+        """Forget what was stored from `slot` on: layers that ran there count as skipped."""
+        for filled in self.filled:
+            filled[:] = [min(end, slot) for end in filled]
 
     def attend(self, layer: int, query: Tensor, block: Block, scale: float) -> Tensor:
         """Attention of the block over all slots so far, [N, heads, width, head_dim] like `query`."""

@@ -26,13 +26,24 @@ class Adapter:
         """The model's trained `cm_head`."""
         return self.model.cm_head
 
-    def head(self, normed: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Logits [n, V] of final-normed states [n, D], or [n, K] on the rows `ids` [n, K] of the head only."""
-        if self.head_scale is not None:
-            normed = normed * self.head_scale
-        if ids is None:
+    def head(self, normed: Tensor) -> Tensor:
+        """Logits [n, V] of final-normed states [n, D]."""
+        normed = self._scaled(normed)
+        if len(normed) == 1 or normed.is_cuda:
             return F.linear(normed, self.output_weight)
-        return torch.bmm(self.output_weight[ids], normed[:, :, None])[:, :, 0]
+        # On a CPU a few states cost up to four times less this way round.
+        return torch.mm(self.output_weight, normed.t()).t().contiguous()
+
+    def head_rows(self, ids: Tensor) -> Tensor:
+        """A copy of the rows `ids` [..., K] of the head, [..., K, D]."""
+        return F.embedding(ids, self.output_weight)
+
+    def head_on(self, rows: Tensor, normed: Tensor) -> Tensor:
+        """Logits [n, J, K] of final-normed states [n, J, D] on copied rows of the head [n, K, D]."""
+        return torch.bmm(self._scaled(normed), rows.transpose(1, 2))
+
+    def _scaled(self, normed: Tensor) -> Tensor:
+        return normed if self.head_scale is None else normed * self.head_scale
 
     def split(self, projected: Tensor, width: int) -> Tensor:
         """[N * width, heads * head_dim] to [N, heads, width, head_dim]."""

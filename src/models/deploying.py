@@ -55,6 +55,7 @@ class EarlyExitGeneration:
         policy: Policy | None = None,
         return_trace: bool = False,
         return_logprobs: bool = False,
+        return_states: bool = False,
         labels=None,
         **kwargs,
     ):
@@ -66,6 +67,7 @@ class EarlyExitGeneration:
             return_trace: Return `(sequences, trace)`, see `decoding.trace.ExitTrace`; the trace is None where the
                 library's own search ran.
             return_logprobs: Keep the log-probability of every emitted token in the trace.
+            return_states: Keep the states of every layer that a token ran in the trace.
             labels: Ignored, so that a Trainer may pass a whole batch.
 
         Returns:
@@ -113,7 +115,7 @@ class EarlyExitGeneration:
                 generation_config,
                 model_kwargs,
                 streamer,
-                return_logprobs,
+                {"keep_logprobs": return_logprobs, "keep_states": return_states},
             )
             results.append(result)
             return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
@@ -129,9 +131,13 @@ class EarlyExitGeneration:
         """Number of decoder layers L."""
         return self.adapter_class.count_layers(self.config)
 
-    def _decode(
-        self, prompt, policy, processors, criteria, generation_config, model_kwargs, streamer, return_logprobs
-    ) -> Result:
+    def bare_adapter(self):
+        """The adapter of no call, for its final norm and head: what turns states of any layer into logits."""
+        prompt = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        source = torch.zeros(1, 1, self.get_output_embeddings().in_features, dtype=self.dtype, device=self.device)
+        return self.adapter_class(self, prompt, {"encoder_outputs": (source,)}, capacity=1)
+
+    def _decode(self, prompt, policy, processors, criteria, generation_config, model_kwargs, streamer, kept) -> Result:
         if model_kwargs.get("past_key_values") is not None and model_kwargs["past_key_values"].get_seq_length() > 0:
             raise ValueError("generate got past_key_values, but the decode loop keeps its own cache: leave them out.")
         adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
@@ -145,7 +151,7 @@ class EarlyExitGeneration:
             streamer=streamer,
             keep_scores=bool(generation_config.return_dict_in_generate and generation_config.output_scores),
             keep_logits=bool(generation_config.return_dict_in_generate and generation_config.output_logits),
-            keep_logprobs=return_logprobs,
+            **kept,
         )
         prefill = not self.config.is_encoder_decoder or prompt.shape[1] > 1
         return decode(adapter, prompt, policy, decoding, prefill)

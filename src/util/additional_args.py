@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from decoding.confidence import CONFIDENCES
-from decoding.policy import Policy
+from decoding.policy import Policy, vocabulary_of
+from decoding.pruning import VOCABULARIES
 from util.checks import INTERMEDIATE_LOSSES, contradictions, raise_together, without_effect
 
 logger = logging.getLogger(__name__)
@@ -50,18 +51,37 @@ class PolicyArguments:
     )
     type_vocab_reduct: str | None = flag(
         None,
-        "Vocabulary pruning: after the first exit only the likeliest k rows of the head are multiplied; fixed, "
-        "decaying or adaptive; True with --k is fixed (arXiv:2410.18952).",
+        f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens are "
+        "in the running and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
+        "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952).",
     )
-    k: int | None = flag(None, "Rows of the head kept by fixed pruning.")
-    k_min: int | None = flag(None, "Lower end of k in decaying pruning; 250 at a vocabulary of 32128, scaled below.")
-    k_max: int | None = flag(None, "Upper end of k in decaying pruning; 35000 at a vocabulary of 32128, scaled below.")
+    k: int | None = flag(
+        None, "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer."
+    )
+    k_min: int | None = flag(
+        None, "Lowest k of the decaying formula; 250, scaled where the vocabulary is smaller than 32128."
+    )
+    k_max: int | None = flag(
+        None, "k of the decaying formula at layer 0; 35000, scaled where the vocabulary is smaller than 32128."
+    )
     adaptive_scale: float = flag(0.9, "In adaptive pruning, the share of the vocabulary dropped at confidence 1.")
-    adaptive_cap: bool = flag(False, "Never let adaptive pruning keep more rows than fixed pruning would.")
+    adaptive_cap: bool = flag(
+        False, "Never let adaptive pruning keep more tokens than fixed pruning would, as the published runs did."
+    )
+    copy_share: float = flag(
+        0.25,
+        "Copy the rows of the head that pruning left while they are, over the batch, at most this share of the "
+        "vocabulary; otherwise multiply the whole head and read the survivors out. It changes no result.",
+    )
     contrastive_alpha: float = flag(
         0.1,
         "Contrastive measures compare two layers on tokens whose probability is at least alpha times the highest "
-        "(arXiv:2210.15097).",
+        "(arXiv:2210.15097); 0 compares them on all tokens in hand.",
+    )
+    emit: str = flag(
+        "exit",
+        "What the token of an exit is read from: 'exit' for the exit's own distribution, 'contrastive' for the one "
+        "that a contrastive --exit_conf_type makes of it.",
     )
     use_shallow_deep: bool = flag(
         False,
@@ -143,14 +163,23 @@ class MeasurementArguments:
     )
     count_flops: bool = flag(
         False,
-        "Report the FLOPs of every part per sample (eval_flops_*); a multiply-add is 2.",
+        "Show the FLOPs of every part per sample in the table of results too; the files hold them always. A "
+        "multiply-add is 2.",
         "final_flops",
         "final-flops",
     )
     save_traces: bool = flag(True, "Keep traces.jsonl.gz: exit layer, confidences and head rows of every token.")
     time_breakdown: bool = flag(False, "Time the parts of a decoder layer as well; this slows decoding down.")
-    plotting_logits: bool = flag(False, "Draw confidence, accuracy and the top token's probability over the layers.")
-    render_jsds: bool = flag(False, "Draw the divergence between the layers' distributions.")
+    plotting_logits: bool = flag(
+        False,
+        "Keep layers.jsonl.gz: for every token, the rank of the token emitted, the likeliest token, its probability "
+        "and its lead at every layer the token ran; and layers.json: confidence, accuracy and score per layer.",
+    )
+    render_jsds: bool = flag(
+        False,
+        "Keep jsds.jsonl.gz: for every token, the Jensen-Shannon divergence of every pair of layers it ran, and what "
+        "a contrastive measure compares where it left.",
+    )
 
 
 @dataclass
@@ -162,8 +191,8 @@ class AdditionalArguments(MeasurementArguments, ExitTrainingArguments, PolicyArg
     """
 
     def __post_init__(self) -> None:
-        if str(self.type_vocab_reduct).lower() in ("none", "false"):
-            self.type_vocab_reduct = None
+        vocabulary = vocabulary_of(self.type_vocab_reduct)
+        self.type_vocab_reduct = None if vocabulary == "none" else vocabulary
         raise_together(contradictions(self))
 
 

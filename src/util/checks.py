@@ -2,9 +2,11 @@
 
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from decoding.confidence import CONFIDENCES
+from decoding.policy import Policy
 
 INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
 
@@ -18,13 +20,6 @@ class Later(NamedTuple):
 
 # The row of a flag goes when its feature comes.
 LATER = {
-    "type_vocab_reduct": Later((None,), "vocabulary pruning"),
-    "k": Later((None,), "vocabulary pruning"),
-    "k_min": Later((None,), "vocabulary pruning"),
-    "k_max": Later((None,), "vocabulary pruning"),
-    "adaptive_scale": Later((0.9,), "vocabulary pruning"),
-    "adaptive_cap": Later((False,), "vocabulary pruning"),
-    "contrastive_alpha": Later((0.1,), "contrastive confidence"),
     "use_shallow_deep": Later((False,), "shallow-deep decoding"),
     "shallow_exit_layer": Later((None,), "shallow-deep decoding"),
     "shallow2deep_conf_type": Later((None,), "shallow-deep decoding"),
@@ -44,8 +39,6 @@ LATER = {
     "lora_dropout": Later((0.1,), "low-rank adaptation"),
     "lora_target_modules": Later((None,), "low-rank adaptation"),
     "time_breakdown": Later((False,), "the timing of a layer's parts"),
-    "plotting_logits": Later((False,), "this figure"),
-    "render_jsds": Later((False,), "this figure"),
 }
 
 # Flags that act only while --use_early_exit is True, and the values that ask for nothing.
@@ -54,7 +47,11 @@ EARLY_EXIT_ONLY = {
     "exit_conf_threshold": 1.0,
     "exit_position_temp": None,
     "exit_min_layer": None,
+    "type_vocab_reduct": None,
 }
+# Of pruning and of contrastive measures: flag -> the value that asks for nothing.
+PRUNING_ONLY = {"k": None, "k_min": None, "k_max": None, "adaptive_scale": 0.9, "adaptive_cap": False}
+CONTRAST_ONLY = {"contrastive_alpha": 0.1, "emit": "exit"}
 
 
 def raise_together(problems: list[str]) -> None:
@@ -65,15 +62,27 @@ def raise_together(problems: list[str]) -> None:
 
 def contradictions(args: Any) -> list[str]:
     """Sentences on what `args` (AdditionalArguments) asks for and cannot have; the model's depth is not looked at."""
-    return [*_unavailable(args), *_out_of_range(args), *_exclusive(args)]
+    return [*_unavailable(args), *_out_of_range(args), *_exclusive(args)] or _policy_problems(args)
 
 
 def without_effect(args: Any) -> list[str]:
     """Sentences on flags of `args` (AdditionalArguments) that change nothing as the others stand."""
-    idle = [name for name, off in EARLY_EXIT_ONLY.items() if getattr(args, name) not in (off, None)]
-    if args.use_early_exit or not idle:
-        return []
-    return [f"Without --use_early_exit True these flags have no effect: {', '.join(f'--{name}' for name in idle)}."]
+
+    def idle(flags: dict, reason: str) -> list[str]:
+        names = [f"--{name}" for name, off in flags.items() if getattr(args, name) not in (off, None)]
+        return [f"{reason} these flags have no effect: {', '.join(names)}."] if names else []
+
+    if not args.use_early_exit:
+        return idle(EARLY_EXIT_ONLY | PRUNING_ONLY | CONTRAST_ONLY, "Without --use_early_exit True")
+    policy = Policy.from_config(args)
+    sentences = []
+    if not policy.prunes:
+        sentences += idle(PRUNING_ONLY, "Without --type_vocab_reduct")
+    elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
+        sentences += idle({"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
+    if not policy.measure.contrasts:
+        sentences += idle(CONTRAST_ONLY, f"With --exit_conf_type {policy.confidence}")
+    return sentences
 
 
 def data_problems(data_args: Any, training_args: Any) -> list[str]:
@@ -161,6 +170,15 @@ def _out_of_range(args: Any) -> list[str]:
         if value is not None and value not in CONFIDENCES:
             problems.append(f"--{name} {value} is no measure of this version: valid are {', '.join(CONFIDENCES)}.")
     return problems
+
+
+def _policy_problems(args: Any) -> list[str]:
+    """What the policy itself refuses, also while no exit is in force; flags and config have the same names."""
+    try:
+        Policy.from_config(SimpleNamespace(**{**vars(args), "use_early_exit": True, "static_exit_layer": None}))
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _exclusive(args: Any) -> list[str]:

@@ -1,10 +1,13 @@
 """The analytical counts against torch's counter on real calls, and against the sum of their parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from decoding.flops import PARTS
+from decoding.confidence import CONFIDENCES
+from decoding.flops import PARTS, Tried
 from decoding.policy import Policy
 from support import POLICIES, sources, tiny_gpt2, tiny_t5
 
@@ -21,8 +24,12 @@ def plain_attention(query, key, value, attn_mask=None, scale=None):
     return scores.softmax(-1) @ value
 
 
+# What the oracle looks up at the last layer is not counted.
+COUNTED = [name for name, policy in POLICIES.items() if not policy.looks_ahead]
+
+
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", COUNTED)
 def test_total_equals_torchs_counter(monkeypatch, kind, name):
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", plain_attention)
     model = MODELS[kind](1)
@@ -33,6 +40,30 @@ def test_total_equals_torchs_counter(monkeypatch, kind, name):
     parts = trace.flops()
     products = sum(parts[part][0] for part in PARTS if part != "confidence_elementwise")
     assert products == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.prunes])
+def test_pruned_exits_cost_their_rows(name):
+    """Confidence-FLOPs are 2 D per row multiplied, amateurs' included, and fall from V to k after the first exit."""
+    model = tiny_t5(1, layers=6)
+    ids, _ = sources(1, 1)
+    policy = replace(POLICIES[name], threshold=1.0, copy_share=1.0)
+    _, trace = model.generate(input_ids=ids, max_new_tokens=9, policy=policy, return_trace=True)
+    width, size = model.config.d_model, model.config.vocab_size
+    tried = trace.kept[0][:, policy.first_exit - 1 : 5]
+    assert (tried[:, 0] == size).all() and (tried[:, 1:] < size).all() and (np.diff(tried, axis=1) <= 0).all()
+    rows = trace.rows[0][:, policy.first_exit - 1 : 5]
+    assert (rows >= tried).all() and (rows[:, 1:] < size).all()
+    assert trace.flops()["confidence"][0] == 2 * width * (rows.sum() + trace.amateur_rows.sum())
+    if policy.vocabulary == "fixed":
+        assert (rows[:, 1:] == policy.k).all()
+
+
+def test_elementwise_arithmetic_of_a_contrast_grows_with_v_head():
+    elementwise = CONFIDENCES["JSD_contrastive_confidence"].elementwise
+    alone, pair = (elementwise(Tried(width=8, layer=5, rows=100, members=members)) for members in (1, 2))
+    assert alone == 500 and pair == 500 + 2 * (6 + 3 * 12)
+    assert CONFIDENCES["reweight_contrastive_text"].elementwise(Tried(8, 5, 100, 2)) == 512
 
 
 def test_meta_counts_its_classifier(monkeypatch):

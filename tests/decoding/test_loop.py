@@ -1,5 +1,7 @@
 """The laws of decoding, on tiny random models of every architecture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_law_1_threshold_one_is_hugging_face_greedy(kind, seed, batch):
             assert model.generate(**inputs, policy=policy).tolist() == expected.tolist()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(sorted(MODELS)),
     policy=st.sampled_from(sorted(POLICIES)),
@@ -68,8 +70,12 @@ def test_law_2_a_batch_is_its_rows_and_padding_changes_nothing(kind, policy, see
             assert together[row, prompt : prompt + len(tokens)].tolist() == tokens
             mine = trace.row(row)
             assert mine.exit_layers.tolist() == own.exit_layers.tolist()
+            assert mine.kept.tolist() == own.kept.tolist()
+            assert mine.members.tolist() == own.members.tolist()
+            np.testing.assert_allclose(mine.confidences, own.confidences, atol=5e-5)
+            if POLICIES[policy].prunes or mine.members.any():
+                continue  # whether rows of the head are copied or it is multiplied whole depends on the batch
             assert mine.rows.tolist() == own.rows.tolist()
-            np.testing.assert_allclose(mine.confidences, own.confidences, atol=1e-5)
             assert {k: v.tolist() for k, v in mine.flops().items()} == {k: v.tolist() for k, v in own.flops().items()}
 
 
@@ -271,40 +277,173 @@ def test_logprobs_are_those_of_the_exit():
         np.testing.assert_allclose(trace.logprobs[running, step], expected[running], atol=1e-5)
 
 
-def keep_best_seven(exit):
-    """A pruner of the kind the table is made for: the seven likeliest of the rows in hand."""
-    best = exit.logits.topk(min(7, exit.logits.shape[-1]), dim=-1).indices
-    return best if exit.ids is None else exit.ids.gather(1, best)
+PRUNED = [name for name, policy in POLICIES.items() if policy.prunes]
 
 
 @pytest.mark.parametrize("batch", [1, 6])
-def test_law_3_pruned_rows_give_the_same_token_where_the_token_survives(monkeypatch, batch):
-    """Pruned logits are the full logits on the surviving rows, through exits and batches alike."""
-    monkeypatch.setitem(VOCABULARIES, "seven", keep_best_seven)
+@pytest.mark.parametrize("name", PRUNED)
+def test_law_3_pruned_logits_are_the_full_ones_on_the_true_top_k(name, batch):
+    """Replayed without cache or pruning: from one exit to the next the tokens kept are the likeliest of those kept, and
+    what a token left with are the layer's own logits on them."""
+    policy = replace(POLICIES[name], emit="exit", threshold=0.95)
     model = tiny_t5(11, layers=6)
     inputs = inputs_for(model, 11, batch)
-    policy = Policy(confidence="max_prob", vocabulary="seven", threshold=0.6)
     out, trace = model.generate(
         **inputs, policy=policy, return_trace=True, return_dict_in_generate=True, output_logits=True
     )
-    full = model.generate(**inputs, policy=Policy(static_exit=1), return_dict_in_generate=True, output_logits=True)
-    counted = np.unique(trace.rows)
-    assert set(counted) == {0, 7, model.config.vocab_size}
-    first = trace.exit_layers[:, 0]
+    layerwise = [
+        model.generate(**inputs, policy=Policy(static_exit=layer), return_dict_in_generate=True, output_logits=True)
+        for layer in range(1, 6)
+    ]
+    shrunk = 0
     for row in range(batch):
-        if first[row] == 1:
-            torch.testing.assert_close(out.logits[0][row], full.logits[0][row])
-        elif first[row] < 6:
-            assert out.logits[0][row].isfinite().sum() == 7
-            exact = model.generate(
-                **{**inputs, "input_ids": inputs["input_ids"][row : row + 1]}
-                | {"attention_mask": inputs["attention_mask"][row : row + 1]},
-                policy=Policy(static_exit=int(first[row])),
-                return_dict_in_generate=True,
-                output_logits=True,
-            ).logits[0][0]
-            kept = out.logits[0][row].isfinite()
-            torch.testing.assert_close(out.logits[0][row][kept], exact[kept], atol=1e-4, rtol=1e-4)
+        kept = torch.arange(model.config.vocab_size)
+        for layer in range(policy.first_exit, trace.exit_layers[row, 0] + 1):
+            if layer == 6:
+                kept = torch.arange(model.config.vocab_size)  # without an exit the token comes from the whole head
+                continue
+            logits = layerwise[layer - 1].logits[0][row]
+            assert trace.kept[row, 0, layer - 1] == len(kept)
+            if layer < trace.exit_layers[row, 0] and layer < 5:
+                kept = kept[logits[kept].topk(trace.kept[row, 0, layer]).indices]
+                shrunk += 1
+        found = out.logits[0][row].isfinite().nonzero().flatten()
+        assert found.tolist() == sorted(kept.tolist())
+        depth = trace.exit_layers[row, 0]
+        if depth < 6:
+            expected = layerwise[depth - 1].logits[0][row][found]
+            torch.testing.assert_close(out.logits[0][row][found], expected, atol=1e-4, rtol=1e-4)
+    assert shrunk
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_copying_rows_of_the_head_changes_no_result(name):
+    """In float64: a share of 0 multiplies the whole head always, 1 copies rows wherever it can."""
+    with double_precision(tiny_t5(16, layers=6)) as model:
+        inputs = inputs_for(model, 16, 4)
+        whole, masked = model.generate(**inputs, policy=replace(POLICIES[name], copy_share=0.0), return_trace=True)
+        copied, own = model.generate(**inputs, policy=replace(POLICIES[name], copy_share=1.0), return_trace=True)
+        assert copied.tolist() == whole.tolist()
+        assert own.exit_layers.tolist() == masked.exit_layers.tolist()
+        assert own.kept.tolist() == masked.kept.tolist()
+        np.testing.assert_allclose(own.confidences, masked.confidences, atol=5e-5)
+        assert own.rows.sum() < masked.rows.sum()
+
+
+def test_a_kind_of_pruning_of_ones_own_is_a_function_and_a_row(monkeypatch):
+    monkeypatch.setitem(VOCABULARIES, "by depth", lambda budget, layer, confidence: 20 - 3 * layer)
+    model = tiny_t5(11, layers=6)
+    _, trace = model.generate(
+        **inputs_for(model, 11, 1), policy=Policy("softmax", "by depth", 0.99, copy_share=1.0), return_trace=True
+    )
+    full = model.config.vocab_size
+    deepest = trace.exit_layers[0].argmax()
+    assert trace.kept[0, deepest, :5].tolist() == [full, 14, 11, 8, 5]
+
+
+def test_nothing_is_scattered_to_the_vocabulary_unless_somebody_looks(monkeypatch):
+    model = tiny_t5(17, layers=6)
+    inputs = inputs_for(model, 17, 4)
+    expected = model.generate(**inputs, policy=POLICIES["fixed"], repetition_penalty=1.0000001)
+    monkeypatch.setattr("decoding.loop.Emission.logits", None)
+    assert model.generate(**inputs, policy=POLICIES["fixed"]).tolist() == expected.tolist()
+
+
+def test_sampling_draws_from_the_survivors_alone():
+    model = tiny_t5(18, layers=6)
+    torch.manual_seed(0)
+    ids = sources(18, 1)[0].repeat(500, 1)
+    policy = Policy("softmax", "fixed", 0.0, k=3, first_exit=1, copy_share=1.0)
+    policy = replace(policy, threshold=0.999)
+    out, trace = model.generate(
+        input_ids=ids, max_new_tokens=1, do_sample=True, top_k=0, policy=policy, return_trace=True
+    )
+    left = trace.exit_layers[:, 0] == 2
+    if left.any():
+        assert len(set(out[left, 1].tolist())) <= 3
+
+
+def test_the_contrastive_token_is_the_argmax_of_s():
+    """The first token of each row, from the measure's own scores; they differ from p_l's somewhere."""
+    model = tiny_t5(19, layers=6)
+    inputs = inputs_for(model, 19, 24)
+    policy = Policy("contrastive_decoding", threshold=0.2, alpha=0.05)
+    plain, trace = model.generate(**inputs, policy=policy, return_trace=True)
+    contrasted, own = model.generate(**inputs, policy=replace(policy, emit="contrastive"), return_trace=True)
+    np.testing.assert_array_equal(trace.exit_layers[:, 0], own.exit_layers[:, 0])
+    assert (plain[:, 1] != contrasted[:, 1]).any()
+    output = model.generate(
+        **inputs, policy=replace(policy, emit="contrastive"), return_dict_in_generate=True, output_logits=True
+    )
+    assert output.logits[0].argmax(-1).tolist() == contrasted[:, 1].tolist()
+    left = trace.exit_layers[:, 0] < 6
+    several = trace.members[np.arange(24), 0, np.minimum(trace.exit_layers[:, 0], 5) - 1] > 1
+    same = (plain[:, 1] == contrasted[:, 1]).numpy()
+    assert (same | (left & several)).all(), "with one plausible token s and p_l have the same argmax"
+
+
+# -------------------------------------------------------------------------------------------------------------- oracle
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_oracle_leaves_at_the_first_layer_that_says_what_the_last_one_does(batch):
+    with double_precision(tiny_t5(20, layers=6)) as model:
+        inputs = inputs_for(model, 20, batch)
+        tokens, trace = model.generate(**inputs, policy=POLICIES["oracle"], return_trace=True)
+        full = model.generate(**inputs, max_length=None)
+        assert tokens[:, 1].tolist() == full[:, 1].tolist()
+        at = [
+            model.generate(**{**inputs, "max_new_tokens": 1}, policy=Policy(static_exit=layer))[:, 1]
+            for layer in range(1, 7)
+        ]
+        for row in range(batch):
+            first = next(layer for layer in range(6) if at[layer][row] == at[5][row]) + 1
+            assert trace.exit_layers[row, 0] == first
+            tried = ~np.isnan(trace.confidences[row, 0])
+            assert tried.sum() == min(first, 5) and trace.confidences[row, 0][tried].sum() == (first < 6)
+        assert trace.exit_layers[trace.exit_layers > 0].mean() < 6
+
+
+def test_the_oracle_at_threshold_one_is_the_full_model():
+    model = tiny_t5(21)
+    inputs = inputs_for(model, 21, 3)
+    assert model.generate(**inputs, policy=Policy("oracle")).tolist() == model.generate(**inputs).tolist()
+
+
+def test_looking_ahead_leaves_nothing_behind():
+    """Copied states are what the same exits give without a look at the last layer."""
+    with double_precision(tiny_t5(22, layers=5)) as model:
+        source, _ = sources(22, 1)
+        tokens, trace = model.generate(
+            input_ids=source, max_new_tokens=10, policy=POLICIES["oracle"], return_trace=True
+        )
+        naive = NaiveExits(model, source)
+        with torch.no_grad():
+            for position in range(len(trace.exit_layers[0])):
+                depths = trace.exit_layers[0, :position].tolist()
+                states = naive.step(tokens[0, : position + 1].tolist(), depths, int(trace.exit_layers[0, position]))
+                assert naive.logits(states[-1][-1]).argmax() == tokens[0, position + 1]
+
+
+# -------------------------------------------------------------------------------------------------------------- states
+@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2])
+@pytest.mark.parametrize("policy", ["full", "softmax"])
+def test_states_of_every_layer_are_kept_where_asked_for(build, policy):
+    """h^0 to the layer a token left from; the last one, through norm and head, says the token."""
+    model = build(23)
+    inputs = inputs_for(model, 23, 3)
+    prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    tokens, trace = model.generate(**inputs, policy=POLICIES[policy], return_trace=True, return_states=True)
+    layers = np.arange(trace.states.shape[2])
+    ran = ~np.isnan(trace.states).any(-1)
+    expected = (layers[None, None] <= trace.exit_layers[..., None]) & (trace.exit_layers > 0)[..., None]
+    np.testing.assert_array_equal(ran, expected)
+    adapter = model.bare_adapter()
+    for row, length in enumerate(trace.lengths):
+        last = trace.states[row, np.arange(length), trace.exit_layers[row, :length]]
+        with torch.no_grad():
+            said = adapter.head(adapter.normalise(torch.from_numpy(last))).argmax(-1)
+            assert said.tolist() == tokens[row, prompt : prompt + length].tolist()
+    _, plain = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)
+    assert plain.states is None
 
 
 def test_trace_of_a_finished_row_is_empty_after_its_end():

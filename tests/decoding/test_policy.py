@@ -4,6 +4,7 @@ import pytest
 
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy
+from decoding.pruning import VOCABULARIES
 
 
 def test_a_config_without_flags_is_the_full_model():
@@ -51,6 +52,23 @@ def test_contradictions_are_refused_with_what_would_be_valid(settings, words):
         Policy(**settings)
 
 
+def test_a_single_exit_leaves_nothing_to_prune():
+    Policy("softmax", "fixed", first_exit=2).check(4)
+    with pytest.raises(ValueError, match="single exit and nothing to prune"):
+        Policy("softmax", "fixed", first_exit=3).check(4)
+
+
+def test_every_measure_that_reads_probabilities_composes_with_every_pruning_and_threshold():
+    for name, measure in CONFIDENCES.items():
+        for vocabulary in VOCABULARIES:
+            settings = {"confidence": name, "vocabulary": vocabulary, "threshold": 0.5, "temperature": 4.0}
+            if measure.reads_logits or vocabulary == "none":
+                Policy(**settings).check(6)
+            else:
+                with pytest.raises(ValueError, match="reads no probabilities"):
+                    Policy(**settings)
+
+
 @pytest.mark.parametrize(
     "policy", [Policy(confidence="softmax", first_exit=4), Policy(static_exit=5), Policy(static_exit=0)]
 )
@@ -68,5 +86,8 @@ def test_description_names_every_setting():
     described = Policy(confidence="softmax", threshold=0.9).describe()
     assert described["method"] == "early_exit"
     assert described["threshold"] == 0.9
+    assert not {"k", "copy_share", "alpha", "emit"} & set(described), "settings of choices that were not made"
+    pruned = Policy("JSD_contrastive_confidence", "fixed", 0.9, k=7, alpha=0.2).describe()
+    assert pruned["k"] == 7 and pruned["alpha"] == 0.2 and pruned["emit"] == "exit"
     assert Policy(static_exit=3).describe() == {"method": "static", "static_exit": 3}
     assert Policy().describe() == {"method": "full"}

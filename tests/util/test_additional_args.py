@@ -32,7 +32,22 @@ REFUSED = [
         {"train_meta_cm_head": True, "intermediate_loss_fn": "weighted_ce"},
         ["--train_meta_cm_head and --intermediate_loss_fn"],
     ),
-    ({"exit_conf_threshold": 2.0, "exit_min_layer": 0, "k": 3}, ["--exit_conf_threshold", "--exit_min_layer", "--k 3"]),
+    (
+        {"exit_conf_threshold": 2.0, "exit_min_layer": 0, "distill_layer_alpha": 3},
+        ["--exit_conf_threshold", "--exit_min_layer", "--distill_layer_alpha 3"],
+    ),
+    ({"type_vocab_reduct": "some"}, ["type_vocab_reduct is 'some'", "none, fixed, decaying, adaptive"]),
+    ({"k": 1}, ["k is 1: valid are 2 and above"]),
+    ({"k_min": 9, "k_max": 8}, ["k_min is 9 and k_max 8"]),
+    ({"adaptive_scale": 1.5}, ["adaptive_scale is 1.5: valid are 0 to 1"]),
+    ({"copy_share": -1.0}, ["copy_share is -1.0"]),
+    ({"contrastive_alpha": 1.1}, ["contrastive_alpha is 1.1: valid are 0 to 1"]),
+    ({"emit": "all"}, ["emit is 'all': valid are exit, contrastive"]),
+    ({"use_early_exit": True, "emit": "contrastive"}, ["needs a contrastive exit_conf_type", "JSD_contrastive_text"]),
+    (
+        {"use_early_exit": True, "exit_conf_type": "state", "type_vocab_reduct": "fixed"},
+        ["state reads no probabilities", "nothing to prune", "softmax, max_prob, entropy"],
+    ),
 ]
 
 
@@ -65,6 +80,13 @@ def test_its_values_that_ask_for_nothing_are_quiet(name, value):
 
 def test_defaults_ask_for_nothing():
     assert Policy.from_config(update_autoconfig(tiny_config(), AdditionalArguments())) == Policy()
+
+
+@pytest.mark.parametrize(("value", "meant"), [(True, "fixed"), ("True", "fixed"), ("adaptive", "adaptive")])
+def test_pruning_reaches_the_policy(value, meant):
+    args = AdditionalArguments(use_early_exit=True, type_vocab_reduct=value, k=7, contrastive_alpha=0.2)
+    policy = Policy.from_config(update_autoconfig(tiny_config(), args))
+    assert (policy.vocabulary, policy.k, policy.alpha) == (meant, 7, 0.2)
 
 
 @pytest.mark.parametrize("value", [False, None, "False", "none", "None"])
@@ -112,6 +134,12 @@ def test_layers_the_model_lacks_are_refused_before_it_is_loaded(settings):
         update_autoconfig(tiny_config(), AdditionalArguments(**settings))
 
 
+def test_pruning_with_a_single_exit_is_refused():
+    settings = {"use_early_exit": True, "type_vocab_reduct": "fixed", "exit_min_layer": 5}
+    with pytest.raises(ValueError, match=r"exit_min_layer 5 of 6 layers there is a single exit and nothing to prune"):
+        update_autoconfig(tiny_config(), AdditionalArguments(**settings))
+
+
 @pytest.mark.parametrize("settings", [{"intermediate_loss_fn": "weighted_ce"}, {"train_meta_cm_head": True}])
 def test_training_exits_implies_their_hidden_states(settings):
     assert update_autoconfig(tiny_config(), AdditionalArguments(**settings)).output_hidden_states_decoder
@@ -123,4 +151,22 @@ def test_flags_without_effect_are_told_once(caplog):
     assert "--exit_conf_type, --exit_min_layer" in caplog.text
     caplog.clear()
     update_autoconfig(tiny_config(), AdditionalArguments(use_early_exit=True, exit_conf_type="softmax"))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"k": 9}, "Without --type_vocab_reduct these flags have no effect: --k."),
+        ({"k": 9, "type_vocab_reduct": "decaying"}, "With --type_vocab_reduct decaying these flags have no effect"),
+        ({"contrastive_alpha": 0.5}, "With --exit_conf_type softmax these flags have no effect: --contrastive_alpha."),
+    ],
+)
+def test_flags_of_a_choice_that_was_not_made_are_told(settings, sentence, caplog):
+    update_autoconfig(tiny_config(), AdditionalArguments(use_early_exit=True, **settings))
+    assert sentence in caplog.text
+    caplog.clear()
+    update_autoconfig(
+        tiny_config(), AdditionalArguments(use_early_exit=True, type_vocab_reduct="adaptive", adaptive_cap=True, k=9)
+    )
     assert caplog.records == []

@@ -1,0 +1,155 @@
+"""Contrast within one model: what a layer says against what an earlier layer of the same model, its amateur, says.
+
+Contrastive decoding (arXiv:2210.15097), auto-contrastive decoding (arXiv:2305.01628) and DoLa (arXiv:2309.03883) score
+tokens by log p_l - log p_a on the plausible set V_head. Here the scores become a distribution s, whose gap between the
+two likeliest tokens is a confidence. Three facts make that cheap, exactly: a softmax over V_head does not see the
+amateur's normaliser, so it takes the amateur's logits on V_head only; with one token in V_head it takes no amateur at
+all; and the layers of which a divergence needs the whole distribution meet the head in one product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from decoding.exits import ExitState, Members, log_probabilities
+
+# Differences of logits are kept above this, so that no two infinities ever meet; exp of it is 0.
+LOWEST = -1e30
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats, summed over the last dimension: 0 where both agree, at most log 2.
+
+    Symmetric. Slices of distributions need not sum to 1; every token's share is at least 0. -inf stands for 0.
+    """
+    log_p, log_q = log_p.clamp_min(LOWEST), log_q.clamp_min(LOWEST)
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (log_p.exp() * (log_p - log_mean) + log_q.exp() * (log_q - log_mean)).sum(-1) / 2
+
+
+def half_depth(exit: ExitState, members: Members) -> Tensor:
+    """Logits of layer floor(l/2) on V_head, [s, m] (auto-contrastive decoding)."""
+    return exit.amateur([exit.layer // 2], members)[:, 0]
+
+
+def farthest_slice(exit: ExitState, members: Members) -> Tensor:
+    """Logits on V_head, [s, m], of the layer 2 <= j < l of the largest divergence per layer of distance.
+
+    The divergence is that of the two V_head slices, not renormalised.
+    """
+    layers = range(2, exit.layer)
+    partition = exit.partitions(layers, members.rows)  # [s, J, 2]
+    logits = exit.amateur(layers, members)  # [s, J, m]
+    log_q = log_probabilities(logits, partition).masked_fill(~members.valid[:, None], -torch.inf)
+    return _farthest(logits, jensen_shannon(members.log_p[:, None], log_q), exit.layer)
+
+
+def farthest_whole(exit: ExitState, members: Members) -> Tensor:
+    """The same with the divergence of the whole distributions over the rows in hand."""
+    layers = range(2, exit.layer)
+    logits = exit.earlier(layers, members.index)  # [s, J, V] or [s, J, K]
+    divergence = jensen_shannon(exit.log_p[members.index][:, None], logits.log_softmax(-1))
+    columns = members.columns[:, None].expand(-1, len(layers), -1)
+    return _farthest(logits.gather(2, columns), divergence, exit.layer)
+
+
+def _farthest(logits: Tensor, divergence: Tensor, layer: int) -> Tensor:
+    """Of the logits [s, J, m] of layers 2 to layer - 1, those of the one with the largest divergence [s, J] / distance;
+    the lowest on a tie."""
+    distance = torch.arange(layer - 2, 0, -1, device=divergence.device)
+    chosen = (divergence / distance).argmax(-1)
+    return logits[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+class Inside(NamedTuple):
+    """s on V_head: its logarithm before it is weighted, [s, m], and the mass of p_l on V_head, [s]."""
+
+    log_s: Tensor
+    mass: Tensor
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A contrastive distribution s over the tokens in hand, and the confidence that is the gap of its first two.
+
+    On V_head, s = softmax(log p_l - log p_a).
+
+    Attributes:
+        amateur: (exit, members of V_head) to the amateur's logits on them, [s, m].
+        first_layer: Below it there is no amateur, and s is p_l.
+        weighted: Multiply s on V_head by the mass of p_l there; otherwise it sums to 1 there.
+        elsewhere: Outside V_head s is p_l; otherwise 0.
+    """
+
+    amateur: Callable[[ExitState, Members], Tensor]
+    first_layer: int
+    weighted: bool
+    elsewhere: bool
+
+    def confidence(self, exit: ExitState) -> Tensor:
+        """The largest value of s minus the second largest, [n]."""
+        first, second, _ = exit.summary.unbind(1)
+        if exit.layer < self.first_layer:
+            return first - second
+        # With one token in V_head that token has all of its mass, whatever an amateur says.
+        gap = (first if self.weighted else torch.ones_like(first)) - (second if self.elsewhere else 0.0)
+        members = exit.members
+        if members is not None:
+            gap[members.index] = self._gap(exit, members).cpu()
+        return gap
+
+    def scores(self, exit: ExitState) -> Tensor:
+        """log s over the tokens in hand, [n, V] or [n, K]; -inf for 0."""
+        log_p = exit.log_p
+        if exit.layer < self.first_layer:
+            return log_p
+        outside = log_p if self.elsewhere else torch.full_like(log_p, -torch.inf)
+        alone = log_p if self.weighted else torch.zeros_like(log_p)  # right where V_head has one member
+        scores = torch.where(exit.logits >= exit.floor, alone, outside)
+        members = exit.members
+        if members is not None:
+            inside = self._inside(exit, members)
+            log_s = inside.log_s + inside.mass.log()[:, None] if self.weighted else inside.log_s
+            row, place = members.valid.nonzero().unbind(1)
+            batch_row = torch.tensor(members.index, device=row.device)[row]
+            scores[batch_row, members.columns[row, place]] = log_s[row, place]
+        return scores
+
+    def _gap(self, exit: ExitState, members: Members) -> Tensor:
+        inside = self._inside(exit, members)
+        values = inside.log_s.exp().topk(2, dim=-1).values
+        if self.weighted:
+            values = values * inside.mass[:, None]
+        if self.elsewhere:
+            logits = exit.logits[members.index]
+            outside = exit.probabilities[members.index].masked_fill(logits >= exit.floor[members.index], 0).amax(-1)
+            values = torch.cat([values, outside[:, None]], 1).topk(2, dim=-1).values
+        return values[:, 0] - values[:, 1]
+
+    def _inside(self, exit: ExitState, members: Members) -> Inside:
+        if self not in exit.notes:
+            amateur = self.amateur(exit, members).masked_fill(~members.valid, -torch.inf)
+            amateur = amateur - amateur.amax(-1, keepdim=True)
+            difference = (members.log_p - amateur.clamp_min(LOWEST)).masked_fill(~members.valid, -torch.inf)
+            exit.notes[self] = Inside(difference.log_softmax(-1), members.p.sum(-1))
+        return exit.notes[self]
+
+
+def weighted(elsewhere: bool) -> Contrast:
+    """Weighted contrastive decoding: the amateur is layer floor(l/2) (arXiv:2305.01628)."""
+    return Contrast(half_depth, first_layer=2, weighted=True, elsewhere=elsewhere)
+
+
+CONTRASTS: dict[str, Contrast] = {
+    "contrastive_decoding": Contrast(half_depth, first_layer=2, weighted=False, elsewhere=True),
+    "reweight_contrastive_decoding": weighted(elsewhere=False),
+    "JSD_contrastive_confidence": Contrast(farthest_slice, first_layer=3, weighted=False, elsewhere=True),
+    "reweight_contrastive_text": weighted(elsewhere=True),
+    "JSD_contrastive_text": Contrast(farthest_whole, first_layer=3, weighted=True, elsewhere=True),
+}
