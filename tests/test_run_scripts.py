@@ -87,6 +87,53 @@ def test_question_answering_writes_every_file_of_a_run(tiny_t5_dir, squad_file, 
     assert "eval_f1" in shown and str(run) in shown
 
 
+PRUNED_JSD = ["--exit_conf_type", "JSD_contrastive_confidence", "--type_vocab_reduct", "fixed", "--k", "20"]
+
+
+def test_views_and_counts_of_a_pruned_contrastive_run(tiny_t5_dir, squad_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = qa_flags(tiny_t5_dir, squad_file, out, *PRUNED_JSD, "--exit_conf_threshold", "0.5", "--count_flops", "True")
+    _, metrics = call("run_question_answering", *flags, "--plotting_logits", "True", "--render_jsds", "True")
+    (run,) = runs(out)
+    assert run.name.startswith("squad-validation-JSD_contrastive_confidence-0.5-fixed-min1-")
+    inputs = {}
+    for kind in ("traces", "layers", "jsds"):
+        lines = [json.loads(line) for line in gzip.decompress((run / f"{kind}.jsonl.gz").read_bytes()).splitlines()]
+        inputs[kind] = [(line["id"], line["window"], line["tokens"]) for line in lines]
+    assert inputs["traces"] == inputs["layers"] == inputs["jsds"] and len(inputs["traces"]) >= 24
+    layers = json.loads((run / "layers.json").read_text())
+    assert [row["layer"] for row in layers] == [0, 1, 2, 3, 4]
+    assert layers[0]["tokens"] == metrics["eval_generated_tokens"] and 0 <= layers[4]["accuracy"] <= 1
+    counts = metrics["eval_exit_counts"]
+    vocabulary = json.loads((tiny_t5_dir / "config.json").read_text())["vocab_size"]
+    assert counts["kept_later"] == 20 * counts["later"] > 0 and counts["rows_first"] == vocabulary * counts["first"]
+    assert 0 < counts["single"] <= counts["compared"] == counts["first"] + counts["later"]
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert sum(row["layers"] for row in predictions) / sum(row["tokens"] for row in predictions) == pytest.approx(
+        metrics["eval_block_avg"]
+    )
+    total = sum(row["flops_confidence"] for row in predictions)
+    assert total == pytest.approx(metrics["eval_flops_total_confidence"])
+    shown = capsys.readouterr().out
+    assert "eval_flops_confidence_per_sample" in shown and "eval_flops_kv_fill_per_sample" in shown
+
+
+def test_runs_with_views_or_another_batch_of_a_pruned_policy_are_runs_of_their_own(tiny_t5_dir, squad_file, tmp_path):
+    flags = qa_flags(tiny_t5_dir, squad_file, tmp_path / "out", *PRUNED_JSD, "--max_eval_samples", "4")
+    for more in ([], ["--plotting_logits", "True"], ["--per_device_eval_batch_size", "2"]):
+        call("run_question_answering", *flags, *more)
+    assert len(runs(tmp_path / "out")) == 3
+
+
+def test_per_example_scores_average_to_the_runs(tiny_t5_dir, dialogue_file, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--model_name_or_path", tiny_t5_dir, "--validation_file", dialogue_file, "--output_dir", out, "--do_eval"]
+    _, metrics = call("run_summarization", *flags, "--max_source_length", "96", "--max_target_length", "12")
+    predictions = [json.loads(line) for line in next(iter(runs(out))).joinpath("predictions.jsonl").open()]
+    mean = sum(row["rougeL"] for row in predictions) / len(predictions)
+    assert mean == pytest.approx(metrics["eval_rougeL"], abs=1e-4)
+
+
 def test_a_complete_run_is_not_computed_again(tiny_t5_dir, squad_file, tmp_path, capsys, monkeypatch):
     flags = qa_flags(tiny_t5_dir, squad_file, tmp_path / "out")
     _, first = call("run_question_answering", *flags)

@@ -33,13 +33,22 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_mean) + log_q.exp() * (log_q - log_mean)).sum(-1) / 2
 
 
-def half_depth(exit: ExitState, members: Members) -> Tensor:
-    """Logits of layer floor(l/2) on V_head, [s, m] (auto-contrastive decoding)."""
-    return exit.amateur([exit.layer // 2], members)[:, 0]
+class Amateur(NamedTuple):
+    """The layer each row is contrasted with, [s], and that layer's logits on V_head, [s, m]."""
+
+    layer: Tensor
+    logits: Tensor
 
 
-def farthest_slice(exit: ExitState, members: Members) -> Tensor:
-    """Logits on V_head, [s, m], of the layer 2 <= j < l of the largest divergence per layer of distance.
+def half_depth(exit: ExitState, members: Members) -> Amateur:
+    """Layer floor(l/2) (auto-contrastive decoding)."""
+    layer = exit.layer // 2
+    logits = exit.amateur([layer], members)[:, 0]
+    return Amateur(torch.full((len(logits),), layer, device=logits.device), logits)
+
+
+def farthest_slice(exit: ExitState, members: Members) -> Amateur:
+    """The layer 2 <= j < l of the largest divergence per layer of distance.
 
     The divergence is that of the two V_head slices, not renormalised.
     """
@@ -50,7 +59,7 @@ def farthest_slice(exit: ExitState, members: Members) -> Tensor:
     return _farthest(logits, jensen_shannon(members.log_p[:, None], log_q), exit.layer)
 
 
-def farthest_whole(exit: ExitState, members: Members) -> Tensor:
+def farthest_whole(exit: ExitState, members: Members) -> Amateur:
     """The same with the divergence of the whole distributions over the rows in hand."""
     layers = range(2, exit.layer)
     logits = exit.earlier(layers, members.index)  # [s, J, V] or [s, J, K]
@@ -59,19 +68,20 @@ def farthest_whole(exit: ExitState, members: Members) -> Tensor:
     return _farthest(logits.gather(2, columns), divergence, exit.layer)
 
 
-def _farthest(logits: Tensor, divergence: Tensor, layer: int) -> Tensor:
-    """Of the logits [s, J, m] of layers 2 to layer - 1, those of the one with the largest divergence [s, J] / distance;
-    the lowest on a tie."""
+def _farthest(logits: Tensor, divergence: Tensor, layer: int) -> Amateur:
+    """Of layers 2 to layer - 1, with their logits [s, J, m], the one of the largest divergence [s, J] / distance; the
+    lowest on a tie."""
     distance = torch.arange(layer - 2, 0, -1, device=divergence.device)
     chosen = (divergence / distance).argmax(-1)
-    return logits[torch.arange(len(chosen), device=chosen.device), chosen]
+    return Amateur(chosen + 2, logits[torch.arange(len(chosen), device=chosen.device), chosen])
 
 
 class Inside(NamedTuple):
-    """s on V_head: its logarithm before it is weighted, [s, m], and the mass of p_l on V_head, [s]."""
+    """s on V_head: its logarithm before it is weighted, [s, m]; the mass of p_l on V_head, [s]; the amateur [s]."""
 
     log_s: Tensor
     mass: Tensor
+    amateur: Tensor
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,13 @@ class Contrast:
     On V_head, s = softmax(log p_l - log p_a).
 
     Attributes:
-        amateur: (exit, members of V_head) to the amateur's logits on them, [s, m].
+        choose: (exit, members of V_head) to the amateur.
         first_layer: Below it there is no amateur, and s is p_l.
         weighted: Multiply s on V_head by the mass of p_l there; otherwise it sums to 1 there.
         elsewhere: Outside V_head s is p_l; otherwise 0.
     """
 
-    amateur: Callable[[ExitState, Members], Tensor]
+    choose: Callable[[ExitState, Members], Amateur]
     first_layer: int
     weighted: bool
     elsewhere: bool
@@ -114,7 +124,7 @@ class Contrast:
         scores = torch.where(exit.logits >= exit.floor, alone, outside)
         members = exit.members
         if members is not None:
-            inside = self._inside(exit, members)
+            inside = self.inside(exit, members)
             log_s = inside.log_s + inside.mass.log()[:, None] if self.weighted else inside.log_s
             row, place = members.valid.nonzero().unbind(1)
             batch_row = torch.tensor(members.index, device=row.device)[row]
@@ -122,7 +132,7 @@ class Contrast:
         return scores
 
     def _gap(self, exit: ExitState, members: Members) -> Tensor:
-        inside = self._inside(exit, members)
+        inside = self.inside(exit, members)
         values = inside.log_s.exp().topk(2, dim=-1).values
         if self.weighted:
             values = values * inside.mass[:, None]
@@ -132,24 +142,21 @@ class Contrast:
             values = torch.cat([values, outside[:, None]], 1).topk(2, dim=-1).values
         return values[:, 0] - values[:, 1]
 
-    def _inside(self, exit: ExitState, members: Members) -> Inside:
+    def inside(self, exit: ExitState, members: Members) -> Inside:
+        """s on V_head, worked out once per exit."""
         if self not in exit.notes:
-            amateur = self.amateur(exit, members).masked_fill(~members.valid, -torch.inf)
-            amateur = amateur - amateur.amax(-1, keepdim=True)
-            difference = (members.log_p - amateur.clamp_min(LOWEST)).masked_fill(~members.valid, -torch.inf)
-            exit.notes[self] = Inside(difference.log_softmax(-1), members.p.sum(-1))
+            amateur = self.choose(exit, members)
+            logits = amateur.logits.masked_fill(~members.valid, -torch.inf)
+            logits = (logits - logits.amax(-1, keepdim=True)).clamp_min(LOWEST)
+            difference = (members.log_p - logits).masked_fill(~members.valid, -torch.inf)
+            exit.notes[self] = Inside(difference.log_softmax(-1), members.p.sum(-1), amateur.layer)
         return exit.notes[self]
-
-
-def weighted(elsewhere: bool) -> Contrast:
-    """Weighted contrastive decoding: the amateur is layer floor(l/2) (arXiv:2305.01628)."""
-    return Contrast(half_depth, first_layer=2, weighted=True, elsewhere=elsewhere)
 
 
 CONTRASTS: dict[str, Contrast] = {
     "contrastive_decoding": Contrast(half_depth, first_layer=2, weighted=False, elsewhere=True),
-    "reweight_contrastive_decoding": weighted(elsewhere=False),
+    "reweight_contrastive_decoding": Contrast(half_depth, first_layer=2, weighted=True, elsewhere=False),
     "JSD_contrastive_confidence": Contrast(farthest_slice, first_layer=3, weighted=False, elsewhere=True),
-    "reweight_contrastive_text": weighted(elsewhere=True),
+    "reweight_contrastive_text": Contrast(half_depth, first_layer=2, weighted=True, elsewhere=True),
     "JSD_contrastive_text": Contrast(farthest_whole, first_layer=3, weighted=True, elsewhere=True),
 }

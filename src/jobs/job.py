@@ -35,6 +35,8 @@ from util.runs import Run, digest, fingerprint_model, merge_results
 
 logger = logging.getLogger(__name__)
 
+# View of a run -> the flag that asks for it.
+VIEW_FLAGS = {"layers": "plotting_logits", "jsds": "render_jsds"}
 SPLITS = {"eval": "validation", "predict": "test"}
 # Data arguments that change nothing of what is decoded, or that belong to another split.
 UNRECORDED = ("train_", "max_train_", "validation_file", "test_file", "max_eval_", "max_predict_", "overwrite_cache")
@@ -111,6 +113,8 @@ class Job:
         update_autoconfig(config, additional_args, max_answer_length=max_length)
         self.policy = Policy.from_config(config)
         self.keep_traces = additional_args.save_traces
+        self.views = tuple(name for name, wanted in VIEW_FLAGS.items() if getattr(additional_args, wanted))
+        self.shows_flops = additional_args.count_flops
         announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
         self.tokenizer = load_tokenizer(model_args)
         model = load_model(model_args, config, model_dtype(training_args))
@@ -194,7 +198,7 @@ class Job:
             track_settings(self.trainer.callback_handler.callbacks, f"{stage}_policy", metrics[f"{stage}_policy"])
         starts = metrics.get(f"{prefix}starts", 1)
         note = f" (started {starts} times: seconds are summed over its parts)" if starts > 1 else ""
-        print(f"\n{self.task.name}, {SPLITS[stage]}, {describe(self.policy)}{note}\n{table(metrics)}")
+        print(f"\n{self.task.name}, {SPLITS[stage]}, {describe(self.policy)}{note}\n{table(metrics, self.shows_flops)}")
         print(f"Results are in {self.args.output_dir}, predictions and traces in {run.folder}.", flush=True)
 
     def _evaluate_loss(self, data: datasets.Dataset) -> dict:
@@ -234,6 +238,7 @@ class Job:
             batch_size=self.args.per_device_eval_batch_size,
             pad_to=pad_to,
             keep_traces=self.keep_traces,
+            views=self.views,
             null_score_diff_threshold=getattr(self.data_args, "null_score_diff_threshold", 0.0),
             bar=False if self.args.disable_tqdm else None,
         )
@@ -312,6 +317,10 @@ class Job:
         }
         if self.model_args.config_name is not None and not self.trained:
             settings["config"] = digest(model.config.to_diff_dict())
+        if self.views:
+            settings["views"] = self.views
+        if self.policy.prunes:  # whose FLOPs depend on how many rows of the head are copied at once
+            settings["batch_size"] = self.args.per_device_eval_batch_size
         return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})
 
     @staticmethod

@@ -9,7 +9,7 @@ from typing import Any
 from tasks import loading
 from tasks.features import Feature, best_window, features, train_features
 from tasks.loading import load_examples
-from tasks.metrics import HEADLINES, METRICS, generated_length, is_scored, score
+from tasks.metrics import EXAMPLE_METRICS, HEADLINES, METRICS, generated_length, is_scored, score
 from tasks.question_answering import QUESTION_ANSWERING
 from tasks.summarization import SUMMARIZATION
 from tasks.task import Kind, Source, Task
@@ -97,6 +97,7 @@ def find_task(kind: str, data_args: Any) -> Task:
 
 
 __all__ = [
+    "EXAMPLE_METRICS",
     "HEADLINES",
     "KINDS",
     "METRICS",

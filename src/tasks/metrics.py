@@ -67,11 +67,20 @@ def _best(measure: Callable[[str, str], float], prediction: str, references: Seq
 
 def squad(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """exact_match and f1 of SQuAD v1.1, in percent: the mean over questions of the best over references."""
-    pairs = list(zip(predictions, references, strict=True))
-    return {
-        "exact_match": 100 * fmean(_best(exact_match, *pair) for pair in pairs),
-        "f1": 100 * fmean(_best(token_f1, *pair) for pair in pairs),
-    }
+    rows = [squad_example(*pair) for pair in zip(predictions, references, strict=True)]
+    return {name: fmean(row[name] for row in rows) for name in rows[0]}
+
+
+def squad_example(prediction: str, references: Sequence[str]) -> Scores:
+    """exact_match and f1 of one question, in percent."""
+    scores = {"exact_match": exact_match, "f1": token_f1}
+    return {name: 100 * _best(measure, prediction, references) for name, measure in scores.items()}
+
+
+def squad_v2_example(prediction: str, references: Sequence[str]) -> Scores:
+    """exact and f1 of one question, in percent."""
+    scores = squad_v2([prediction], [references])
+    return {name: scores[name] for name in ("exact", "f1")}
 
 
 def squad_v2(
@@ -125,12 +134,16 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sc
     Of several references the best counts, per measure. The mean is what the middle of rouge_score's bootstrap
     estimates, without its randomness. For Lsum each sentence is a line (`sentence_splitter`).
     """
+    rows = [rouge_example(text, tuple(texts)) for text, texts in zip(predictions, references, strict=True)]
+    return {name: round(fmean(row[name] for row in rows), 4) for name in ROUGES}
+
+
+@functools.lru_cache(maxsize=10_000)  # an evaluation asks once for the mean and once for the example
+def rouge_example(prediction: str, references: tuple[str, ...]) -> Scores:
+    """The same of one pair, times 100."""
     scorer = RougeScorer(ROUGES, use_stemmer=True)
-    rows = [
-        scorer.score_multi([sentence_lines(text) for text in texts], sentence_lines(prediction))
-        for prediction, texts in zip(predictions, references, strict=True)
-    ]
-    return {name: round(100 * fmean(row[name].fmeasure for row in rows), 4) for name in ROUGES}
+    scores = scorer.score_multi([sentence_lines(text) for text in references], sentence_lines(prediction))
+    return {name: 100 * scores[name].fmeasure for name in ROUGES}
 
 
 def sentence_lines(text: str) -> str:
@@ -168,6 +181,13 @@ METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]] =
     "rouge": rouge,
     "sacrebleu": bleu,
 }
+
+EXAMPLE_METRICS: dict[str, Callable[[str, tuple[str, ...]], Scores]] = {
+    "squad": squad_example,
+    "squad_v2": squad_v2_example,
+    "rouge": rouge_example,
+}
+"""Metric -> the same of one example, where that means something; the mean of these is the metric's own number."""
 
 HEADLINES = {"squad": "f1", "squad_v2": "f1", "rouge": "rougeLsum", "sacrebleu": "bleu"}
 """Metric -> the one of its numbers a checkpoint is chosen by."""

@@ -17,17 +17,15 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from decoding.policy import Policy
-from decoding.trace import ExitTrace
-from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score
+from tasks import EXAMPLE_METRICS, Feature, Task, best_window, generated_length, is_scored, score
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
+from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
 from training.reporting import environment, progress
+from training.views import Lens, summarise_layers, view_row
 from util.runs import Run
 
 # Inputs are sorted by length within this many batches: little padding, and the time that is left can be told.
 SORTED_BATCHES = 64
-
-# Metrics whose value for one example means something and costs little -> the keys written to predictions.jsonl.
-EXAMPLE_SCORES = {"squad": ("exact_match", "f1"), "squad_v2": ("exact", "f1")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class DecodingOptions:
         batch_size: inputs per batch and process.
         pad_to: width every input is padded to; None pads to the longest of the batch.
         keep_traces: record every token's exit, confidences and head rows.
+        views: of `views.VIEWS`, what else to record of every token.
         null_score_diff_threshold: see `tasks.best_window`.
         bar: see `reporting.progress`.
     """
@@ -64,6 +63,7 @@ class DecodingOptions:
     batch_size: int = 8
     pad_to: int | None = None
     keep_traces: bool = True
+    views: tuple[str, ...] = ()
     null_score_diff_threshold: float = 0.0
     bar: bool | None = None
 
@@ -76,30 +76,6 @@ class DecodingOptions:
         generation = copy.deepcopy(self.generation)
         generation.update(**changes)
         return replace(self, generation=generation)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The answer to one input, and what it cost.
-
-    Attributes:
-        id, window: of the `Feature`.
-        text: the answer, without special tokens.
-        length: tokens generated, end-of-sequence included.
-        score: mean log-probability of these, nan unless an answer has to be chosen among windows.
-        exit_layers: layers run for each token; empty where the library's own search ran.
-        flops: part -> floating point operations.
-        reference_flops: what the reference counts for confidences, D^2 per row of the head multiplied to measure one.
-    """
-
-    id: str
-    window: int
-    text: str
-    length: int
-    score: float | None
-    exit_layers: list[int] = field(default_factory=list)
-    flops: dict[str, float] = field(default_factory=dict)
-    reference_flops: float = 0.0
 
 
 @dataclass
@@ -116,7 +92,7 @@ class Memory:
     def __init__(self):
         self.recorded: list[dict] = []
 
-    def append(self, line: dict, traces: Sequence[dict] = ()) -> None:
+    def append(self, line: dict, **details: Sequence[dict]) -> None:
         """Keep the line of a finished batch."""
         self.recorded.append(line)
 
@@ -168,7 +144,7 @@ def decode(
     label = "Decoding" + (f", {len(done)} of {len(data.features)} inputs were there already" if done else "")
     with progress(sum(map(len, mine)), label, options.bar if process_index() == 0 else False) as advance:
         for batch in mine:
-            decoded, traces, seconds = decode_batch(model, tokenizer, batch, options, data.windowed)
+            decoded, details, seconds = decode_batch(model, tokenizer, batch, options, data.windowed)
             store.append(
                 {
                     "session": session,
@@ -176,7 +152,7 @@ def decode(
                     "seconds": seconds,
                     "decoded": [asdict(each) for each in decoded],
                 },
-                traces,
+                **details,
             )
             advance(len(batch))
     wait_for_all()
@@ -199,28 +175,37 @@ def recorded(run: Run | None) -> tuple[int, set[tuple[str, int]]]:
 
 def decode_batch(
     model, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Feature], options: DecodingOptions, scored: bool
-) -> tuple[list[Decoded], list[dict], dict[str, float]]:
-    """The answers to a batch, their traces where kept, and the seconds it took by part and in all."""
+) -> tuple[list[Decoded], dict[str, list[dict]], dict[str, float]]:
+    """The answers to a batch, the details to keep of each input by kind, and the seconds it took by part and in all."""
     started = time.perf_counter()
     pad = tokenizer.pad_token_id
     left = not model.config.is_encoder_decoder
     inputs = padded([feature.input_ids for feature in batch], pad, options.pad_to, left)
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    generate = search if options.beams > 1 else leave_early
-    sequences, scores, trace, seconds = generate(model, inputs, options.generation, scored)
+    policy = Policy.from_config(model.config)  # said once when the job began
+    if options.beams > 1:
+        sequences, scores, trace, seconds = search(model, inputs, options.generation)
+    else:
+        kept = {"return_logprobs": scored, "return_states": bool(options.views)}
+        sequences, scores, trace, seconds = leave_early(model, inputs, options.generation, policy, **kept)
+    seconds["batch"] = time.perf_counter() - started
     prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     answers = sequences[:, prompt:].tolist()
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     flops = trace.flops() if trace else {}
-    decoded, traces = [], []
+    lens = Lens(model.bare_adapter(), tokenizer, policy) if options.views else None
+    decoded: list[Decoded] = []
+    details: dict[str, list[dict]] = {}
     for row, feature in enumerate(batch):
-        cost = exit_cost(trace, row, flops) if trace else {}
+        cost = exit_cost(trace, row, flops, policy) if trace else {}
         length = len(cost["exit_layers"]) if trace else generated_length([pad, *answers[row]], pad)
         score = None if scores is None else scores[row]
         decoded.append(Decoded(feature.example_id, feature.window, texts[row].strip(), length, score, **cost))
         if trace and options.keep_traces:
-            traces.append(trace_row(feature, answers[row][:length], trace, row))
-    return decoded, traces, {**seconds, "batch": time.perf_counter() - started}
+            details.setdefault("traces", []).append(trace_row(feature, answers[row][:length], trace, row))
+        for name in options.views if trace else ():
+            details.setdefault(name, []).append(view_row(name, lens, feature, answers[row][:length], trace, row))
+    return decoded, details, seconds
 
 
 def padded(rows: Sequence[list[int]], pad: int, width: int | None, left: bool) -> dict[str, Tensor]:
@@ -235,18 +220,21 @@ def padded(rows: Sequence[list[int]], pad: int, width: int | None, left: bool) -
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def leave_early(model, inputs: dict[str, Tensor], generation: GenerationConfig, scored: bool):
-    """(sequences, mean log-probability of each or None, trace, seconds) of greedy decoding or sampling."""
-    policy = Policy.from_config(model.config)  # said once when the job began
-    wanted = {"policy": policy, "return_trace": True, "return_logprobs": scored}
+def leave_early(model, inputs: dict[str, Tensor], generation: GenerationConfig, policy: Policy, **kept: bool):
+    """(sequences, mean log-probability of each or None, trace, seconds) of greedy decoding or sampling.
+
+    Args:
+        kept: return_logprobs, for the mean log-probability, and return_states, for views.
+    """
+    wanted = {"policy": policy, "return_trace": True, **kept}
     sequences, trace = model.generate(**inputs, generation_config=generation, **wanted)
     scores = None
-    if scored:
+    if trace.logprobs is not None:
         scores = [float(np.mean(trace.logprobs[row, :length])) for row, length in enumerate(trace.lengths)]
     return sequences, scores, trace, dict(trace.seconds)
 
 
-def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, scored: bool):
+def search(model, inputs: dict[str, Tensor], generation: GenerationConfig):
     """The same of the library's beam search: no trace, and the score is the beam's, which --length_penalty shapes."""
     started = time.perf_counter()
     more = {}
@@ -259,37 +247,6 @@ def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, score
     output = model.generate(**inputs, **more, generation_config=generation)
     seconds = {"encoder_forward": encoder_seconds, "decoder_forward": time.perf_counter() - started - encoder_seconds}
     return output.sequences, output.sequences_scores.tolist(), None, seconds
-
-
-def exit_cost(trace: ExitTrace, row: int, flops: dict[str, np.ndarray]) -> dict:
-    """The fields of `Decoded` that say where the tokens of a row of the trace left, and what that cost."""
-    length = int(trace.lengths[row])
-    tried = ~np.isnan(trace.confidences[row, :length])  # [T, L]
-    measured = int(trace.rows[row, :length][tried].sum()) if trace.cost.reads_logits else 0
-    return {
-        "exit_layers": trace.exit_layers[row, :length].tolist(),
-        "flops": {part: float(rows[row]) for part, rows in flops.items()},
-        "reference_flops": float(trace.cost.width**2 * measured),
-    }
-
-
-def trace_row(feature: Feature, tokens: list[int], trace: ExitTrace, row: int) -> dict:
-    """A line of traces.jsonl.gz: lists with an item per token; those of a token have an item per layer it ran.
-
-    A confidence is null where no exit was tried.
-    """
-    layers = trace.exit_layers[row, : len(tokens)].tolist()
-    return {
-        "id": feature.example_id,
-        "window": feature.window,
-        "tokens": tokens,
-        "exit_layers": layers,
-        "confidences": [
-            [None if np.isnan(value) else round(float(value), 6) for value in trace.confidences[row, index, :layer]]
-            for index, layer in enumerate(layers)
-        ],
-        "rows": [trace.rows[row, index, :layer].tolist() for index, layer in enumerate(layers)],
-    }
 
 
 # --------------------------------------------------------------------------------------------------------- aggregation
@@ -312,14 +269,23 @@ def summarise(
     }
     metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
     metrics |= {f"time_{name}": total(lines, name) for name in ("encoder_forward", "decoder_forward")}
-    predictions = prediction_rows(chosen, data)
+    predictions = prediction_rows(chosen, decoded, data)
     if run is not None:
         metrics |= {f"{prefix}_policy": run.settings["policy"] | run.settings}
         metrics[f"{prefix}_policy"].pop("policy")
         metrics["environment"] = environment(model.device)
-        traced = [(each.id, each.window) for each in flat] if options.keep_traces and options.beams == 1 else None
-        run.finish(metrics, predictions, traced)
+        inputs = [(each.id, each.window) for each in flat]
+        run.finish(metrics, predictions, inputs, summaries(run, chosen, data, options))
     return Outcome(metrics, predictions)
+
+
+def summaries(run: Run, chosen: Sequence[Decoded], data: DecodingData, options: DecodingOptions) -> dict:
+    """Name -> value of the files that sum a view up."""
+    if "layers" not in options.views:
+        return {}
+    inputs = {(each.id, each.window) for each in chosen}
+    lines = {(line["id"], line["window"]): line for line in run.details("layers")}
+    return {"layers": summarise_layers(lines.values(), inputs, data.task, data.examples)}
 
 
 def unique(lines: list[dict], data: DecodingData) -> dict[str, list[Decoded]]:
@@ -342,23 +308,6 @@ def choose(decoded: dict[str, list[Decoded]], data: DecodingData, null_threshold
         scores = [float("nan") if each.score is None else each.score for each in windows]
         chosen.append(windows[best_window(scores, texts, null_threshold)] if len(windows) > 1 else windows[0])
     return chosen
-
-
-def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: int) -> dict:
-    """Depths and FLOPs over all inputs, windows included; empty where the library's own search ran."""
-    exits = np.array([layer for each in decoded for layer in each.exit_layers])
-    if not len(exits):
-        return {}
-    totals = {part: sum(each.flops[part] for each in decoded) for part in decoded[0].flops}
-    totals["decoder"] = sum(value for part, value in totals.items() if part != "encoder")
-    return {
-        "block_avg": float(exits.mean()),
-        "layers_run": float(exits.mean()),
-        "exit_histogram": {str(layer): int((exits == layer).sum()) for layer in range(1, num_layers + 1)},
-        **{f"flops_{part}_per_sample": value / samples for part, value in totals.items()},
-        **{f"flops_total_{part}": value for part, value in totals.items()},
-        "flops_confidence_reference": sum(each.reference_flops for each in decoded),
-    }
 
 
 def speed_metrics(lines: list[dict], decoded: Sequence[Decoded], samples: int) -> dict:
@@ -389,15 +338,14 @@ def total(lines: list[dict], name: str) -> float:
     return sum(line["seconds"][name] for line in lines)
 
 
-def prediction_rows(chosen: Sequence[Decoded], data: DecodingData) -> list[dict]:
-    """The lines of predictions.jsonl, one per example."""
-    keys = EXAMPLE_SCORES.get(data.task.metric, ())
+def prediction_rows(chosen: Sequence[Decoded], decoded: dict[str, list[Decoded]], data: DecodingData) -> list[dict]:
+    """The lines of predictions.jsonl, one per example; tokens, depths and FLOPs are those of all its windows."""
     rows = []
     for answer, references in zip(chosen, data.examples["references"], strict=True):
         row = {"id": answer.id, "prediction": answer.text, "references": references}
-        if keys and is_scored(data.task, references):
-            scores = METRICS[data.task.metric]([answer.text], [references])
-            row |= {name: scores[name] for name in keys}
+        if data.task.metric in EXAMPLE_METRICS and is_scored(data.task, references):
+            row |= EXAMPLE_METRICS[data.task.metric](answer.text, tuple(references))
+        row |= costs(decoded[answer.id])
         rows.append(row | ({"window": answer.window} if data.windowed else {}))
     return rows
 

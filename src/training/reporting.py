@@ -85,17 +85,17 @@ def commit() -> str | None:
         return None
 
 
-def headlines(metrics: dict) -> dict:
-    """The numbers among the metrics that people and trackers look at: all but the FLOPs of each part."""
+def headlines(metrics: dict, flops: bool = False) -> dict:
+    """The numbers among the metrics that people and trackers look at: of FLOPs the decoder's per sample, or those of
+    every part per sample."""
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    return {
-        name: value for name, value in numbers.items() if "_flops_" not in name or name.endswith("decoder_per_sample")
-    }
+    wanted = "_per_sample" if flops else "decoder_per_sample"
+    return {name: value for name, value in numbers.items() if "_flops_" not in name or name.endswith(wanted)}
 
 
-def table(metrics: dict) -> str:
-    """Two columns: metric and value."""
-    shown = headlines(metrics)
+def table(metrics: dict, flops: bool = False) -> str:
+    """Two columns: metric and value; `flops` adds the FLOPs of every part per sample."""
+    shown = headlines(metrics, flops)
     width = max(map(len, shown), default=0)
     return "\n".join(f"  {name:<{width}}  {_number(value)}" for name, value in shown.items())
 
@@ -113,8 +113,9 @@ def describe(policy: Policy) -> str:
     if policy.confidence is None:
         return f"static-{policy.static_exit}"
     decay = "" if policy.temperature is None else f"-decay{policy.temperature:g}"
-    pruning = "" if policy.vocabulary == "none" else f"-{policy.vocabulary}"
-    return f"{policy.confidence}-{policy.threshold:g}{decay}{pruning}-min{policy.first_exit}"
+    pruning = f"-{policy.vocabulary}" if policy.prunes else ""
+    emitted = "-emitted" if policy.emits_contrast else ""
+    return f"{policy.confidence}-{policy.threshold:g}{decay}{pruning}{emitted}-min{policy.first_exit}"
 
 
 def explain(policy: Policy, num_layers: int) -> str:
@@ -126,7 +127,10 @@ def explain(policy: Policy, num_layers: int) -> str:
     layers = policy.exit_layers(num_layers)
     decay = "" if policy.temperature is None else f", decaying with the position at temperature {policy.temperature:g}"
     where = f"layers {layers.start} to {num_layers - 1} of {num_layers}"
-    return f"a token leaves after the first of {where} whose {policy.confidence} is above {policy.threshold:g}{decay}"
+    pruning = f", {policy.vocabulary} pruning of the vocabulary" if policy.prunes else ""
+    emitted = ", tokens read from the contrastive distribution" if policy.emits_contrast else ""
+    exits = f"a token leaves after the first of {where} whose {policy.confidence} is above {policy.threshold:g}"
+    return f"{exits}{decay}{pruning}{emitted}"
 
 
 def check_trackers(names: list[str]) -> None:

@@ -2,8 +2,8 @@
 
     output_dir/runs/<slug>/
         settings.json                  what the hash in the slug was taken over
-        predictions.<process>.jsonl    while it runs: one line per finished batch, and the traces of its inputs
-        traces.<process>.jsonl
+        predictions.<process>.jsonl    while it runs: one line per finished batch, and a line per input of each kind
+        traces.<process>.jsonl         of detail that is kept: traces, and the views layers and jsds
         predictions.jsonl, traces.jsonl.gz, generated_predictions.txt, <stage>_results.json
         all_results.json               written last: where it is there, the run is complete
 
@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from util.files import append_jsonl, jsonable, read_json, read_jsonl, replacing, write_json, write_text
+
+# What may be kept of every input, a line each.
+DETAILS = ("traces", "layers", "jsds")
 
 # Files of a model that hold weights, read in part; the others that shape its output are read whole.
 WEIGHTS = (".safetensors", ".bin")
@@ -72,35 +75,48 @@ class Run:
         if overwrite:
             self._discard()
         write_json(self.folder / "settings.json", self.settings)
-        for path in (*self._parts("predictions"), *self._parts("traces")):
+        for path in self._all_parts():
             drop_torn_line(path)
 
-    def append(self, line: dict, traces: Iterable[dict] = ()) -> None:
-        """Record a finished batch. The traces go first: what has no line of its own does not count."""
-        append_jsonl(self.folder / f"traces.{self.process}.jsonl", traces)
+    def append(self, line: dict, traces: Iterable[dict] = (), **views: Iterable[dict]) -> None:
+        """Record a finished batch. Traces and views, by kind, go first: what has no line of its own does not count."""
+        for kind, rows in {"traces": list(traces), **views}.items():
+            if rows:
+                append_jsonl(self.folder / f"{kind}.{self.process}.jsonl", rows)
         append_jsonl(self.folder / f"predictions.{self.process}.jsonl", [line])
 
     def lines(self) -> list[dict]:
         """The lines of all processes so far."""
         return [line for path in self._parts("predictions") for line in read_jsonl(path)]
 
-    def finish(self, metrics: dict, predictions: list[dict], traced: list[tuple] | None) -> None:
+    def details(self, kind: str) -> Iterator[dict]:
+        """The lines of a kind of detail so far; those of an input that was decoded twice may come twice."""
+        for path in self._parts(kind):
+            yield from (json.loads(line) for _, line in _lines_with_offsets(path))
+
+    def finish(
+        self, metrics: dict, predictions: list[dict], inputs: Iterable[tuple] = (), summaries: dict | None = None
+    ) -> None:
         """Merge the parts, write the results, and put these into output_dir as well.
 
         Args:
             metrics: the results.
             predictions: one dict per example, in order, with its text under "prediction".
-            traced: (id, window) of the inputs whose traces are kept, in order; None keeps none.
+            inputs: (id, window) of the inputs in the order in which their details are kept.
+            summaries: name -> value of further JSON files.
         """
         with replacing(self.folder / "predictions.jsonl") as temporary:
             append_jsonl(temporary, predictions)
-        if traced is not None:
-            self._merge_traces(traced)
+        for kind in DETAILS:
+            if self._parts(kind):
+                self._merge(kind, inputs)
+        for name, value in (summaries or {}).items():
+            write_json(self.folder / f"{name}.json", value)
         lines = "".join(" ".join(each["prediction"].split("\n")) + "\n" for each in predictions)
         write_text(self.folder / "generated_predictions.txt", lines)
         write_json(self.folder / f"{self.stage}_results.json", metrics)
         write_json(self.folder / "all_results.json", metrics)
-        for path in (*self._parts("predictions"), *self._parts("traces")):
+        for path in self._all_parts():
             path.unlink()
         self.publish()
 
@@ -121,6 +137,9 @@ class Run:
 
     def _parts(self, kind: str) -> list[Path]:
         return sorted(self.folder.glob(f"{kind}.[0-9]*.jsonl"))
+
+    def _all_parts(self) -> list[Path]:
+        return [path for kind in ("predictions", *DETAILS) for path in self._parts(kind)]
 
     def _take_lock(self) -> None:
         self._lock = (self.folder / ".lock").open("w")
@@ -143,15 +162,15 @@ class Run:
             else:
                 path.unlink()
 
-    def _merge_traces(self, wanted: list[tuple]) -> None:
-        """traces.jsonl.gz in the order wanted; line by line, since the whole may be larger than the memory."""
+    def _merge(self, kind: str, wanted: Iterable[tuple]) -> None:
+        """<kind>.jsonl.gz in the order wanted; line by line, since the whole may be larger than the memory."""
         where: dict[tuple, tuple[Path, int]] = {}
-        for path in self._parts("traces"):
+        for path in self._parts(kind):
             for offset, line in _lines_with_offsets(path):
-                trace = json.loads(line)
-                where.setdefault((trace["id"], trace["window"]), (path, offset))
-        files = {path: path.open("rb") for path in self._parts("traces")}
-        with replacing(self.folder / "traces.jsonl.gz") as temporary, gzip.open(temporary, "wb") as merged:
+                each = json.loads(line)
+                where.setdefault((each["id"], each["window"]), (path, offset))
+        files = {path: path.open("rb") for path in self._parts(kind)}
+        with replacing(self.folder / f"{kind}.jsonl.gz") as temporary, gzip.open(temporary, "wb") as merged:
             for key in wanted:
                 path, offset = where[key]
                 files[path].seek(offset)

@@ -85,7 +85,8 @@ def test_batching_changes_no_answer_and_no_count(model, tokenizer, more):
 def test_counts_are_those_of_the_traces(model, tokenizer):
     data = make_data(tokenizer)
     metrics = evaluate(model, tokenizer, data, make_options()).metrics
-    _, traces, _ = decode_batch(model, tokenizer, data.features, make_options(), scored=False)
+    _, details, _ = decode_batch(model, tokenizer, data.features, make_options(), scored=False)
+    traces = details["traces"]
     layers = [layer for trace in traces for layer in trace["exit_layers"]]
     assert metrics["eval_block_avg"] == pytest.approx(sum(layers) / len(layers))
     assert metrics["eval_exit_histogram"] == {str(layer): layers.count(layer) for layer in range(1, 5)}
@@ -111,8 +112,8 @@ def test_counts_are_those_of_the_traces(model, tokenizer):
 
 
 def test_a_trace_has_an_item_per_token_and_of_a_token_one_per_layer_it_ran(model, tokenizer):
-    decoded, traces, _ = decode_batch(model, tokenizer, make_data(tokenizer).features, make_options(), scored=False)
-    for answer, trace in zip(decoded, traces, strict=True):
+    decoded, details, _ = decode_batch(model, tokenizer, make_data(tokenizer).features, make_options(), scored=False)
+    for answer, trace in zip(decoded, details["traces"], strict=True):
         assert len(trace["tokens"]) == answer.length == len(trace["exit_layers"])
         for layer, confidences, rows in zip(trace["exit_layers"], trace["confidences"], trace["rows"], strict=True):
             assert len(confidences) == len(rows) == layer

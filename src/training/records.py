@@ -1,0 +1,141 @@
+"""What is kept of every input that was decoded, and the depths and FLOPs these records come to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from decoding.policy import Policy
+from decoding.trace import PER_LAYER, ExitTrace
+from tasks import Feature
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The answer to one input, and what it cost.
+
+    Attributes:
+        id, window: of the `Feature`.
+        text: the answer, without special tokens.
+        length: tokens generated, end-of-sequence included.
+        score: mean log-probability of these, nan unless an answer has to be chosen among windows.
+        exit_layers: layers run for each token; empty where the library's own search ran.
+        flops: part -> floating point operations.
+        counts: what happened at the exits tried, see `exit_counts`.
+        reference_flops: what the reference counts for confidences, D^2 per row, see `reference_rows`.
+    """
+
+    id: str
+    window: int
+    text: str
+    length: int
+    score: float | None
+    exit_layers: list[int] = field(default_factory=list)
+    flops: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    reference_flops: float = 0.0
+
+
+def exit_cost(trace: ExitTrace, row: int, flops: dict[str, np.ndarray], policy: Policy) -> dict:
+    """The fields of `Decoded` that say where the tokens of a row of the trace left, and what that cost."""
+    length = int(trace.lengths[row])
+    return {
+        "exit_layers": trace.exit_layers[row, :length].tolist(),
+        "flops": {part: float(rows[row]) for part, rows in flops.items()},
+        "counts": exit_counts(trace, row),
+        "reference_flops": float(trace.cost.width**2 * reference_rows(trace, row, policy)),
+    }
+
+
+def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
+    """Sums over the exits tried by a row's tokens.
+
+    first, later: how many exits were their token's first one, how many not. rows_*: rows of the head multiplied there;
+    kept_*: tokens in the running there; amateur_rows: rows multiplied for earlier layers' logits. compared: exits at
+    which a contrastive measure had a V_head, single: those where it had one member; taken, taken_single: the same of
+    the exits by which a token left.
+    """
+    length = int(trace.lengths[row])
+    kept, rows, members = (getattr(trace, name)[row, :length] for name in ("kept", "rows", "members"))
+    tried = ~np.isnan(trace.confidences[row, :length])  # [T, L]
+    first = tried & (tried.cumsum(1) == 1)
+    later = tried & ~first
+    taken = np.zeros_like(tried)
+    taken[np.arange(length), trace.exit_layers[row, :length] - 1] = True
+    return {
+        "first": int(first.sum()),
+        "rows_first": int(rows[first].sum()),
+        "later": int(later.sum()),
+        "rows_later": int(rows[later].sum()),
+        "kept_later": int(kept[later].sum()),
+        "amateur_rows": int(trace.amateur_rows[row, :length].sum()),
+        "compared": int((members > 0).sum()),
+        "single": int((members == 1).sum()),
+        "taken": int((taken & (members > 0)).sum()),
+        "taken_single": int((taken & (members == 1)).sum()),
+    }
+
+
+def reference_rows(trace: ExitTrace, row: int, policy: Policy) -> int:
+    """Rows of the head the reference counts: those in the running at every exit tried; under pruning at all but the
+    first of a token, where it multiplies the whole head as well."""
+    if not trace.cost.reads_logits:
+        return 0
+    kept = trace.kept[row, : int(trace.lengths[row])]
+    counted = kept > 0
+    if policy.prunes:
+        counted &= counted.cumsum(1) > 1
+    return int(kept[counted].sum())
+
+
+def trace_row(feature: Feature, tokens: list[int], trace: ExitTrace, row: int) -> dict:
+    """A line of traces.jsonl.gz: lists with an item per token; those of a token have an item per layer it ran.
+
+    A confidence is null where no exit was tried. Counts (see `ExitTrace`) that are 0 throughout are left out, but for
+    `rows`.
+    """
+    layers = trace.exit_layers[row, : len(tokens)].tolist()
+    line = {"id": feature.example_id, "window": feature.window, "tokens": tokens, "exit_layers": layers}
+    for name in PER_LAYER:
+        values = [getattr(trace, name)[row, index, :layer] for index, layer in enumerate(layers)]
+        if name == "confidences":
+            line[name] = [[None if np.isnan(c) else round(float(c), 6) for c in each] for each in values]
+        elif name == "rows" or any(each.any() for each in values):
+            line[name] = [each.tolist() for each in values]
+    return line
+
+
+def costs(windows: Sequence[Decoded]) -> dict:
+    """What an example cost, for its line of predictions.jsonl; empty where the library's own search ran."""
+    if not any(each.exit_layers for each in windows):
+        return {}
+    totals = _total_flops(windows)
+    return {
+        "tokens": sum(len(each.exit_layers) for each in windows),
+        "layers": sum(sum(each.exit_layers) for each in windows),
+        "flops_confidence": totals["confidence"],
+        "flops_decoder": totals["decoder"],
+    }
+
+
+def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: int) -> dict:
+    """Depths and FLOPs over all inputs, windows included; empty where the library's own search ran."""
+    exits = np.array([layer for each in decoded for layer in each.exit_layers])
+    if not len(exits):
+        return {}
+    totals = _total_flops(decoded)
+    return {
+        "block_avg": float(exits.mean()),
+        "layers_run": float(exits.mean()),
+        "exit_histogram": {str(layer): int((exits == layer).sum()) for layer in range(1, num_layers + 1)},
+        "exit_counts": {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts},
+        **{f"flops_{part}_per_sample": value / samples for part, value in totals.items()},
+        **{f"flops_total_{part}": value for part, value in totals.items()},
+        "flops_confidence_reference": sum(each.reference_flops for each in decoded),
+    }
+
+
+def _total_flops(decoded: Sequence[Decoded]) -> dict[str, float]:
+    """FLOPs by part, and of the decoder as a whole."""
+    totals = {part: sum(each.flops[part] for each in decoded) for part in decoded[0].flops}
+    return totals | {"decoder": sum(value for part, value in totals.items() if part != "encoder")}
