@@ -20,10 +20,9 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from util.files import read_json, replacing, write_text
+from analysis.runs import RunFiles, method_of, read_runs
+from util.files import replacing, write_text
 
-# The score a task is judged by, the first that a run has.
-SCORES = {"eval_f1": "F1", "eval_rougeL": "ROUGE-L", "eval_bleu": "BLEU"}
 MARKERS = {"full": "*", "static": "s"}
 
 
@@ -68,7 +67,7 @@ def label(policy: dict) -> str:
         return f"static, layer {policy['static_exit']}"
     decay = "" if policy["temperature"] is None else f", decay {policy['temperature']:g}"
     first = "" if policy["first_exit"] == 1 else f", from layer {policy['first_exit']}"
-    return f"{policy['confidence']} > {policy['threshold']:g}{decay}{first}"
+    return f"{method_of(policy)} > {policy['threshold']:g}{decay}{first}"
 
 
 def read_points(folder: Path) -> list[Point]:
@@ -77,11 +76,7 @@ def read_points(folder: Path) -> list[Point]:
     Raises:
         ValueError: There is none.
     """
-    found = [_point(path) for path in sorted(folder.rglob("runs/*/all_results.json"))]
-    points = [point for point in found if point is not None]
-    if not points:
-        raise ValueError(f"{folder} holds no finished evaluation: expected runs/<name>/all_results.json below it.")
-    return sorted(points, key=_place)
+    return sorted(map(_point, read_runs(folder)), key=_place)
 
 
 def _place(point: Point) -> tuple:
@@ -90,22 +85,17 @@ def _place(point: Point) -> tuple:
     return (point.data, method, point.policy.get("confidence", ""), -point.policy.get("threshold", 0))
 
 
-def _point(path: Path) -> Point | None:
-    results = read_json(path)
-    score = next((name for name in SCORES if results.get(name) is not None), None)
-    if score is None or "eval_block_avg" not in results:
-        return None
-    policy = results["eval_policy"]
+def _point(run: RunFiles) -> Point:
     return Point(
-        data=f"{policy['task']}, {policy['split']}",
-        policy=policy,
-        score_name=SCORES[score],
-        score=results[score],
-        exit_layer=results["eval_block_avg"],
-        decoder_flops=results["eval_flops_decoder_per_sample"],
-        tokens_per_second=results["eval_tokens_per_second"],
-        examples=results["eval_samples"],
-        folder=path.parent,
+        data=run.data,
+        policy=run.policy,
+        score_name=run.score_name,
+        score=run.score,
+        exit_layer=run.mean_exit,
+        decoder_flops=run.flops("decoder"),
+        tokens_per_second=run.results["eval_tokens_per_second"],
+        examples=run.samples,
+        folder=run.folder,
     )
 
 

@@ -4,7 +4,7 @@ import copy
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
@@ -109,12 +109,7 @@ class Job:
         choose_best_by(training_args, self.task.metric)
         config = load_config(model_args)
         overruled = policy_of(config)
-        max_length = getattr(data_args, self.task.kind.target_limit)
-        update_autoconfig(config, additional_args, max_answer_length=max_length)
-        self.policy = Policy.from_config(config)
-        self.keep_traces = additional_args.save_traces
-        self.views = tuple(name for name, wanted in VIEW_FLAGS.items() if getattr(additional_args, wanted))
-        self.shows_flops = additional_args.count_flops
+        self._take(additional_args, config)
         announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
         self.tokenizer = load_tokenizer(model_args)
         model = load_model(model_args, config, model_dtype(training_args))
@@ -122,6 +117,24 @@ class Job:
         self.trained = False
         self.splits = {stage: self._load_split(stage) for stage in SPLITS if getattr(training_args, f"do_{stage}")}
         self.trainer = self._make_trainer(model)
+
+    def _take(self, additional_args: AdditionalArguments, config) -> None:
+        max_length = getattr(self.data_args, self.task.kind.target_limit)
+        update_autoconfig(config, additional_args, max_answer_length=max_length)
+        self.policy = Policy.from_config(config)
+        self.keep_traces = additional_args.save_traces
+        self.views = tuple(name for name, wanted in VIEW_FLAGS.items() if getattr(additional_args, wanted))
+        self.shows_flops = additional_args.count_flops
+
+    def evaluate(self, additional_args: AdditionalArguments) -> dict:
+        """The evaluation of the same model on the same data under other flags of early exit: metrics, as of `decode`.
+
+        Raises:
+            ValueError: the flags contradict each other or the model.
+        """
+        self._take(additional_args, self.trainer.model.config)
+        self.trainer.decoding = replace(self.trainer.decoding, keep_traces=self.keep_traces, views=self.views)
+        return self.decode("eval")
 
     # ------------------------------------------------------------------------------------------------------- training
     def train(self) -> dict:

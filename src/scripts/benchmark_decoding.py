@@ -1,22 +1,30 @@
 """Time decoding policies against the bound of their own weights and against Hugging Face's generate.
 
     python src/scripts/benchmark_decoding.py --out benchmark.json
+    python src/scripts/benchmark_decoding.py --of pruning contrast --tokens 24 --out benchmark.json
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
 repetition, printed as median and spread. A bound is measured on the spot: the weight matrices that the policy reads are
 multiplied in the policy's order and nothing else. The encoder runs once, before, and is part of no time.
+
+Weights are random, and with them what the layers say. Where that decides what a policy costs it is set: the head's
+scale, so that about --several of the exits tried have several plausible tokens, as trained models were seen to have
+(what came of it is printed); and the confidence that adaptive pruning reads.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +33,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
 from models import DeployT5ForConditionalGeneration
 from util.files import write_json
 
+GROUPS = ("depth", "pruning", "contrast")
 SIZES = {
     "t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
@@ -37,20 +47,59 @@ SIZES = {
 }
 
 
-def build_model(size: str, dtype: torch.dtype, device: str) -> DeployT5ForConditionalGeneration:
-    """A T5 of the given size with random weights: time does not depend on what they say. It never ends a sequence."""
+# Confidences that adaptive pruning is timed at.
+SCRIPTED = (0.05, 0.5, 0.9)
+# One token alone is plausible where the others' logits are lower by more than this (alpha 0.1).
+PLAUSIBLE_GAP = math.log(10)
+# Mean gap between the two highest of 32,128 normal numbers, in deviations.
+MEAN_GAP = 0.22
+
+
+def build_model(size: str, dtype: torch.dtype, device: str, several: float) -> DeployT5ForConditionalGeneration:
+    """A T5 of the given size with random weights, its head untied and scaled for `several`. It never ends a sequence.
+
+    The gap of the two highest logits is about exponential, so a share of exp(-gap / mean) of them is above log 10,
+    where one token alone is plausible.
+    """
     torch.manual_seed(0)
     config = T5Config(vocab_size=32128, d_kv=64, decoder_start_token_id=0, eos_token_id=None, **SIZES[size])
-    return DeployT5ForConditionalGeneration(config).eval().to(device=device, dtype=dtype)
+    config.scale_decoder_outputs = False
+    model = DeployT5ForConditionalGeneration(config)
+    deviation = PLAUSIBLE_GAP / (MEAN_GAP * -math.log(1 - several))
+    head = torch.randn(config.vocab_size, config.d_model) * deviation * config.d_model**-0.5
+    model.lm_head.weight = torch.nn.Parameter(head)
+    return model.eval().to(device=device, dtype=dtype)
 
 
-def policies(num_layers: int) -> dict[str, tuple[Policy, int]]:
-    """Name -> policy and the depth its tokens run."""
-    return {
-        "full depth": (Policy(), num_layers),
-        "half depth": (Policy(static_exit=num_layers // 2), num_layers // 2),
-        "softmax, never exiting": (Policy(confidence="softmax", threshold=1.0, first_exit=2), num_layers),
-    }
+class Contender(NamedTuple):
+    """A policy to time, and the depth whose weights bound it, None where no bound is asked for."""
+
+    policy: Policy
+    depth: int | None = None
+
+
+def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
+    """Name -> policy, of the groups of figures asked for; none of them lets a token leave but half depth."""
+    late = max(2, round(0.8 * num_layers))
+    found = {"full depth": Contender(Policy(), num_layers)}
+    if "depth" in groups:
+        found["half depth"] = Contender(Policy(static_exit=num_layers // 2), num_layers // 2)
+    if {"depth", "pruning", "contrast"} & set(groups):
+        found["softmax"] = Contender(Policy("softmax", first_exit=2))
+    if "pruning" in groups:
+        found["fixed"] = Contender(Policy("softmax", "fixed", first_exit=2, k=512))
+        found["decaying"] = Contender(Policy("softmax", "decaying", first_exit=2))
+        for confidence in SCRIPTED:
+            name = f"softmax, then {confidence:g}"
+            CONFIDENCES[name] = Measure(lambda exit, confidence=confidence: softmax_gap(exit) * 0 + confidence)
+            found[f"adaptive at {confidence:g}"] = Contender(Policy(name, "adaptive", first_exit=2))
+    if "contrast" in groups:
+        for label, measure in (("weighted", "reweight_contrastive_decoding"), ("JSD", "JSD_contrastive_confidence")):
+            found[label] = Contender(Policy(measure, first_exit=2))
+            found[f"{label}, late"] = Contender(Policy(measure, first_exit=late))
+        found["softmax, late"] = Contender(Policy("softmax", first_exit=late))
+        found["JSD + adaptive"] = Contender(Policy("JSD_contrastive_confidence", "adaptive", first_exit=2))
+    return found
 
 
 def bound(model, depth: int, source: torch.Tensor, tokens: int) -> None:
@@ -80,21 +129,26 @@ def _matrices(block) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return [*(module.weight for module in per_token), *feed_forward, dense.wo.weight], [cross.k.weight, cross.v.weight]
 
 
-def contenders(model, source: torch.Tensor, mask: torch.Tensor, tokens: int) -> dict[str, callable]:
-    """Everything that is timed: Hugging Face's generate, each policy, and each policy's bound."""
+def contenders(
+    model, source: torch.Tensor, mask: torch.Tensor, tokens: int, groups: Sequence[str]
+) -> dict[str, Callable]:
+    """Everything that is timed: Hugging Face's generate, each policy, and the bounds asked for."""
 
     def generate(function, **kwargs):
         encoded = BaseModelOutput(last_hidden_state=source)
         return function(encoder_outputs=encoded, attention_mask=mask, max_new_tokens=tokens, **kwargs)
 
-    runs = {"hf generate": lambda: generate(lambda **kw: T5ForConditionalGeneration.generate(model, **kw))}
-    for name, (policy, depth) in policies(model.num_exit_layers).items():
-        runs[name] = lambda policy=policy: generate(model.generate, policy=policy)
-        runs[f"{name}: bound"] = lambda depth=depth: bound(model, depth, source, tokens)
+    runs = {}
+    if "depth" in groups:
+        runs["hf generate"] = lambda: generate(lambda **kw: T5ForConditionalGeneration.generate(model, **kw))
+    for name, (policy, depth) in policies(model.num_exit_layers, groups).items():
+        runs[name] = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
+        if depth is not None and "depth" in groups:
+            runs[f"{name}: bound"] = lambda depth=depth: bound(model, depth, source, tokens)
     return runs
 
 
-def measure(runs: dict[str, callable], repetitions: int, device: str) -> dict[str, list[float]]:
+def measure(runs: dict[str, Callable], repetitions: int, device: str) -> dict[str, list[float]]:
     """Seconds per repetition of every contender, run in turn after one warm-up round."""
     seconds = {name: [] for name in runs}
     for repetition in range(repetitions + 1):
@@ -120,16 +174,70 @@ def ratio(seconds: dict[str, list[float]], faster: str, slower: str) -> dict[str
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
+# What is reported: name of the figure -> what is timed, and what it is compared with.
+FIGURES = {
+    "full depth / its own bound": ("full depth", "full depth: bound"),
+    "half depth / its own bound": ("half depth", "half depth: bound"),
+    "full depth / hf generate": ("full depth", "hf generate"),
+    "half depth / hf generate": ("half depth", "hf generate"),
+    "half depth / full depth": ("half depth", "full depth"),
+    "softmax from layer 2, never exiting / no confidence": ("softmax", "full depth"),
+    "fixed pruning k=512 / no confidence": ("fixed", "full depth"),
+    "fixed pruning k=512 / softmax": ("fixed", "softmax"),
+    "decaying pruning / softmax": ("decaying", "softmax"),
+    **{f"adaptive pruning at {c:g} / softmax": (f"adaptive at {c:g}", "softmax") for c in SCRIPTED},
+    "weighted / softmax": ("weighted", "softmax"),
+    "JSD / softmax": ("JSD", "softmax"),
+    "weighted from 0.8 L / softmax from there": ("weighted, late", "softmax, late"),
+    "JSD from 0.8 L / softmax from there": ("JSD, late", "softmax, late"),
+    "JSD + adaptive / softmax": ("JSD + adaptive", "softmax"),
+}
+
+
 def figures(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """The ratios worth reporting."""
+    """The ratios of what was timed."""
     return {
-        "full depth / its own bound": ratio(seconds, "full depth", "full depth: bound"),
-        "half depth / its own bound": ratio(seconds, "half depth", "half depth: bound"),
-        "full depth / hf generate": ratio(seconds, "full depth", "hf generate"),
-        "half depth / hf generate": ratio(seconds, "half depth", "hf generate"),
-        "half depth / full depth": ratio(seconds, "half depth", "full depth"),
-        "softmax from layer 2, never exiting / no confidence": ratio(seconds, "softmax, never exiting", "full depth"),
+        name: ratio(seconds, faster, slower)
+        for name, (faster, slower) in FIGURES.items()
+        if faster in seconds and slower in seconds
     }
+
+
+def plausible_share(trace) -> float:
+    """Share of the exits tried at which several tokens were plausible."""
+    return float((trace.members > 1).sum() / max(1, (trace.members > 0).sum()))
+
+
+def crossing(model, batch: int, repetitions: int) -> dict[str, float]:
+    """rows * k, over the vocabulary, up to which copying k rows of the head per row and multiplying these alone takes
+    no longer than the whole head, when a copy serves one exit; the median over repetitions.
+    """
+    adapter, size = model.bare_adapter(), model.config.vocab_size
+    states = torch.randn(batch, model.config.d_model, dtype=model.dtype, device=model.device)
+    found = []
+    for _ in range(repetitions):
+        whole = _seconds(lambda: adapter.head(states), model)
+        pays = 0.0
+        for share in (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4):
+            k = int(share * size / batch)
+            ids = torch.stack([torch.randperm(size, device=model.device)[:k] for _ in range(batch)])
+            if _seconds(lambda ids=ids: adapter.head_on(adapter.head_rows(ids), states[:, None]), model) > whole:
+                break
+            pays = share
+        found.append(pays)
+    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+
+
+def _seconds(run: Callable, model) -> float:
+    run()
+    times = []
+    for _ in range(5):
+        _synchronise(model.device.type)
+        started = time.perf_counter()
+        run()
+        _synchronise(model.device.type)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
 def peak_memory(arguments: argparse.Namespace) -> dict[str, float]:
@@ -143,7 +251,7 @@ def peak_memory(arguments: argparse.Namespace) -> dict[str, float]:
     return {"ratio": peaks["full depth"] / peaks["hf generate"], **{f"{k} MiB": v for k, v in peaks.items()}}
 
 
-def peak_while(run: callable) -> float:
+def peak_while(run: Callable) -> float:
     """Peak resident memory in MiB while `run` runs; where Linux cannot reset the peak, of the process so far."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
@@ -157,7 +265,7 @@ def peak_while(run: callable) -> float:
 
 def prepare(arguments: argparse.Namespace, batch: int):
     """Model, encoded source [B, S, D] and its mask."""
-    model = build_model(arguments.size, getattr(torch, arguments.dtype), arguments.device)
+    model = build_model(arguments.size, getattr(torch, arguments.dtype), arguments.device, arguments.several)
     shape = (batch, arguments.source, model.config.d_model)
     source = torch.randn(shape, dtype=model.dtype, device=arguments.device)
     return model, source, torch.ones(shape[:2], dtype=torch.long, device=arguments.device)
@@ -170,6 +278,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--source", type=int, default=64, help="encoder tokens")
     parser.add_argument("--tokens", type=int, default=64, help="generated tokens")
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups of figures")
+    parser.add_argument("--several", type=float, default=0.2, help="share of exits with several plausible tokens")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", help="where to write the figures as JSON")
@@ -182,7 +292,7 @@ def main(argv: list[str] | None = None) -> dict:
     arguments = parse(argv)
     if arguments.peak_of:
         model, source, mask = prepare(arguments, arguments.batch[0])
-        run = contenders(model, source, mask, arguments.tokens)[arguments.peak_of]
+        run = contenders(model, source, mask, arguments.tokens, ["depth"])[arguments.peak_of]
         print(peak_while(run))
         return {}
     report = {
@@ -198,12 +308,21 @@ def main(argv: list[str] | None = None) -> dict:
     }
     for batch in arguments.batch:
         model, source, mask = prepare(arguments, batch)
-        seconds = measure(contenders(model, source, mask, arguments.tokens), arguments.repetitions, arguments.device)
-        report["batches"][str(batch)] = figures(seconds)
+        runs = contenders(model, source, mask, arguments.tokens, arguments.of)
+        report["batches"][str(batch)] = figures(measure(runs, arguments.repetitions, arguments.device))
         print(f"\n{arguments.size}, {arguments.dtype}, batch {batch}: times as fast (median, min to max)")
         for name, found in report["batches"][str(batch)].items():
             print(f"  {name:<55} {found['median']:.2f}  ({found['min']:.2f} to {found['max']:.2f})")
-    if arguments.device == "cpu" and not arguments.no_memory:
+        report.setdefault("notes", {})[str(batch)] = notes = {}
+        if "contrast" in arguments.of:
+            notes["exits with several plausible tokens"] = plausible_share(runs["JSD"]())
+            notes["the same from 0.8 L"] = plausible_share(runs["JSD, late"]())
+        if "pruning" in arguments.of:
+            found = crossing(model, batch, arguments.repetitions)
+            notes["copying rows pays up to rows * k / V"] = found["median"]
+        for name, value in notes.items():
+            print(f"  {name:<55} {value:.2f}")
+    if arguments.device == "cpu" and not arguments.no_memory and "depth" in arguments.of:
         report["peak_memory"] = peak_memory(arguments)
         print(f"\npeak memory of a process, full depth / hf generate: {report['peak_memory']['ratio']:.3f}")
     if arguments.out:

@@ -8,14 +8,6 @@ import pytest
 from util.files import read_json
 
 SCRIPT = Path(__file__).parents[2] / "src" / "scripts" / "benchmark_decoding.py"
-FIGURES = {
-    "full depth / its own bound",
-    "half depth / its own bound",
-    "full depth / hf generate",
-    "half depth / hf generate",
-    "half depth / full depth",
-    "softmax from layer 2, never exiting / no confidence",
-}
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +22,19 @@ def test_figures_are_written_for_every_batch(benchmark, tmp_path, capsys):
     report = read_json(out)
     assert set(report["batches"]) == {"1", "3"}
     for figures in report["batches"].values():
-        assert set(figures) == FIGURES
+        assert set(figures) == set(benchmark["FIGURES"])
         assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in figures.values())
-    assert "half depth / full depth" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "half depth / full depth" in shown and "copying rows pays up to" in shown
+    for notes in report["notes"].values():
+        assert 0 <= notes["exits with several plausible tokens"] <= 1
+
+
+def test_one_group_of_figures_can_be_asked_for(benchmark, capsys):
+    arguments = ["--size", "tiny", "--batch", "1", "--source", "5", "--tokens", "2", "--repetitions", "1"]
+    report = benchmark["main"]([*arguments, "--of", "pruning"])
+    assert "fixed pruning k=512 / softmax" in report["batches"]["1"]
+    assert not any("hf generate" in name or "JSD" in name for name in report["batches"]["1"])
 
 
 def test_a_ratio_is_how_many_times_as_fast(benchmark):

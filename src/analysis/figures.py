@@ -1,0 +1,83 @@
+"""Every figure and table of the experiments, from run files only, in the numbering of the post that began them.
+
+    python src/analysis/figures.py --runs save/grid --out save/grid/figures
+
+A figure whose runs are not there is left out, with a line that says so. Beside each lies a .json of the numbers it
+shows and the runs they came from. Figures 16 to 19 and tables 2 to 4 have no counterpart in that post.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis import layer_figures, policy_figures
+from analysis.drawing import Runs
+from analysis.runs import read_runs, read_speeds
+from analysis.tables import TABLES
+from util.files import read_json, write_text
+
+FIGURES = {
+    "figure_01": layer_figures.how_pruning_shrinks,
+    "figure_02": layer_figures.ranks,
+    "figure_03": layer_figures.confidence_without_trained_exits,
+    "figure_04": layer_figures.confidence_with_trained_exits,
+    "figure_05": layer_figures.what_is_contrasted,
+    "figure_06": layer_figures.divergence,
+    "figure_07": policy_figures.pruning_of_questions,
+    "figure_08": policy_figures.pruning_of_summaries,
+    "figure_11a": policy_figures.combined_questions,
+    "figure_11b": policy_figures.combined_summaries,
+    "figure_16": policy_figures.two_forms,
+    "figure_17": policy_figures.speed,
+    **policy_figures.SWEEPS,
+}
+
+
+def read_all(folder: Path) -> Runs:
+    """What figures are drawn from, under a folder.
+
+    Raises:
+        ValueError: There is no finished run.
+    """
+    benchmarks = sorted(folder.rglob("benchmark.json"))
+    return Runs(read_runs(folder), read_speeds(folder), read_json(benchmarks[0]) if benchmarks else None)
+
+
+def draw_all(folder: Path, out: Path) -> list[Path]:
+    """Draw and write what the runs under a folder suffice for; the files, one per figure and table."""
+    runs = read_all(folder)
+    written = []
+    for name in sorted(FIGURES):
+        drawing = FIGURES[name](runs)
+        if drawing is None:
+            print(f"{name}: the runs it needs are not there")
+            continue
+        written.append(drawing.save(out, name))
+    for name, make in TABLES.items():
+        table = make(runs)
+        if not table.rows:
+            print(f"{name}: the runs it needs are not there")
+            continue
+        write_text(out / f"{name}.txt", table.text())
+        written.append(out / f"{name}.txt")
+    return written
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
+    parser.add_argument("--out", type=Path, required=True, help="folder of figures and tables")
+    arguments = parser.parse_args(argv)
+    try:
+        written = draw_all(arguments.runs, arguments.out)
+    except ValueError as error:
+        parser.error(str(error))
+    print("\n".join(map(str, written)))
+
+
+if __name__ == "__main__":
+    main()

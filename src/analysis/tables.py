@@ -1,0 +1,158 @@
+"""Tables of the experiments: Table 1 of the post, what pruning changes, and what happens at the exits."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from analysis import intervals
+from analysis.drawing import Runs, sample_sizes
+from analysis.runs import RunFiles, scaled, where
+
+JSD_PRUNED = ("JSD", "JSD + fixed", "JSD + decaying", "JSD + adaptive")
+
+
+class Table(NamedTuple):
+    """A title, names of columns, rows of cells, the runs they came from, and what the columns mean."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    runs: list[RunFiles]
+    note: str = ""
+
+    def text(self) -> str:
+        """The table, its note and the runs; texts to the left, numbers to the right."""
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+        lines = ["  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in self.rows]
+        head = "  ".join(cell.ljust(width) for cell, width in zip(self.head, widths, strict=True))
+        folders = "\n".join(dict.fromkeys(f"  {run.folder.as_posix()}" for run in self.runs))
+        title = f"{self.title}; {sample_sizes(self.runs)}"
+        return "\n".join([title, "", head.rstrip(), *map(str.rstrip, lines), "", self.note, f"Runs\n{folders}\n"])
+
+
+def _padded(cell: str, width: int) -> str:
+    return cell.rjust(width) if cell[:1] in "+-0123456789" else cell.ljust(width)
+
+
+def late_means(runs: Runs) -> Table:
+    """Table 1: mean exit and score over late exit_min_layers, with their standard deviations."""
+    rows, used = [], []
+    for task, model in runs.groups:
+        layers = {run.first_exit for run in where(runs.runs, task=task, model=model, method="JSD + fixed")}
+        for method in JSD_PRUNED:
+            some = where(runs.runs, task=task, model=model, method=method)
+            found = [run for run in some if run.first_exit in layers and run.first_exit >= scaled(15, run.num_layers)]
+            if found:
+                exits, scores = _spread([run.mean_exit for run in found]), _spread([run.score for run in found])
+                those = " ".join(str(run.first_exit) for run in found)
+                rows.append([task, model, method, exits, found[0].score_name, scores, those])
+                used += found
+    return Table(
+        "Table 1. JSD under each pruning: mean and standard deviation over late exit_min_layers",
+        ["task", "model", "method", "mean exit", "score", "", "exit_min_layers"],
+        rows,
+        used,
+        "Late layers are those from 15 of 24 on, where pruning has more than one exit.",
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.2f} +- {deviation:.2f}"
+
+
+def paired_pruning(runs: Runs) -> Table:
+    """Table 2: what pruning changes in the score, example by example, at the same exit_min_layer."""
+    rows, used = [], []
+    for task, model in runs.groups:
+        for base in ("softmax", "JSD"):
+            for whole in where(runs.runs, task=task, model=model, method=base):
+                for kind in ("fixed", "decaying", "adaptive"):
+                    method = f"{base} + {kind}"
+                    found = where(runs.runs, task=task, model=model, method=method, first_exit=whole.first_exit)
+                    found = [run for run in found if run.samples == whole.samples and run.example_scores]
+                    if found:
+                        rows.append([task, model, method, *_pair(found[0], whole)])
+                        used += [whole, found[0]]
+    return Table(
+        "Table 2. What pruning changes",
+        ["task", "model", "method", "min", "n", "score", "change", "95% interval", "rows/V", "k/V", "cut", "ceiling"],
+        rows,
+        used,
+        "min: exit_min_layer. change: points against no pruning there, paired by example. rows/V: rows of the\n"
+        "head multiplied at an exit after a token's first, over the vocabulary; k/V: tokens in the running there.\n"
+        "cut: how many times fewer confidence-FLOPs than without pruning; ceiling: nV / (V + sum of later k) for\n"
+        "the n exits tried.\n",
+    )
+
+
+def _pair(run: RunFiles, whole: RunFiles) -> list[str]:
+    low, high = intervals.of_difference(run.example_scores, whole.example_scores)
+    counts = run.results["eval_exit_counts"]
+    size, later = counts["rows_first"] / counts["first"], max(1, counts["later"])
+    ceiling = (counts["first"] + counts["later"]) * size / (counts["first"] * size + counts["kept_later"])
+    cut = whole.flops("confidence") / run.flops("confidence")
+    numbers = [f"{counts['rows_later'] / later / size:.3f}", f"{counts['kept_later'] / later / size:.3f}"]
+    change = [f"{run.score:.2f}", f"{run.score - whole.score:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+    return [str(run.first_exit), str(run.samples), *change, *numbers, f"{cut:.2f}", f"{ceiling:.2f}"]
+
+
+def plausible_sets(runs: Runs) -> Table:
+    """Table 3: how often the plausible set has one member, at exits tried and at exits taken."""
+    rows, used = [], []
+    for task, model in runs.groups:
+        for run in where(runs.runs, task=task, model=model, method="JSD"):
+            counts = run.results["eval_exit_counts"]
+            cells = [str(run.first_exit)]
+            for tried, single in (("compared", "single"), ("taken", "taken_single")):
+                share = f"{100 * counts[single] / counts[tried]:.1f}" if counts[tried] else "-"
+                cells += [str(counts[tried]), share]
+            rows.append([task, model, *cells])
+            used.append(run)
+    return Table(
+        "Table 3. Exits at which one token alone is plausible (JSD, threshold 0.9)",
+        ["task", "model", "min", "tried", "single %", "taken", "single %"],
+        rows,
+        used,
+    )
+
+
+def equal_depth(runs: Runs) -> Table:
+    """Table 4: the contrastive measures against the softmax gap, at the same exit_min_layer and at the same depth."""
+    rows, used = [], []
+    for task, model in runs.groups:
+        base = {run.first_exit: run for run in where(runs.runs, task=task, model=model, method="softmax")}
+        for method in ("weighted", "weighted (text)", "JSD", "JSD (text)"):
+            for run in where(runs.runs, task=task, model=model, method=method):
+                softmax = base.get(run.first_exit)
+                if softmax is None or run.example_scores is None or run.samples != softmax.samples:
+                    continue
+                low, high = intervals.of_difference(run.example_scores, softmax.example_scores)
+                change = [f"{run.mean_exit - softmax.mean_exit:+.2f}", f"{run.score - softmax.score:+.2f}"]
+                interval = f"{low:+.2f} to {high:+.2f}"
+                rows.append([task, model, method, str(run.first_exit), *change, interval, _at_depth(run, base)])
+                used += [run, softmax]
+    return Table(
+        "Table 4. The contrastive measures against the softmax gap",
+        ["task", "model", "method", "min", "exit", "score", "95% interval", "equal depth"],
+        rows,
+        used,
+        "exit, score: change against softmax at the same exit_min_layer (layers per token, points). equal depth:\n"
+        "change of the score against the line through softmax's own points at this run's mean exit; - where it lies\n"
+        "outside of them.\n",
+    )
+
+
+def _at_depth(run: RunFiles, base: dict[int, RunFiles]) -> str:
+    points = sorted((each.mean_exit, each.score) for each in base.values())
+    for (low, first), (high, second) in pairwise(points):
+        if low <= run.mean_exit <= high and high > low:
+            share = (run.mean_exit - low) / (high - low)
+            return f"{run.score - (first + share * (second - first)):+.2f}"
+    return "-"
+
+
+TABLES = {"table_1": late_means, "table_2": paired_pruning, "table_3": plausible_sets, "table_4": equal_depth}

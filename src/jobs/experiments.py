@@ -1,0 +1,77 @@
+"""The experiments: methods and settings from the tables that job files, grids and figures share."""
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from util import (
+    AdditionalArguments,
+    QuestionAnsweringArguments,
+    SummarizationArguments,
+    TranslationArguments,
+    parse_arguments,
+)
+from util.arguments import Arguments
+
+TABLES = Path(__file__).resolve().parents[1] / "scripts" / "experiments"
+
+# Run script -> the kind of task it is for and its data arguments.
+SCRIPTS = {
+    "run_question_answering.py": ("question_answering", QuestionAnsweringArguments),
+    "run_summarization.py": ("summarization", SummarizationArguments),
+    "run_translation.py": ("translation", TranslationArguments),
+}
+
+
+class Setting(NamedTuple):
+    """A model on a task: kind of task, its data arguments, and the flags all its runs share."""
+
+    kind: str
+    data_class: type
+    flags: list[str]
+
+    def arguments(self, *flags: str) -> Arguments:
+        """What a command line of the shared flags and these comes to."""
+        return parse_arguments(self.data_class, [*self.flags, *flags])
+
+
+def read_table(path: Path) -> dict[str, list[str]]:
+    """Name -> the words behind it, of a file with a line each; lines that begin with # are comments."""
+    lines = [shlex.split(line) for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return {words[0]: words[1:] for words in lines if words}
+
+
+def read_methods() -> dict[str, list[str]]:
+    """Method -> the flags of its policy."""
+    return read_table(TABLES / "methods.txt")
+
+
+def read_settings() -> dict[str, Setting]:
+    """Name of a setting -> it."""
+    rows = read_table(TABLES / "settings.txt")
+    return {name: Setting(*SCRIPTS[script], flags) for name, (script, *flags) in rows.items()}
+
+
+def pick(names: list[str] | None, table: dict, what: str) -> dict:
+    """The rows of these names, all where none are given.
+
+    Raises:
+        ValueError: a name is none; the sentence lists those that are.
+    """
+    unknown = [name for name in names or () if name not in table]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such {what}; valid are {', '.join(table)}.")
+    return {name: table[name] for name in (names or table)}
+
+
+def layers_of(method: list[str], num_layers: int) -> list[int | None]:
+    """Every exit_min_layer a method can have in a decoder of this depth; [None] for one without exits."""
+    if "--use_early_exit" not in method:
+        return [None]
+    last = num_layers - 2 if "--type_vocab_reduct" in method else num_layers - 1  # a single exit has nothing to prune
+    return list(range(1, last + 1))
+
+
+def policy_arguments(setting: Setting, flags: list[str]) -> AdditionalArguments:
+    """The flags of early exit among `flags`, parsed as the setting's run script would."""
+    return setting.arguments("--do_eval", *flags)[3]

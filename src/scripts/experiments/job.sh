@@ -1,0 +1,56 @@
+# Sourced by job files from the repository's root. Works under sbatch, srun and plain sh, with modules or without.
+#
+#   run SETTING METHOD [flags]     one run: a line of settings.txt, a line of methods.txt, and any further flag
+#   sweep SETTING METHOD [flags]   the same for every exit_min_layer in $LAYERS; complete runs are not repeated
+#
+# From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
+# LAYERS; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs nothing.
+
+LAYERS=${LAYERS:-"2 4 6 8 10 12 15 17 18 19 20 22"}
+SAVE=${SAVE:-save}
+if [ -z "${PYTHON:-}" ]; then
+    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
+fi
+if [ -n "${MODULES:-}" ] && command -v module >/dev/null 2>&1; then
+    # shellcheck disable=SC2086
+    module load $MODULES
+fi
+if [ -z "${LAUNCHER:-}" ]; then
+    LAUNCHER=$PYTHON
+    if [ -n "${SLURM_JOB_ID:-}" ] && command -v srun >/dev/null 2>&1; then LAUNCHER="srun $PYTHON"; fi
+fi
+
+# line FILE NAME: what follows NAME on its line; a sentence and exit code 2 where there is none.
+line() {
+    awk -v name="$2" '$1 == name { sub(/^[^ ]+ */, ""); print; found = 1 } END { exit !found }' \
+        "src/scripts/experiments/$1" && return
+    names=$(awk '/^[A-Za-z]/ { printf "%s ", $1 }' "src/scripts/experiments/$1")
+    echo "$2 is no line of src/scripts/experiments/$1: valid are $names" >&2
+    exit 2
+}
+
+run() {
+    setting=$(line settings.txt "$1") || exit 2
+    method=$(line methods.txt "$2") || exit 2
+    output="$SAVE/$1"
+    shift 2
+    script=${setting%% *}
+    # The tables quote a value with spaces as a shell does.
+    eval "set -- ${setting#* } $method --do_eval --output_dir \"\$output\" \"\$@\""
+    if [ -n "${DRY_RUN:-}" ]; then
+        printf '%s' "$LAUNCHER src/$script"
+        for word in "$@"; do printf " '%s'" "$word"; done
+        printf '\n'
+        return
+    fi
+    # shellcheck disable=SC2086
+    $LAUNCHER "src/$script" "$@" || exit $?
+}
+
+sweep() {
+    setting_name=$1 method_name=$2
+    shift 2
+    for layer in $LAYERS; do
+        run "$setting_name" "$method_name" --exit_min_layer "$layer" "$@"
+    done
+}
