@@ -3,16 +3,21 @@
     python src/scripts/local_grid.py --out save/grid
 
 Settings are the models on the tasks, methods the policies of experiments/methods.txt, each at every exit_min_layer. A
-run is an ordinary evaluation; what is complete is not repeated, so a grid that was killed goes on where it was.
+run is an ordinary evaluation; what is complete is not repeated, so a grid that was killed goes on where it was. One
+thread is used unless OMP_NUM_THREADS says otherwise: the model is so small that a second one only waits.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -48,6 +53,7 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
     out = arguments.out / name
     shared = ["--do_eval", "--output_dir", str(out), "--max_eval_samples", str(arguments.examples)]
     job = Job(setting.kind, *setting.arguments(*shared))
+    logging.getLogger("training").setLevel(logging.WARNING)  # a line per run says enough
     runs = points(methods, job.trainer.model.num_exit_layers, arguments.layers)
     policies = []
     for index, flags in enumerate(runs, start=1):
@@ -84,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
     parser.add_argument("--figures", type=Path, help="folder of the figures; OUT/figures where not given")
     arguments = parser.parse_args(argv)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     clock = Clock()
     try:
         settings = pick(arguments.settings, read_settings(), "setting")

@@ -20,16 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.tradeoff import label, report
 from decoding.policy import Policy
-from jobs.job import run_job
+from jobs.job import Job
+from jobs.speed import relative, seconds_per_token
 from tasks import TASKS
-from training.evaluation import decode_batch
-from util import (
-    AdditionalArguments,
-    QuestionAnsweringArguments,
-    SummarizationArguments,
-    parse_arguments,
-    update_autoconfig,
-)
+from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
 from util.files import read_json, write_json
 
 MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
@@ -37,7 +31,12 @@ DATA = {
     "invented_facts": (QuestionAnsweringArguments, []),
     "invented_dialogues": (SummarizationArguments, ["--source_prefix", "summarize: "]),
 }
-THRESHOLDS = {"softmax": (0.9, 0.5), "state": (0.95, 0.9), "meta": (0.9, 0.5)}
+THRESHOLDS = {
+    "softmax": (0.9, 0.5),
+    "state": (0.95, 0.9),
+    "meta": (0.9, 0.5),
+    "JSD_contrastive_confidence": (0.9,),
+}
 
 
 def policy_flags(num_layers: int) -> list[dict]:
@@ -50,40 +49,28 @@ def policy_flags(num_layers: int) -> list[dict]:
     return [{}, {"static_exit_layer": num_layers // 2}, *exits]
 
 
-def evaluate(name: str, flags: dict, out: Path, examples: int):
-    """One evaluation run, as its run script would make it; its trainer."""
+def make_job(name: str, out: Path, examples: int) -> Job:
+    """A task's job, as its run script would make it."""
     data_class, extra = DATA[name]
     argv = ["--model_name_or_path", str(MODEL), "--dataset_name", name, "--do_eval", "--output_dir", str(out / name)]
     argv += ["--max_eval_samples", str(examples), "--per_device_eval_batch_size", "16", *extra]
-    argv += [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
-    with redirect_stdout(StringIO()):  # sixteen summaries would hide the table, which holds their numbers
-        trainer, metrics = run_job(TASKS[name].kind.name, *parse_arguments(data_class, argv))
+    return Job(TASKS[name].kind.name, *parse_arguments(data_class, argv))
+
+
+def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
+    """One evaluation run under these flags."""
+    with redirect_stdout(StringIO()):  # so many summaries would hide the table, which holds their numbers
+        metrics = job.evaluate(flags)
     policy = label(metrics["eval_policy"])
     print(f"{name}: {policy}: {metrics['eval_runtime']:.0f} s for {metrics['eval_samples']} examples", flush=True)
-    return trainer
 
 
-def measure_speed(trainer, grid: list[dict], examples: int, repetitions: int) -> dict[str, list[float]]:
+def measure_speed(job: Job, grid: list[AdditionalArguments], examples: int, repetitions: int) -> dict[str, list[float]]:
     """Label of each policy -> tokens per second relative to full depth in each repetition; batch 1, decoder only."""
-    config, features = trainer.model.config, trainer.eval_dataset.features[:examples]
-    rates: list[dict[str, float]] = []
-    for _ in range(repetitions + 1):
-        rates.append({})
-        for flags in grid:
-            update_autoconfig(config, AdditionalArguments(**flags))
-            rates[-1][label(Policy.from_config(config).describe())] = _tokens_per_second(trainer, features)
-    full = label(Policy().describe())
-    return {name: [rate[name] / rate[full] for rate in rates[1:]] for name in rates[0]}  # the first warmed up
-
-
-def _tokens_per_second(trainer, features) -> float:
-    tokens, seconds = 0, 0.0
-    for feature in features:
-        options = trainer.decoding
-        decoded, _, took = decode_batch(trainer.model, trainer.processing_class, [feature], options, scored=False)
-        tokens += decoded[0].length
-        seconds += took["decoder_forward"]
-    return tokens / seconds
+    limit = getattr(job.data_args, job.task.kind.target_limit)
+    rows = seconds_per_token(job.trainer, grid, examples, repetitions, limit)
+    ratios = relative(rows, Policy().describe())
+    return {label(row["policy"]): [1 / ratio for ratio in found] for row, found in zip(rows, ratios, strict=True)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,11 +80,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--speed-examples", type=int, default=16, help="of each task, timed in turn at batch 1")
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
     arguments = parser.parse_args(argv)
-    grid = policy_flags(read_json(MODEL / "config.json")["num_decoder_layers"])
+    num_layers = read_json(MODEL / "config.json")["num_decoder_layers"]
+    grid = [AdditionalArguments(**flags) for flags in policy_flags(num_layers)]
     speed = {}
     for name in DATA:
-        trainers = [evaluate(name, flags, arguments.out, arguments.examples) for flags in grid]
-        speed[name] = measure_speed(trainers[0], grid, arguments.speed_examples, arguments.repetitions)
+        job = make_job(name, arguments.out, arguments.examples)
+        for flags in grid:
+            evaluate(name, job, flags)
+        speed[name] = measure_speed(job, grid, arguments.speed_examples, arguments.repetitions)
     settings = {"batch": 1, "examples": arguments.speed_examples, "repetitions": arguments.repetitions}
     write_json(arguments.out / "speed.json", {"tokens_per_second_relative_to_full_depth": speed, **settings})
     medians = {

@@ -1,0 +1,173 @@
+"""Figures drawn from made-up run files: the numbers they show, the runs they name, and what is left out."""
+
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+
+import pytest
+
+from analysis.figures import FIGURES, draw_all, main, read_all
+from analysis.tables import TABLES
+from support_runs import early, write_run
+from util.files import write_json
+
+JSD, WEIGHTED = "JSD_contrastive_confidence", "reweight_contrastive_decoding"
+MODELS = ("t5_exits_trained", "t5_exits_untrained")
+TASKS = {"invented_facts": "f1", "invented_dialogues": "rougeL"}
+
+
+def views(depth: int = 4) -> dict:
+    """Two inputs of five tokens at full depth: ranks fall to 1, and the third token has three plausible ones."""
+    ranks = [[1000 // 10**layer or 1 for layer in range(depth + 1)]] * 5
+    divergence = [[0.1 * (i - j) ** 2 for j in range(i)] for i in range(depth + 1)]
+    alone = {"measure": JSD, "amateur": None, "size": 1, "tokens": [7], "p": [0.9], "s": [1.0], "p_amateur": []}
+    alone["texts"] = [" red"]
+    several = {"measure": JSD, "amateur": 2, "size": 3, "tokens": [7, 8, 9], "p": [0.5, 0.3, 0.1], "s": [0.2, 0.1, 0.7]}
+    several |= {"p_amateur": [0.3, 0.3, 0.01], "texts": [" red", "$", "<b>"]}
+    common = {"window": 0, "tokens": [7] * 5, "texts": [" red"] * 5, "exit_layers": [depth] * 5}
+    layers = [{"id": f"e{i}", **common, "rank": ranks} for i in range(2)]
+    jsds = [
+        {"id": f"e{i}", **common, "divergence": [divergence] * 5, "contrast": [alone, alone, several, alone, alone]}
+        for i in range(2)
+    ]
+    return {"layers": layers, "jsds": jsds}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every kind of run the figures ask for, on two tasks and two models."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def make_run(name, *made, **more):
+        write_run(root / more["model"] / "runs" / name, *made, **more)
+
+    summary = [
+        {"layer": n, "tokens": 10, "probability": 0.2 * n, "gap": 0.1 * n, "accuracy": 0.25 * n, "score": None}
+        for n in range(5)
+    ]
+    for task, metric in TASKS.items():
+        for model in MODELS:
+            about = {"task": task, "model": model, "metric": metric}
+            make_run(f"{task}-full", {"method": "full"}, [90.0, 80.0], [4, 4], details=views(), layers=summary, **about)
+            for layer in range(1, 4):
+                static = {"method": "static", "static_exit": layer}
+                make_run(f"{task}-static{layer}", static, [20.0 * layer] * 2, [layer] * 2, **about)
+                for name in ("softmax", WEIGHTED, "reweight_contrastive_text", JSD, "JSD_contrastive_text", "oracle"):
+                    scores = [70.0 + layer, 80.0]
+                    make_run(f"{task}-{name}{layer}", early(name, layer), scores, [layer, 4], **about)
+                for name in ("softmax", JSD):
+                    for kind, kept in (("fixed", 40), ("decaying", 30), ("adaptive", 60)):
+                        trace = {"id": "e0", "window": 0, "exit_layers": [4], "kept": [[0] * (layer - 1) + [100, kept]]}
+                        policy = early(name, layer, kind)
+                        more = {"details": {"traces": [trace]}, "flops": [10.0, 10.0], **about}
+                        make_run(f"{task}-{name}-{kind}{layer}", policy, [70.0, 80.0], [layer, 4], **more)
+                make_run(f"{task}-s{layer}", early(JSD, layer, emit="contrastive"), [1.0, 2.0], [1, 2], **about)
+                policy = early(JSD, layer, "fixed", alpha=0.0)
+                make_run(f"{task}-a{layer}", policy, [1.0, 2.0], [1, 2], **about)
+            rows = [{"policy": {"method": "full"}, "seconds_per_token": [2.0, 2.0]}]
+            rows += [{"policy": early("softmax", n), "seconds_per_token": [1.0, 1.5]} for n in (1, 2, 3)]
+            held = {"task": task, "model": model, "settings": {"examples": 2, "repetitions": 2, "batch": 1}}
+            write_json(root / model / task / "speed.json", {**held, "policies": rows})
+    ratios = {"weighted / softmax": {"median": 0.97, "min": 0.9, "max": 1.0}}
+    about = {"size": "t5-base", "generated_tokens": 8, "repetitions": 9, "dtype": "float32", "device": "cpu"}
+    write_json(root / "benchmark.json", {**about, "batches": {"1": ratios, "8": ratios}})
+    return root
+
+
+@pytest.fixture(scope="module")
+def drawn(runs, tmp_path_factory):
+    """The folder of all figures and tables, and what was printed."""
+    out, shown = tmp_path_factory.mktemp("out"), StringIO()
+    with redirect_stdout(shown):
+        main(["--runs", str(runs), "--out", str(out)])
+    return out, shown.getvalue()
+
+
+def values(out, name):
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def test_every_figure_and_table_is_drawn_and_names_its_runs(runs, drawn):
+    out, shown = drawn
+    assert "not there" not in shown
+    for name in FIGURES:
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        held = values(out, name)
+        assert held["title"].startswith("Figure ")
+        folders = [folder for folder in held["runs"] if not folder.startswith(runs.as_posix())]
+        assert folders == [] and (held["runs"] or name == "figure_17")
+    for name in TABLES:
+        assert (out / f"{name}.txt").read_text().startswith("Table ")
+
+
+def test_ranks_are_drawn_from_the_embedding_to_the_last_layer(drawn):
+    found = values(drawn[0], "figure_02")["ranks"]
+    assert [each["task"] for each in found] == ["invented_facts"] * 2 + ["invented_dialogues"] * 2
+    assert [each["model"] for each in found[:2]] == ["t5_exits_untrained", "t5_exits_trained"]
+    assert found[0]["median"] == [1000, 100, 10, 1, 1] and found[0]["tokens"] == 10
+
+
+def test_confidence_stands_beside_the_score_of_the_static_exit_at_the_same_layer(drawn):
+    for name, model in (("figure_03", "t5_exits_untrained"), ("figure_04", "t5_exits_trained")):
+        panels = values(drawn[0], name)["panels"]
+        assert [panel["model"] for panel in panels] == [model] * 2
+        assert panels[0]["static_scores"] == {"1": 20.0, "2": 40.0, "3": 60.0, "4": 85.0}, "the last layer counts"
+
+
+def test_bars_are_of_the_published_layers(drawn):
+    """Of 4 layers, 7/24 and 2/24 are layer 1."""
+    bars = values(drawn[0], "figure_07")["bars"]
+    assert {bar["first_exit"] for bar in bars} == {1} and {bar["task"] for bar in bars} == {"invented_facts"}
+    softmax = [bar for bar in bars if bar["method"] == "softmax"]
+    seconds = [bar["seconds per token / full model"] for bar in softmax if "seconds per token / full model" in bar]
+    assert [each["value"] for each in seconds] == [0.625, 0.625] and seconds[0]["interval"] == [0.5, 0.75]
+    scores = [bar["F1 (%)"]["value"] for bar in softmax if "F1 (%)" in bar]
+    assert scores == [75.5, 75.5]
+
+
+def test_sweeps_have_a_point_per_layer_and_method(drawn):
+    points = values(drawn[0], "figure_10")["points"]
+    exits = [point for point in points if "mean exit (layers per token)" in point and point["method"] == "JSD"]
+    assert [(point["first_exit"], point["mean exit (layers per token)"]["value"]) for point in exits[:3]] == [
+        (1, 2.5),
+        (2, 3.0),
+        (3, 3.5),
+    ]
+    assert {point["method"] for point in points} == {"softmax", "weighted", "JSD", "oracle"}
+    timed = {point["method"] for point in points if "seconds per token / full model" in point}
+    assert timed == {"softmax"}, "an oracle has no seconds, and what was not timed has none"
+
+
+def test_what_is_contrasted_is_the_first_token_with_some_plausible_ones(drawn):
+    first = values(drawn[0], "figure_05")["tokens"][0]
+    assert (first["example"], first["token"], first["layer"], first["amateur"]) == ("e0", 3, 4, 2)
+
+
+def test_divergence_is_discounted_by_distance(drawn):
+    panel = values(drawn[0], "figure_06")["panels"][0]
+    column = [row[0] for row in panel["discounted"]]
+    assert column == pytest.approx([0.4, 0.3, 0.2, 0.1]), "0.1 (i - j)^2 / (i - j) at i = 4"
+    assert panel["mean_pairs"][0][1:] == pytest.approx([0.1, 0.4, 0.9, 1.6])
+
+
+def test_a_figure_without_its_runs_is_left_out_with_a_line(make_run, tmp_path, capsys):
+    make_run("full", {"method": "full"}, [1.0, 2.0], [4, 4])
+    assert draw_all(make_run.root, tmp_path / "out") == []
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(FIGURES) + len(TABLES) and all("are not there" in line for line in shown)
+
+
+def test_a_folder_without_runs_ends_with_code_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--runs", str(tmp_path), "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "holds no finished evaluation" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_groups_put_questions_and_untrained_exits_first(runs):
+    assert read_all(runs).groups == [
+        ("invented_facts", "t5_exits_untrained"),
+        ("invented_facts", "t5_exits_trained"),
+        ("invented_dialogues", "t5_exits_untrained"),
+        ("invented_dialogues", "t5_exits_trained"),
+    ]

@@ -1,0 +1,169 @@
+"""Every command of every job file parses as its run script would parse it, and asks for what the model can do."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from decoding.policy import Policy
+from jobs.experiments import SCRIPTS, read_settings
+from util import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "src" / "scripts"
+JOBS = sorted(
+    path
+    for pattern in ("*_experiments/**/*.job", "*_experiments/**/*.bash", "run_*.sh", "experiments/*.job")
+    for path in FOLDER.glob(pattern)
+)
+# The paths that the fork's users know.
+ANCESTORS = [
+    *(
+        f"contrastive_decoding_experiments/{folder}/{prefix}_final_{name}.job"
+        for folder, prefix in (("SQuAD", "squad"), ("Samsum", "sam"))
+        for name in ("cd", "cd_adaptive", "cd_adaptive_ft", "cd_ft", "s", "s_ft")
+    ),
+    *(
+        f"softmax_experiments/{folder}/{name}.job"
+        for folder in ("final_jobs_plot_softmax", *(f"final_jobs_results_{kind}" for kind in ("decaying", "fixed")))
+        for name in ("samsum_eval", "samsum_tuned", "squad_eval", "squad_eval_tuned")
+    ),
+    *(f"softmax_experiments/final_jobs_results_no_reduct/{name}.job" for name in ("samsum_eval", "squad_eval_tuned")),
+    "softmax_experiments/plotting_graphs/all_runs_for_plotting.bash",
+    *(
+        f"run_{name}.sh"
+        for name in ("qa_squad", "sum_bigpatent", "sum_cnndm", "sum_samsum", "sum_multinews", "tr_iwlst")
+    ),
+]
+DEPTH = {"t5-large": 24, "t5-squad": 24, "t5-samsum": 24, "mt5-large": 24, "long-t5-tglobal-base": 12}
+
+
+def call(path, *arguments, cwd=ROOT, **environment):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "LAYERS", "SAVE"))}
+    command = ["sh", str(path), *arguments]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**clean, "DRY_RUN": "1", "PYTHON": "python", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def commands(path, *arguments, **environment) -> list[list[str]]:
+    done = call(path, *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def parsed(words: list[str]):
+    """Model, data, training and additional arguments of a command."""
+    assert words[0] == "python"
+    return parse_arguments(SCRIPTS[Path(words[1]).name][1], words[2:])
+
+
+@pytest.mark.parametrize("path", ANCESTORS)
+def test_the_ancestors_paths_are_there(path):
+    assert FOLDER / path in JOBS
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_command_of_a_job_parses_and_fits_its_model(path, tmp_path):
+    arguments = ["squad_finetuned", "JSD_adaptive"] if path.name == "one_method.job" else []
+    found = commands(path, *arguments, SAVE=str(tmp_path))
+    assert found and (ROOT / found[0][1]).is_file()
+    for words in found:
+        model_args, data_args, training_args, additional_args = parsed(words)
+        assert training_args.do_eval and data_args.dataset_name
+        Policy.from_config(additional_args).check(DEPTH[model_args.model_name_or_path.split("/")[-1]])
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_job_is_a_few_lines_that_sbatch_and_sh_take(path):
+    lines = path.read_text().splitlines()
+    assert lines[0] == "#!/bin/sh" and lines[1].startswith("#SBATCH ") and lines[2].startswith("# ")
+    assert len(lines) <= 12 and os.access(path, os.X_OK)
+
+
+def test_the_published_jobs_ask_for_what_was_published():
+    published = {
+        "softmax_experiments/final_jobs_results_fixed/squad_eval.job": ("softmax", "fixed", 7),
+        "softmax_experiments/final_jobs_results_decaying/samsum_tuned.job": ("softmax", "decaying", 2),
+        "softmax_experiments/final_jobs_results_no_reduct/squad_eval.job": ("softmax", "none", 7),
+        "contrastive_decoding_experiments/SQuAD/squad_final_cd.job": ("JSD_contrastive_confidence", "none", 19),
+        "contrastive_decoding_experiments/Samsum/sam_final_cd_adaptive_ft.job": (
+            "JSD_contrastive_confidence",
+            "adaptive",
+            19,
+        ),
+        "contrastive_decoding_experiments/SQuAD/squad_final_weighted.job": (
+            "reweight_contrastive_decoding",
+            "none",
+            19,
+        ),
+    }
+    for path, (confidence, vocabulary, first) in published.items():
+        (words,) = commands(FOLDER / path)
+        policy = Policy.from_config(parsed(words)[3])
+        assert (policy.confidence, policy.vocabulary, policy.first_exit) == (confidence, vocabulary, first)
+        assert policy.threshold == 0.9
+
+
+def test_a_job_runs_from_anywhere_in_the_repository_and_as_a_copy_that_slurm_made(tmp_path):
+    job = FOLDER / "contrastive_decoding_experiments" / "SQuAD" / "squad_final_cd.job"
+    expected = commands(job)
+    assert call(job, cwd=tmp_path).stdout == call(job).stdout
+    spooled = shutil.copy(job, tmp_path / "slurm_script")
+    assert commands(spooled, SLURM_SUBMIT_DIR=str(ROOT / "src" / "scripts")) == expected
+
+
+def test_further_flags_go_to_the_command_and_overrule(tmp_path):
+    (words,) = commands(FOLDER / "run_qa_squad.sh", "softmax", "--max_eval_samples", "7", "--exit_min_layer", "4")
+    _, data_args, _, additional_args = parsed(words)
+    assert data_args.max_eval_samples == 7 and additional_args.exit_min_layer == 4
+
+
+def test_srun_is_used_inside_an_allocation_where_there_is_one(tmp_path):
+    fake = tmp_path / "srun"
+    fake.write_text("#!/bin/sh\n")
+    fake.chmod(0o755)
+    job, path = FOLDER / "run_sum_samsum.sh", f"{tmp_path}:{os.environ['PATH']}"
+    assert commands(job, PATH=path, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT))[0][:2] == ["srun", "python"]
+    assert commands(job, PATH=path)[0][0] == "python"
+
+
+@pytest.mark.parametrize("arguments", [["softmx"], ["softmax fixed"]])
+def test_an_unknown_method_is_refused_with_the_valid_ones(arguments):
+    done = call(FOLDER / "run_qa_squad.sh", *arguments)
+    assert done.returncode == 2 and "is no line of" in done.stderr and "JSD_adaptive" in done.stderr
+
+
+def test_a_grid_is_submitted_a_job_per_setting_and_method(tmp_path):
+    fake = tmp_path / "sbatch"
+    fake.write_text('#!/bin/sh\necho "$@"\n')
+    fake.chmod(0o755)
+    grid = FOLDER / "experiments" / "submit_grid.sh"
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "METHODS": "softmax JSD",
+        "SBATCH_ARGS": "--time=1:00:00",
+    }
+    submitted = commands(grid, "squad_finetuned", **environment, DRY_RUN="")
+    assert [words[0] for words in submitted] == ["--job-name=squad_finetuned-softmax", "--job-name=squad_finetuned-JSD"]
+    assert submitted[0][1:] == [
+        "--time=1:00:00",
+        "src/scripts/experiments/one_method.job",
+        "squad_finetuned",
+        "softmax",
+    ]
+    shown = commands(grid, **environment, LAYERS="2 19")
+    assert len(shown) == 4 * 2 * 2 and {parsed(words)[3].exit_min_layer for words in shown} == {2, 19}
+
+
+def test_every_setting_has_runs_of_its_own_folder():
+    for name in read_settings():
+        (words,) = commands(FOLDER / "experiments" / "one_method.job", name, "full")
+        assert words[words.index("--output_dir") + 1] == f"save/{name}"
