@@ -7,7 +7,8 @@ import torch
 from transformers import GPT2Config, MT5Config, T5Config
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from decoding.exits import ExitState, Past
+from decoding.exits import ExitState
+from decoding.past import Past
 from decoding.policy import Policy
 from models import DeployGPT2LMHeadModel, DeployMT5ForConditionalGeneration, DeployT5ForConditionalGeneration
 from models.adapter import Adapter
@@ -142,7 +143,7 @@ def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=Non
         previous = layers[max(layer - 1, 0)]
         exit = ExitState(adapter, layer, hidden, previous, held, rows=rows, past=past, alpha=alpha, final=final)
         if layer < depth - 1:
-            past.remember(exit)
+            exit.remember()
     return exit
 
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from decoding.exits import ExitState, Members, log_probabilities
+from decoding.exits import ExitState, Members
+from decoding.logits import log_probabilities
 
 # Differences of logits are kept above this, so that no two infinities ever meet; exp of it is 0.
 LOWEST = -1e30

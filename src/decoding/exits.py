@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from decoding.logits import argmax_token, log_probabilities, plausible_columns
+from decoding.past import Past
+
 # An amateur's logits on a plausible set above this share of the vocabulary come from one product with the whole head.
 WHOLE_ABOVE = 1 / 8
 # The same for the rows of the head that pruning has copied, which lie side by side and need not be gathered.
 IN_HAND_ABOVE = 1 / 4
-# Plausible tokens are looked for among this many likeliest ones first.
-FEW = 16
 
 
 class ExitState:
@@ -208,6 +209,10 @@ class ExitState:
         self._spend(rows, self.past.multiply_whole(untried, rows))
         return self.past.partitions(layers, rows)
 
+    def remember(self) -> None:
+        """Leave what this exit has said to the exits that come."""
+        self.past.remember(self.layer, self.rows, self.partition, self.logits if self.ids is None else None)
+
     def _spend(self, rows: list[int], counts: list[int]) -> None:
         for row, count in zip(rows, counts, strict=True):
             self.amateur_rows[self.rows.index(row)] += count
@@ -234,176 +239,3 @@ class Members(NamedTuple):
     valid: Tensor
     p: Tensor
     log_p: Tensor
-
-
-class Past:
-    """The layers below, of the tokens that are on their way up: their states, and logits that were computed.
-
-    One per decode call; `begin` forgets the token before. Whole logits lie in one matrix, [L + 1, B, V], so that a
-    measure takes any number of layers at once.
-    """
-
-    def __init__(self, adapter, batch: int):
-        self.adapter = adapter
-        self.batch = batch
-        self.sheet: Tensor | None = None
-        self.partition: Tensor | None = None
-        self.begin()
-
-    def begin(self) -> None:
-        """Start with the next token."""
-        self.states: list[tuple[list[int], Tensor]] = []
-        self.known: dict[int, set[int]] = {}  # layer -> batch rows whose whole logits are in the sheet
-        self.tried: set[int] = set()
-
-    def ran(self, rows: list[int], hidden: Tensor) -> None:
-        """The next layer, from 0, has left the states [N, D] of batch rows [N]."""
-        self.states.append((rows, hidden))
-
-    def at(self, layer: int, rows: list[int]) -> Tensor:
-        """h^layer of batch rows, [n, D]."""
-        held, hidden = self.states[layer]
-        return hidden if held == rows else hidden[[held.index(row) for row in rows]]
-
-    def normed(self, layers: Sequence[int], rows: list[int]) -> Tensor:
-        """Final-normed, unscaled states of several layers, [n, J, D]."""
-        states = torch.stack([self.at(layer, rows) for layer in layers], 1)
-        return self.adapter.normalise(states.flatten(0, 1)).view(states.shape)
-
-    def remember(self, exit: ExitState) -> None:
-        """Keep what turns an exit's logits into probabilities, and the logits where they are the whole head's."""
-        self.tried.add(exit.layer)
-        self._keep([exit.layer], exit.rows, exit.partition[:, None], exit.logits if exit.ids is None else None)
-
-    def multiply_whole(self, layers: Sequence[int], rows: list[int]) -> list[int]:
-        """See to it that the whole logits of `layers` are there; how many rows of the head that took, by row.
-
-        What is missing meets the head in one product for all layers.
-        """
-        size = self.adapter.vocabulary_size
-        spent = [0] * len(rows)
-        for index, missing, _ in self._by_missing(layers, rows):
-            if not missing:
-                continue
-            group = [rows[i] for i in index]
-            absent = [layers[j] for j in missing]
-            normed = self.normed(absent, group)  # [g, J, D]
-            logits = self.adapter.head(normed.flatten(0, 1)).float().view(*normed.shape[:2], size)
-            self._keep(absent, group, partition_of(logits), logits)
-            for i in index:
-                spent[i] = size * len(absent)
-        return spent
-
-    def whole(self, layers: Sequence[int], rows: list[int]) -> Tensor:
-        """Whole logits that are there, [n, J, V]."""
-        return self.sheet[self._index(layers), self._index(rows)[:, None]]
-
-    def partitions(self, layers: Sequence[int], rows: list[int]) -> Tensor:
-        """What turns logits into log p, [n, J, 2], for layers whose whole logits are there and exits tried."""
-        return self.partition[self._index(layers), self._index(rows)[:, None]]
-
-    def on_tokens(
-        self, layers: Sequence[int], rows: list[int], tokens: Tensor, sizes: list[int]
-    ) -> tuple[Tensor, list[int]]:
-        """Logits of `layers` on some tokens of each row, [n, J, m], and how many rows of the head that took, by row.
-
-        Read from whole logits where these are there already; otherwise the tokens' rows of the head are multiplied.
-
-        Args:
-            tokens: Their ids, [n, m].
-            sizes: How many of them count, by row.
-        """
-        found = torch.empty(len(rows), len(layers), tokens.shape[1], device=tokens.device)
-        spent = [0] * len(rows)
-        for index, missing, present in self._by_missing(layers, rows):
-            group, wanted = [rows[i] for i in index], tokens if len(index) == len(rows) else tokens[index]
-            place = self._index(index)[:, None]
-            if present:
-                known = self._index([layers[j] for j in present])
-                where = (known[None, :, None], self._index(group)[:, None, None], wanted[:, None, :])
-                found[place, self._index(present)] = self.sheet[where]
-            if missing:
-                normed = self.normed([layers[j] for j in missing], group)
-                multiplied = self.adapter.head_on(self.adapter.head_rows(wanted), normed).float()
-                found[place, self._index(missing)] = multiplied
-                for i in index:
-                    spent[i] = sizes[i] * len(missing)
-        return found, spent
-
-    def _by_missing(self, layers: Sequence[int], rows: list[int]) -> list[tuple[list[int], list[int], list[int]]]:
-        """Rows that lack the whole logits of the same layers: their places, places of layers they lack and have."""
-        groups: dict[tuple[bool, ...], list[int]] = {}
-        for i, row in enumerate(rows):
-            groups.setdefault(tuple(row in self.known.get(layer, ()) for layer in layers), []).append(i)
-        return [
-            (index, [j for j, there in enumerate(known) if not there], [j for j, there in enumerate(known) if there])
-            for known, index in groups.items()
-        ]
-
-    def _keep(self, layers: Sequence[int], rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
-        """Partitions [n, J, 2], and whole logits [n, J, V] or [n, V] where there are any."""
-        if self.partition is None:
-            depth = self.adapter.num_layers + 1
-            self.partition = torch.empty(depth, self.batch, 2, device=partition.device)
-        if logits is not None and self.sheet is None:
-            depth = self.adapter.num_layers + 1
-            self.sheet = torch.empty(depth, self.batch, self.adapter.vocabulary_size, device=logits.device)
-        for held, values in ((self.partition, partition), (self.sheet, logits)):
-            if values is None:
-                continue
-            values = values.view(len(rows), len(layers), -1)
-            if len(layers) == 1 and len(rows) == self.batch:  # the plain case, in one copy
-                held[layers[0]].copy_(values[:, 0])
-            else:
-                held[self._index(layers), self._index(rows)[:, None]] = values
-        if logits is not None:
-            for layer in layers:
-                self.known.setdefault(layer, set()).update(rows)
-
-    def _index(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(list(numbers), device=self.adapter.device)
-
-
-def plausible_columns(logits: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns whose logit reaches the floor, and which of them count, [n, m] each.
-
-    Args:
-        logits: [n, C].
-        floor: [n, 1].
-    """
-    values, columns = logits.topk(min(FEW, logits.shape[1]), dim=-1)
-    valid = values >= floor
-    width = int(valid.sum(-1).max())
-    if width < FEW:
-        return columns[:, :width], valid[:, :width]
-    plausible = logits >= floor
-    row, column = plausible.nonzero().unbind(1)  # row by row, columns rising
-    counts = plausible.sum(-1)
-    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    columns = row.new_zeros(len(logits), int(counts.max()))
-    columns[row, place] = column
-    return columns, torch.arange(columns.shape[1], device=row.device) < counts[:, None]
-
-
-def partition_of(logits: Tensor) -> Tensor:
-    """The highest logit and the log-probability of its token, [.., 2]."""
-    return torch.stack([logits.amax(-1), logits.softmax(-1).amax(-1).log()], -1)
-
-
-def log_probabilities(logits: Tensor, partition: Tensor) -> Tensor:
-    """log p of logits [.., C], given the partition [.., 2] of their distribution.
-
-    Relative to the likeliest token, so that a probability near 1 keeps its digits.
-    """
-    return (logits - partition[..., :1]) + partition[..., 1:]
-
-
-def argmax_token(logits: Tensor, ids: Tensor | None) -> Tensor:
-    """The likeliest token of each row, the lowest id on a tie, [n].
-
-    Args:
-        logits: [n, V], or [n, K] over the tokens `ids` [n, K].
-    """
-    if ids is None:
-        return logits.argmax(-1)
-    return torch.where(logits == logits.amax(-1, keepdim=True), ids, torch.iinfo(ids.dtype).max).amin(-1)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from decoding.confidence import CONFIDENCES
 from decoding.contrastive import CONTRASTS, Contrast, jensen_shannon
-from decoding.exits import ExitState, Past, log_probabilities, partition_of
+from decoding.exits import ExitState
+from decoding.logits import log_probabilities, partition_of
+from decoding.past import Past
 
 # The measure whose comparison is shown where the run's own measure contrasts nothing.
 SHOWN_CONTRAST = "JSD_contrastive_confidence"

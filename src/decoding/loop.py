@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from decoding.exits import ExitState, Past, argmax_token
+from decoding.exits import ExitState
+from decoding.logits import argmax_token
+from decoding.past import Past
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES, Budget, Survivors, prune
 from decoding.states import COMPACT_AT, SKIPPED_STATES, Block, States
@@ -248,7 +250,7 @@ def run_token(call: Call, threshold: float, tokens: Tensor, slot: int, running: 
         exit = _exit(call, layer, block.live_rows, survivors, final)
         confidences = policy.measure.compute(exit).clamp(max=1).tolist()
         if policy.measure.contrasts:
-            past.remember(exit)
+            exit.remember()
         recorder.tried(exit, confidences, exit.sizes if policy.measure.contrasts else None)
         leaving = [i for i, confidence in enumerate(confidences) if confidence > threshold]
         if leaving:

@@ -11,7 +11,7 @@ from scipy.spatial.distance import jensenshannon
 
 from decoding.confidence import CONFIDENCES
 from decoding.contrastive import CONTRASTS, jensen_shannon
-from decoding.exits import FEW
+from decoding.logits import FEW
 from decoding.pruning import Survivors, likeliest, penalty_below
 from support import scripted_exit
 
@@ -230,7 +230,7 @@ def test_earlier_layers_meet_the_head_once_per_token():
     CONFIDENCES["JSD_contrastive_confidence"].compute(first)
     assert min(first.sizes) > 1 and first.amateur_rows == [300] * 3
     past = first.past
-    past.remember(first)
+    first.remember()
     rows = list(range(3))
     past.ran(rows, layers[6])
     second = type(first)(first.adapter, 6, layers[6], layers[5], rows=rows, past=past)

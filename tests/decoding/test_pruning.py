@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.exits import ExitState, Past
+from decoding.exits import ExitState
+from decoding.past import Past
 from decoding.pruning import VOCABULARIES, Budget, likeliest, penalty_below, prune
 from support import ScriptedAdapter
 

@@ -1,0 +1,143 @@
+"""The layers below an exit, of the tokens that are on their way up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from decoding.logits import partition_of
+
+
+class Past:
+    """The layers below, of the tokens that are on their way up: their states, and logits that were computed.
+
+    One per decode call; `begin` forgets the token before. Whole logits lie in one matrix, [L + 1, B, V], so that a
+    measure takes any number of layers at once.
+    """
+
+    def __init__(self, adapter, batch: int):
+        self.adapter = adapter
+        self.batch = batch
+        self.sheet: Tensor | None = None
+        self.partition: Tensor | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with the next token."""
+        self.states: list[tuple[list[int], Tensor]] = []
+        self.known: dict[int, set[int]] = {}  # layer -> batch rows whose whole logits are in the sheet
+        self.tried: set[int] = set()
+
+    def ran(self, rows: list[int], hidden: Tensor) -> None:
+        """The next layer, from 0, has left the states [N, D] of batch rows [N]."""
+        self.states.append((rows, hidden))
+
+    def at(self, layer: int, rows: list[int]) -> Tensor:
+        """h^layer of batch rows, [n, D]."""
+        held, hidden = self.states[layer]
+        return hidden if held == rows else hidden[[held.index(row) for row in rows]]
+
+    def normed(self, layers: Sequence[int], rows: list[int]) -> Tensor:
+        """Final-normed, unscaled states of several layers, [n, J, D]."""
+        states = torch.stack([self.at(layer, rows) for layer in layers], 1)
+        return self.adapter.normalise(states.flatten(0, 1)).view(states.shape)
+
+    def remember(self, layer: int, rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
+        """Keep what an exit tried has said, for later exits.
+
+        Args:
+            partition: What turns its logits into probabilities, [n, 2].
+            logits: Its logits where they are the whole head's, [n, V].
+        """
+        self.tried.add(layer)
+        self._keep([layer], rows, partition[:, None], logits)
+
+    def multiply_whole(self, layers: Sequence[int], rows: list[int]) -> list[int]:
+        """See to it that the whole logits of `layers` are there; how many rows of the head that took, by row.
+
+        What is missing meets the head in one product for all layers.
+        """
+        size = self.adapter.vocabulary_size
+        spent = [0] * len(rows)
+        for index, missing, _ in self._by_missing(layers, rows):
+            if not missing:
+                continue
+            group = [rows[i] for i in index]
+            absent = [layers[j] for j in missing]
+            normed = self.normed(absent, group)  # [g, J, D]
+            logits = self.adapter.head(normed.flatten(0, 1)).float().view(*normed.shape[:2], size)
+            self._keep(absent, group, partition_of(logits), logits)
+            for i in index:
+                spent[i] = size * len(absent)
+        return spent
+
+    def whole(self, layers: Sequence[int], rows: list[int]) -> Tensor:
+        """Whole logits that are there, [n, J, V]."""
+        return self.sheet[self._index(layers), self._index(rows)[:, None]]
+
+    def partitions(self, layers: Sequence[int], rows: list[int]) -> Tensor:
+        """What turns logits into log p, [n, J, 2], for layers whose whole logits are there and exits tried."""
+        return self.partition[self._index(layers), self._index(rows)[:, None]]
+
+    def on_tokens(
+        self, layers: Sequence[int], rows: list[int], tokens: Tensor, sizes: list[int]
+    ) -> tuple[Tensor, list[int]]:
+        """Logits of `layers` on some tokens of each row, [n, J, m], and how many rows of the head that took, by row.
+
+        Read from whole logits where these are there already; otherwise the tokens' rows of the head are multiplied.
+
+        Args:
+            tokens: Their ids, [n, m].
+            sizes: How many of them count, by row.
+        """
+        found = torch.empty(len(rows), len(layers), tokens.shape[1], device=tokens.device)
+        spent = [0] * len(rows)
+        for index, missing, present in self._by_missing(layers, rows):
+            group, wanted = [rows[i] for i in index], tokens if len(index) == len(rows) else tokens[index]
+            place = self._index(index)[:, None]
+            if present:
+                known = self._index([layers[j] for j in present])
+                where = (known[None, :, None], self._index(group)[:, None, None], wanted[:, None, :])
+                found[place, self._index(present)] = self.sheet[where]
+            if missing:
+                normed = self.normed([layers[j] for j in missing], group)
+                multiplied = self.adapter.head_on(self.adapter.head_rows(wanted), normed).float()
+                found[place, self._index(missing)] = multiplied
+                for i in index:
+                    spent[i] = sizes[i] * len(missing)
+        return found, spent
+
+    def _by_missing(self, layers: Sequence[int], rows: list[int]) -> list[tuple[list[int], list[int], list[int]]]:
+        """Rows that lack the whole logits of the same layers: their places, places of layers they lack and have."""
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(tuple(row in self.known.get(layer, ()) for layer in layers), []).append(i)
+        return [
+            (index, [j for j, there in enumerate(known) if not there], [j for j, there in enumerate(known) if there])
+            for known, index in groups.items()
+        ]
+
+    def _keep(self, layers: Sequence[int], rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
+        """Partitions [n, J, 2], and whole logits [n, J, V] or [n, V] where there are any."""
+        if self.partition is None:
+            depth = self.adapter.num_layers + 1
+            self.partition = torch.empty(depth, self.batch, 2, device=partition.device)
+        if logits is not None and self.sheet is None:
+            depth = self.adapter.num_layers + 1
+            self.sheet = torch.empty(depth, self.batch, self.adapter.vocabulary_size, device=logits.device)
+        for held, values in ((self.partition, partition), (self.sheet, logits)):
+            if values is None:
+                continue
+            values = values.view(len(rows), len(layers), -1)
+            if len(layers) == 1 and len(rows) == self.batch:  # the plain case, in one copy
+                held[layers[0]].copy_(values[:, 0])
+            else:
+                held[self._index(layers), self._index(rows)[:, None]] = values
+        if logits is not None:
+            for layer in layers:
+                self.known.setdefault(layer, set()).update(rows)
+
+    def _index(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(list(numbers), device=self.adapter.device)
