@@ -120,6 +120,9 @@ class EarlyExitGeneration:
             results.append(result)
             return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
 
+        kwargs["use_cache"] = (
+            False  # the loop has states of its own, and a cache takes longer to make than short answers
+        )
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
         result.trace.seconds.update(seconds)
