@@ -3,7 +3,7 @@
     python src/analysis/figures.py --runs save/grid --out save/grid/figures
 
 A figure whose runs are not there is left out, with a line that says so. Beside each lies a .json of the numbers it
-shows and the runs they came from. Figures 16 to 19 and tables 2 to 4 have no counterpart in that post.
+shows and the runs they came from. Figures 16 to 19 and tables 2 to 6 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from analysis import layer_figures, policy_figures
 from analysis.drawing import Runs
 from analysis.runs import read_runs, read_speeds
 from analysis.tables import TABLES
-from util.files import read_json, write_text
+from util.files import read_json, write_json, write_text
 
 FIGURES = {
     "figure_01": layer_figures.how_pruning_shrinks,
@@ -63,6 +63,7 @@ def draw_all(folder: Path, out: Path) -> list[Path]:
             print(f"{name}: the runs it needs are not there")
             continue
         write_text(out / f"{name}.txt", table.text())
+        write_json(out / f"{name}.json", table.data())
         written.append(out / f"{name}.txt")
     return written
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from analysis import intervals
 from analysis.drawing import Runs, sample_sizes
+from analysis.policy_figures import mean_exit, score, seconds
 from analysis.runs import RunFiles, scaled, where
 
 JSD_PRUNED = ("JSD", "JSD + fixed", "JSD + decaying", "JSD + adaptive")
@@ -23,13 +24,18 @@ class Table(NamedTuple):
     runs: list[RunFiles]
     note: str = ""
 
+    def data(self) -> dict:
+        """The same as JSON."""
+        folders = dict.fromkeys(run.folder.as_posix() for run in self.runs)
+        return {"title": self.title, "head": self.head, "rows": self.rows, "note": self.note, "runs": list(folders)}
+
     def text(self) -> str:
         """The table, its note and the runs; texts to the left, numbers to the right."""
         widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
         lines = ["  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in self.rows]
         head = "  ".join(cell.ljust(width) for cell, width in zip(self.head, widths, strict=True))
         folders = "\n".join(dict.fromkeys(f"  {run.folder.as_posix()}" for run in self.runs))
-        title = f"{self.title}; {sample_sizes(self.runs)}"
+        title = f"{self.title}; {sample_sizes(self.runs)}" if self.runs else self.title
         return "\n".join([title, "", head.rstrip(), *map(str.rstrip, lines), "", self.note, f"Runs\n{folders}\n"])
 
 
@@ -52,7 +58,7 @@ def late_means(runs: Runs) -> Table:
                 used += found
     return Table(
         "Table 1. JSD under each pruning: mean and standard deviation over late exit_min_layers",
-        ["task", "model", "method", "mean exit", "score", "", "exit_min_layers"],
+        ["task", "model", "method", "mean exit", "metric", "score", "exit_min_layers"],
         rows,
         used,
         "Late layers are those from 15 of 24 on, where pruning has more than one exit.",
@@ -114,7 +120,7 @@ def plausible_sets(runs: Runs) -> Table:
             used.append(run)
     return Table(
         "Table 3. Exits at which one token alone is plausible (JSD, threshold 0.9)",
-        ["task", "model", "min", "tried", "single %", "taken", "single %"],
+        ["task", "model", "min", "tried", "single %", "taken", "taken single %"],
         rows,
         used,
     )
@@ -155,4 +161,49 @@ def _at_depth(run: RunFiles, base: dict[int, RunFiles]) -> str:
     return "-"
 
 
+def every_run(runs: Runs) -> Table:
+    """Table 5: what each run scored and cost."""
+    rows = []
+    for task, model in runs.groups:
+        for run in where(runs.runs, task=task, model=model):
+            first = run.first_exit or run.policy.get("static_exit") or run.num_layers
+            low, high = score(run, runs).interval
+            depth = mean_exit(run, runs)
+            ratio = seconds(run, runs)
+            cells = [run.method, str(first), str(run.samples), f"{run.score:.2f}", f"{low:.2f} to {high:.2f}"]
+            cells += [f"{depth.value:.2f}", f"{depth.interval[0]:.2f} to {depth.interval[1]:.2f}"]
+            cells += [f"{run.flops('confidence'):.3g}", f"{run.flops('decoder'):.3g}"]
+            cells += (
+                ["-"] if ratio is None else [f"{ratio.value:.2f} ({ratio.interval[0]:.2f} to {ratio.interval[1]:.2f})"]
+            )
+            rows.append([task, model, *cells])
+    head = ["task", "model", "method", "min", "n", "score", "95% interval", "mean exit", "95% interval of it"]
+    return Table(
+        "Table 5. Every run",
+        [*head, "confidence-FLOPs", "decoder-FLOPs", "seconds / full model"],
+        rows,
+        list(runs.runs),
+        "min: exit_min_layer, or the layer of a static exit. FLOPs are per example. seconds: per token, at batch 1,\n"
+        "all policies in turn; median and range of the repetitions.\n",
+    )
+
+
+def benchmark(runs: Runs) -> Table:
+    """Table 6: the speed ratios of the benchmark."""
+    if runs.benchmark is None:
+        return Table("", [], [], [])
+    batches = runs.benchmark["batches"]
+    rows = []
+    for name in next(iter(batches.values())):
+        found = [batches[batch].get(name) for batch in batches]
+        rows.append([name, *(f"{each['median']:.2f} ({each['min']:.2f} to {each['max']:.2f})" for each in found)])
+    held = runs.benchmark
+    title = (
+        f"Table 6. Times as fast at the size of a {held['size']}, never exiting; {held['generated_tokens']} tokens, "
+        f"{held['dtype']}, {held['threads']} threads, {held['repetitions']} repetitions"
+    )
+    return Table(title, ["figure", *(f"batch {batch}" for batch in batches)], rows, [])
+
+
 TABLES = {"table_1": late_means, "table_2": paired_pruning, "table_3": plausible_sets, "table_4": equal_depth}
+TABLES |= {"table_5": every_run, "table_6": benchmark}

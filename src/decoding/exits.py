@@ -186,8 +186,9 @@ class ExitState:
         if self.ids is not None and width > IN_HAND_ABOVE * self.ids.shape[1]:
             columns = members.columns[:, None].expand(-1, len(layers), -1)
             return self.earlier(layers, members.index).gather(2, columns)
-        if width > WHOLE_ABOVE * self.adapter.vocabulary_size:
-            self._spend(members.rows, self.past.multiply_whole(layers, members.rows))
+        most = WHOLE_ABOVE * self.adapter.vocabulary_size
+        wide = [row for row, size in zip(members.rows, members.sizes, strict=True) if size > most]
+        self._spend(wide, self.past.multiply_whole(layers, wide))
         logits, spent = self.past.on_tokens(layers, members.rows, members.tokens, members.sizes)
         self._spend(members.rows, spent)
         return logits

@@ -92,19 +92,20 @@ class Past:
             tokens: Their ids, [n, m].
             sizes: How many of them count, by row.
         """
-        found = torch.empty(len(rows), len(layers), tokens.shape[1], device=tokens.device)
+        found = torch.zeros(len(rows), len(layers), tokens.shape[1], device=tokens.device)
         spent = [0] * len(rows)
         for index, missing, present in self._by_missing(layers, rows):
-            group, wanted = [rows[i] for i in index], tokens if len(index) == len(rows) else tokens[index]
+            group, width = [rows[i] for i in index], max(sizes[i] for i in index)
+            wanted = (tokens if len(index) == len(rows) else tokens[index])[:, :width]
             place = self._index(index)[:, None]
             if present:
                 known = self._index([layers[j] for j in present])
                 where = (known[None, :, None], self._index(group)[:, None, None], wanted[:, None, :])
-                found[place, self._index(present)] = self.sheet[where]
+                found[place, self._index(present), :width] = self.sheet[where]
             if missing:
                 normed = self.normed([layers[j] for j in missing], group)
                 multiplied = self.adapter.head_on(self.adapter.head_rows(wanted), normed).float()
-                found[place, self._index(missing)] = multiplied
+                found[place, self._index(missing), :width] = multiplied
                 for i in index:
                     spent[i] = sizes[i] * len(missing)
         return found, spent

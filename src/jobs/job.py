@@ -126,14 +126,19 @@ class Job:
         self.views = tuple(name for name, wanted in VIEW_FLAGS.items() if getattr(additional_args, wanted))
         self.shows_flops = additional_args.count_flops
 
-    def evaluate(self, additional_args: AdditionalArguments) -> dict:
+    def evaluate(self, additional_args: AdditionalArguments, batch_size: int | None = None) -> dict:
         """The evaluation of the same model on the same data under other flags of early exit: metrics, as of `decode`.
+
+        Args:
+            batch_size: Of this evaluation, where it is not to be the job's.
 
         Raises:
             ValueError: the flags contradict each other or the model.
         """
         self._take(additional_args, self.trainer.model.config)
-        self.trainer.decoding = replace(self.trainer.decoding, keep_traces=self.keep_traces, views=self.views)
+        size = batch_size or self.args.per_device_eval_batch_size
+        kept = {"keep_traces": self.keep_traces, "views": self.views}
+        self.trainer.decoding = replace(self.trainer.decoding, batch_size=size, **kept)
         return self.decode("eval")
 
     # ------------------------------------------------------------------------------------------------------- training
@@ -333,7 +338,7 @@ class Job:
         if self.views:
             settings["views"] = self.views
         if self.policy.prunes:  # whose FLOPs depend on how many rows of the head are copied at once
-            settings["batch_size"] = self.args.per_device_eval_batch_size
+            settings["batch_size"] = self.trainer.decoding.batch_size
         return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})
 
     @staticmethod

@@ -32,6 +32,8 @@ LOCAL = ["facts_untrained", "facts_trained", "dialogues_untrained", "dialogues_t
 VIEWS = ["--plotting_logits", "True", "--render_jsds", "True"]
 # A run of early exits whose layers are looked at too, beside the full model.
 VIEWED = "JSD"
+# Examples decoded together in runs without pruning.
+BATCH = 8
 
 
 def points(methods: dict[str, list[str]], num_layers: int, wanted: list[int] | None) -> list[list[str]]:
@@ -58,8 +60,10 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
     policies = []
     for index, flags in enumerate(runs, start=1):
         policies.append(policy_arguments(setting, flags))
+        # Rows of the head are copied at batch 1; nothing else that a run reports depends on its batch.
+        batch = None if policies[-1].type_vocab_reduct else BATCH
         with redirect_stdout(StringIO()):  # hundreds of tables; the files hold them
-            metrics = job.evaluate(policies[-1])
+            metrics = job.evaluate(policies[-1], batch)
         depth = metrics["eval_block_avg"]
         print(f"{clock}  {name} {index}/{len(runs)}: {describe(job.policy)}: mean exit {depth:.2f}", flush=True)
     measure_speed(job, policies, out / "speed.json", arguments)

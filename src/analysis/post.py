@@ -1,0 +1,68 @@
+"""Fill the tables of a post from the tables of a grid, so that no number in it is typed.
+
+    python src/analysis/post.py --post blogpost.md
+
+A block of the post begins with a comment that names a table beside the post's figures and what to take of it, and ends
+with `<!-- end -->`; what stands between is written anew:
+
+    <!-- table_5: model=t5_exits_trained; min=2 6; columns=method, score, mean exit -->
+
+`model=`, `min=` and the like keep the rows whose cell is one of the values, alternatives parted by |.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from util.files import read_json, write_text
+
+BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^>]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, folder: Path) -> str:
+    """The post's text with its tables as the files of the folder have them.
+
+    Raises:
+        ValueError: A block asks for a table, column or row that is not there.
+    """
+    return BLOCK.sub(
+        lambda found: found[1] + rendered(folder / f"{found['table']}.json", found["query"]) + found[5], text
+    )
+
+
+def rendered(path: Path, query: str) -> str:
+    """The rows and columns a query asks for, as a table of Markdown."""
+    table = read_json(path)
+    wanted = dict(part.strip().split("=", 1) for part in query.split(";"))
+    columns = [name.strip() for name in wanted.pop("columns").split(",")]
+    unknown = [name for name in (*columns, *wanted) if name not in table["head"]]
+    if unknown:
+        raise ValueError(f"{path} has no column {', '.join(unknown)}: valid are {', '.join(table['head'])}.")
+    rows = [dict(zip(table["head"], row, strict=True)) for row in table["rows"]]
+    for name, values in wanted.items():
+        rows = [row for row in rows if row[name] in [value.strip() for value in values.split("|")]]
+    if not rows:
+        raise ValueError(f"{path} has no row with {query}.")
+    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--post", type=Path, default=Path("blogpost.md"))
+    parser.add_argument("--tables", type=Path, help="folder of the tables; blogpost_figures beside the post by default")
+    arguments = parser.parse_args(argv)
+    folder = arguments.tables or arguments.post.parent / "blogpost_figures"
+    try:
+        write_text(arguments.post, fill(arguments.post.read_text(encoding="utf-8"), folder))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
