@@ -114,7 +114,7 @@ def finish(axes: Axes, x: str, y: str, title: str = "", legend: bool = False) ->
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
     axes.set_title(title, fontsize=9)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=7, which="both")
     axes.grid(alpha=0.25)
     if legend:
         axes.legend(fontsize=6.5, framealpha=0.85)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from analysis import intervals
 from analysis.drawing import QUESTIONS, Drawing, Runs, band, finish, is_trained, panels, style
@@ -70,7 +71,7 @@ def _bars(
         first = first_exits(model, some[0].num_layers)
         chosen = {name: run for name in methods for run in where(some, method=name, first_exit=first)}
         if len(chosen) == len(methods):
-            found.append((task, model, first, chosen))
+            found.append((task, model, first, chosen, where(some, method="oracle", first_exit=first)))
     if not found:
         return None
     columns: list[tuple[str, Measure, bool]] = [
@@ -86,7 +87,7 @@ def _bars(
     width = 0.8 / len(methods)
     for axis, (label, measure, logarithmic) in zip(axes[0], columns, strict=True):
         for place, name in enumerate(methods):
-            quantities = [measure(chosen[name], runs) for *_, chosen in found]
+            quantities = [measure(chosen[name], runs) for *_, chosen, _ in found]
             if any(quantity is None for quantity in quantities):
                 continue
             xs = np.arange(len(found)) + (place - (len(methods) - 1) / 2) * width
@@ -102,15 +103,26 @@ def _bars(
             axis.bar_label(bars, fmt=lambda value: f"{value:.3g}", fontsize=5.5, padding=1)
             values += [
                 {"task": task, "model": model, "first_exit": first, "method": name, label: quantity._asdict()}
-                for (task, model, first, _), quantity in zip(found, quantities, strict=True)
+                for (task, model, first, *_), quantity in zip(found, quantities, strict=True)
             ]
+        if measure in (score, mean_exit):
+            _oracle_lines(axis, [(oracle, place) for place, (*_, oracle) in enumerate(found)], measure, runs)
         if logarithmic:
             axis.set_yscale("log")
-        names = [f"{model}\nexits from {first}" for _, model, first, _ in found]
+        names = [f"{model}\nexits from {first}" for _, model, first, *_ in found]
         axis.set_xticks(range(len(found)), names)
         finish(axis, "", label, legend=axis is axes[0][0])
-    used = [run for *_, chosen in found for run in chosen.values()]
+    used = [run for *_, chosen, oracle in found for run in (*chosen.values(), *oracle)]
     return Drawing(title, figure, used, {"bars": values, "intervals": True}, _seconds_note(runs, found))
+
+
+def _oracle_lines(axis: Axes, places: Sequence[tuple[list[RunFiles], int]], measure: Measure, runs: Runs) -> None:
+    """A dashed line over each group of bars where an oracle comes to: no measure can be right earlier."""
+    for oracle, place in places:
+        for run in oracle:
+            value, colour = measure(run, runs).value, style("oracle")["color"]
+            label = "oracle" if place == 0 else None
+            axis.hlines(value, place - 0.45, place + 0.45, color=colour, linestyle="--", linewidth=1.2, label=label)
 
 
 def _seconds_note(runs: Runs, found: Sequence) -> str:

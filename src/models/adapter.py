@@ -7,6 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# On a CPU several states meet the head in pieces of so many rows, which stay in its cache: little more than half the time
+# of one product at T5-base size.
+HEAD_PIECE = 1024
+
 
 class Adapter:
     """Base of an architecture's adapter; `decoding.loop` says what an adapter gives the loop.
@@ -31,8 +35,7 @@ class Adapter:
         normed = self._scaled(normed)
         if len(normed) == 1 or normed.is_cuda:
             return F.linear(normed, self.output_weight)
-        # On a CPU a few states cost up to four times less this way round.
-        return torch.mm(self.output_weight, normed.t()).t().contiguous()
+        return torch.cat([F.linear(normed, rows) for rows in self.output_weight.split(HEAD_PIECE)], 1)
 
     def head_rows(self, ids: Tensor) -> Tensor:
         """A copy of the rows `ids` [..., K] of the head, [..., K, D]."""

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
     parser.add_argument("--layers", nargs="+", type=int, help="values of exit_min_layer; all where not given")
     parser.add_argument("--examples", type=int, default=100, help="of each task; 500 are there")
-    parser.add_argument("--speed-examples", type=int, default=6, help="timed in turn at batch 1; 0 times nothing")
+    parser.add_argument("--speed-examples", type=int, default=4, help="timed in turn at batch 1; 0 times nothing")
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
     parser.add_argument("--figures", type=Path, help="folder of the figures; OUT/figures where not given")
     arguments = parser.parse_args(argv)

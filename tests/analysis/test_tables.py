@@ -54,7 +54,17 @@ def test_table_4_compares_at_the_same_layer_and_at_the_same_depth(make_run):
     assert second[3:6] == ["3", "-2.50", "-10.00"] and second[-1] == "-", "shallower than any of softmax's points"
 
 
-@pytest.mark.parametrize("name", TABLES)
+def test_table_5_has_a_row_per_run(make_run):
+    make_run("full", {"method": "full"}, [90.0, 70.0], [4, 4], flops=[0.0, 0.0])
+    make_run("static", {"method": "static", "static_exit": 2}, [50.0, 50.0], [2, 2])
+    make_run("softmax", early("softmax", 3), [80.0, 80.0], [3, 4], flops=[100.0, 300.0])
+    rows = {row[2]: row[3:] for row in table(make_run, "table_5").rows}
+    assert rows["full model"][:3] == ["4", "2", "80.00"] and rows["static"][0] == "2"
+    assert rows["softmax"][2:4] == ["80.00", "80.00 to 80.00"] and rows["softmax"][4] == "3.50"
+    assert rows["softmax"][6:] == ["200", "1e+03", "-"], "no seconds were measured"
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "table_5"])
 def test_without_its_runs_a_table_is_empty(make_run, name):
     make_run("full", {"method": "full"}, [1.0], [4])
     assert table(make_run, name).rows == []
