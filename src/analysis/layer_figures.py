@@ -70,9 +70,8 @@ def ranks(runs: Runs) -> Drawing | None:
         panel.boxplot(by_layer, positions=range(len(by_layer)), widths=0.6, flierprops={"markersize": 1.5})
         panel.set_yscale("log")
         finish(panel, "layer (0 = embedding)", "rank of the final token (log scale)", f"{task}, {model}")
-        medians = [float(np.median(each)) for each in by_layer]
-        high = [float(np.percentile(each, 95)) for each in by_layer]
-        values.append({"task": task, "model": model, "tokens": len(tokens), "median": medians, "percentile_95": high})
+        percentiles = {f"percentile_{at}": [float(np.percentile(each, at)) for each in by_layer] for at in (50, 75, 95)}
+        values.append({"task": task, "model": model, "tokens": len(tokens), **percentiles})
     note = "Boxes are quartiles over tokens. The reference never draws the last layer; here l = 0 to L."
     title = "Figure 2. Rank of the final token at every layer"
     return Drawing(title, figure, [run for *_, run in shown], {"ranks": values}, note)

@@ -112,7 +112,7 @@ def test_ranks_are_drawn_from_the_embedding_to_the_last_layer(drawn):
     found = values(drawn[0], "figure_02")["ranks"]
     assert [each["task"] for each in found] == ["invented_facts"] * 2 + ["invented_dialogues"] * 2
     assert [each["model"] for each in found[:2]] == ["t5_exits_untrained", "t5_exits_trained"]
-    assert found[0]["median"] == [1000, 100, 10, 1, 1] and found[0]["tokens"] == 10
+    assert found[0]["percentile_50"] == [1000, 100, 10, 1, 1] and found[0]["tokens"] == 10
 
 
 def test_confidence_stands_beside_the_score_of_the_static_exit_at_the_same_layer(drawn):
