@@ -21,6 +21,8 @@ T5_VOCABULARY = 32128
 K_MIN, K_MAX = 250, 35000
 # Copied rows are copied anew once this share of them is left; until then the others are multiplied too and masked.
 RECOPY_AT = 1 / 2
+# The bits of -inf in float32.
+MINUS_INFINITY = np.float32(-np.inf).view(np.int32)
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def likeliest(logits: Tensor, k: int, ids: Tensor | None = None) -> Tensor:
     chosen = []
     for row, values in enumerate(logits.numpy()):
         tokens = None if ids is None else ids[row].numpy()
-        columns = _highest(values, k, tokens)
+        columns = np.flatnonzero(_highest(values, k, tokens))
         order = np.lexsort((columns if tokens is None else tokens[columns], -values[columns]))
         chosen.append(columns[order])
     return torch.from_numpy(np.stack(chosen))
@@ -233,26 +235,32 @@ def penalty_below(logits: Tensor, ks: Sequence[int], ids: Tensor | None = None) 
         behind = torch.arange(logits.shape[1], device=logits.device) >= torch.tensor(ks, device=logits.device)[:, None]
         penalty = torch.zeros_like(logits).masked_fill_(behind, -torch.inf)
         return torch.empty_like(logits).scatter_(1, _ranked(logits, ids), penalty)
-    penalty = np.full(logits.shape, -np.inf, np.float32)
-    for row, (values, k) in enumerate(zip(logits.numpy(), ks, strict=True)):
-        penalty[row, _highest(values, k, None if ids is None else ids[row].numpy())] = 0
-    return torch.from_numpy(penalty)
+    kept = [
+        _highest(values, k, None if ids is None else ids[row].numpy())
+        for row, (values, k) in enumerate(zip(logits.numpy(), ks, strict=True))
+    ]
+    bits = (np.stack(kept).astype(np.int32) - 1) & MINUS_INFINITY  # no branch per token: half the time of `where`
+    return torch.from_numpy(bits.view(np.float32))
 
 
 def _highest(values: np.ndarray, k: int, tokens: np.ndarray | None) -> np.ndarray:
-    """Columns of the k highest values, in rising order but for ties at the k-th, which go to the lower token."""
-    running = np.flatnonzero(values > -np.inf)  # many equal values would slow the selection down
-    if k >= len(running):
-        dropped = np.flatnonzero(~(values > -np.inf))
-        return np.concatenate([running, dropped[: k - len(running)]])
-    lowest = np.partition(values[running], len(running) - k)[len(running) - k]  # faster than torch.topk by far
-    columns = np.flatnonzero(values >= lowest)
-    if len(columns) == k:
-        return columns
-    above, ties = columns[values[columns] > lowest], columns[values[columns] == lowest]
-    if tokens is not None:
-        ties = ties[np.argsort(tokens[ties])]
-    return np.concatenate([above, ties[: k - len(above)]])
+    """Whether each value is one of the k highest, [C]; ties at the k-th go to the lower token."""
+    running = values > -np.inf
+    count = np.count_nonzero(running)
+    if k >= count:
+        running[np.flatnonzero(~running)[: k - count]] = True
+        return running
+    # Many equal values would slow the selection down, which as it is takes a tenth of the time of torch.topk.
+    among = values if count == len(values) else values.take(np.flatnonzero(running))
+    lowest = np.partition(among, count - k)[count - k]
+    kept = values >= lowest
+    surplus = np.count_nonzero(kept) - k
+    if surplus:
+        ties = np.flatnonzero(values == lowest)
+        if tokens is not None:
+            ties = ties[np.argsort(tokens[ties])]
+        kept[ties[len(ties) - surplus :]] = False
+    return kept
 
 
 def _ranked(logits: Tensor, ids: Tensor | None) -> Tensor:

@@ -120,9 +120,8 @@ class EarlyExitGeneration:
             results.append(result)
             return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
 
-        kwargs["use_cache"] = (
-            False  # the loop has states of its own, and a cache takes longer to make than short answers
-        )
+        # The loop has states of its own, and the library's cache takes longer to make than a short answer.
+        kwargs["use_cache"] = False
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
         result.trace.seconds.update(seconds)

@@ -149,10 +149,11 @@ def contenders(
 
 
 def measure(runs: dict[str, Callable], repetitions: int, device: str) -> dict[str, list[float]]:
-    """Seconds per repetition of every contender, run in turn after one warm-up round."""
+    """Seconds per repetition of every contender, run in turn after one warm-up round: there, and next time back, so
+    that a machine that slows down or speeds up favours none of them."""
     seconds = {name: [] for name in runs}
     for repetition in range(repetitions + 1):
-        for name, run in runs.items():
+        for name, run in list(runs.items())[:: 1 if repetition % 2 else -1]:
             _synchronise(device)
             started = time.perf_counter()
             with torch.no_grad():
