@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -309,7 +310,7 @@ def speed(runs: Runs) -> Drawing | None:
         bars = axis.bar(xs, medians, 0.33, yerr=np.array(errors).T, label=f"batch {batch}", error_kw={"linewidth": 0.8})
         axis.bar_label(bars, fmt="%.2f", fontsize=6)
     axis.axhline(1, color="0.5", linewidth=0.8)
-    axis.set_xticks(range(len(shown)), [name.replace(" / ", "\n/ ") for name in shown])
+    axis.set_xticks(range(len(shown)), [textwrap.fill(name, 18) for name in shown])
     finish(axis, "", "times as fast", legend=True)
     held = runs.benchmark
     note = (

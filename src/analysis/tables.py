@@ -36,7 +36,8 @@ class Table(NamedTuple):
         head = "  ".join(cell.ljust(width) for cell, width in zip(self.head, widths, strict=True))
         folders = "\n".join(dict.fromkeys(f"  {run.folder.as_posix()}" for run in self.runs))
         title = f"{self.title}; {sample_sizes(self.runs)}" if self.runs else self.title
-        return "\n".join([title, "", head.rstrip(), *map(str.rstrip, lines), "", self.note, f"Runs\n{folders}\n"])
+        source = [f"Runs\n{folders}\n"] if self.runs else []
+        return "\n".join([title, "", head.rstrip(), *map(str.rstrip, lines), "", self.note, *source])
 
 
 def _padded(cell: str, width: int) -> str:
@@ -202,7 +203,8 @@ def benchmark(runs: Runs) -> Table:
         f"Table 6. Times as fast at the size of a {held['size']}, never exiting; {held['generated_tokens']} tokens, "
         f"{held['dtype']}, {held['threads']} threads, {held['repetitions']} repetitions"
     )
-    return Table(title, ["figure", *(f"batch {batch}" for batch in batches)], rows, [])
+    note = "Median and range of ratios within a repetition, from benchmark.json. Weights are random.\n"
+    return Table(title, ["figure", *(f"batch {batch}" for batch in batches)], rows, [], note)
 
 
 TABLES = {"table_1": late_means, "table_2": paired_pruning, "table_3": plausible_sets, "table_4": equal_depth}
