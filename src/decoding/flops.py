@@ -46,6 +46,7 @@ class Cost:
         prefilled: Whether these ran at full depth, and the first token came from them.
         source: Encoder tokens, [B]; zeros for a decoder-only model.
         encoder_layers: 0 for a decoder-only model.
+        recomputes: Whether skipped layers are run later on, instead of filled by projection.
         reads_logits, reads_head, elementwise: The confidence measure's row of the table.
     """
 
@@ -58,6 +59,7 @@ class Cost:
     prefilled: bool
     source: np.ndarray
     encoder_layers: int = 0
+    recomputes: bool = False
     reads_logits: bool = True
     reads_head: bool = False
     elementwise: Callable[[Tried], int] | None = None
@@ -74,15 +76,16 @@ def count_flops(trace) -> dict[str, np.ndarray]:
 
 def _count_row(trace, index: int) -> dict[str, float]:
     cost = trace.cost
-    exits = trace.exit_layers[index]
-    exits = exits[exits > 0].astype(np.int64)  # [T]
-    depths = _slot_depths(cost, exits, int(cost.prompt[index]))  # [slots], layers run in each slot
+    length, prompt = int(trace.lengths[index]), int(cost.prompt[index])
+    depths = _slot_depths(cost, trace.depths[index, :length].astype(np.int64), prompt)  # [slots], layers run in each
     keys = np.arange(1, len(depths) + 1)  # that a slot attends to, itself included
     if cost.prefilled:
-        keys = np.maximum(keys, cost.prompt[index])  # a prompt is one square product, its upper half masked
+        keys = np.maximum(keys, prompt)  # a prompt is one square product, its upper half masked
+    wasted = [each for each in trace.wasted if each["row"] == index]
+    redone = np.array([prompt + each["position"] for each in wasted], np.int64)  # keys of slots that ran in vain
     source = int(cost.source[index])
-    passes = depths.sum()
-    deepest = int(depths.max(initial=0))
+    passes = depths.sum() + cost.num_layers * len(wasted)
+    deepest = cost.num_layers if wasted else int(depths.max(initial=0))
     project = 2 * cost.width * (2 * cost.attention_width + 2 * cost.kv_width)  # q, k, v, o of one token
     scores = 2 * 2 * cost.attention_width  # of one token against one key, and its value
     cross = 0
@@ -91,11 +94,11 @@ def _count_row(trace, index: int) -> dict[str, float]:
         cross = passes * per_pass + deepest * source * 2 * 2 * cost.width * cost.kv_width
     return {
         "encoder": cost.encoder_layers * source * (project + scores * source + 2 * cost.feed_forward),
-        "self_attention": passes * project + scores * (depths * keys).sum(),
+        "self_attention": passes * project + scores * ((depths * keys).sum() + cost.num_layers * redone.sum()),
         "cross_attention": cross,
         "feed_forward": passes * 2 * cost.feed_forward,
-        "kv_fill": _filled(depths, cost.num_layers) * 2 * 2 * cost.width * cost.kv_width,
-        **_head_parts(trace, index, len(exits)),
+        "kv_fill": (0 if cost.recomputes else _filled(depths, cost.num_layers)) * 2 * 2 * cost.width * cost.kv_width,
+        **_head_parts(trace, index, length, wasted),
     }
 
 
@@ -116,20 +119,23 @@ def _filled(depths: np.ndarray, num_layers: int) -> int:
     return filled
 
 
-def _head_parts(trace, index: int, length: int) -> dict[str, float]:
+def _head_parts(trace, index: int, length: int, wasted: list[dict]) -> dict[str, float]:
     """Rows of the head read to measure (confidence) or only to read the token (head)."""
     cost = trace.cost
-    rows = trace.rows[index, :length]  # [T, L]
-    tried = ~np.isnan(trace.confidences[index, :length])  # [T, L]
+
+    def per_layer(name: str) -> np.ndarray:  # of every slot that ran, in vain or not, [slots, L]
+        return np.concatenate([getattr(trace, name)[index, :length], *(each[name][None] for each in wasted)])
+
+    rows, tried = per_layer("rows"), ~np.isnan(per_layer("confidences"))
     measured = tried & cost.reads_logits
     per_row = 2 * cost.width
-    confidence = per_row * (rows[measured].sum() + trace.amateur_rows[index, :length].sum())
+    confidence = per_row * (rows[measured].sum() + per_layer("amateur_rows").sum())
     if cost.reads_head:
         confidence += tried.sum() * (per_row * cost.width + per_row * 2)
     elementwise = 0
     if cost.elementwise is not None:
         layers = np.nonzero(tried)[1] + 1
-        counts = zip(layers, rows[tried], trace.members[index, :length][tried], strict=True)
+        counts = zip(layers, rows[tried], per_layer("members")[tried], strict=True)
         elementwise = sum(cost.elementwise(Tried(cost.width, *map(int, each))) for each in counts)
     return {
         "confidence": float(confidence),

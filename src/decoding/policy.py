@@ -9,13 +9,26 @@ from dataclasses import asdict, dataclass
 
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.pruning import VOCABULARIES, Budget
+from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS
+from decoding.verification import VERIFICATIONS, Verification
 
 # What the token of an exit is read from: its distribution p_l, or the s that a contrastive measure makes of it.
 EMISSIONS = ("exit", "contrastive")
 
 PRUNING = ("k", "k_min", "k_max", "adaptive_scale", "adaptive_cap", "copy_share")
 CONTRAST = ("alpha", "emit")
+# Of recomputed states and their verification, left out of a description where they ask for nothing.
+WAITING = {
+    "last_exit": None,
+    "adapts": False,
+    "skipped": "copy",
+    "verification": "none",
+    "rollback_threshold": None,
+    "num_speculations": None,
+}
+# Tokens that wait for the deep layers at most, where every one of them is verified.
+LOSSLESS_SPECULATIONS = 8
 
 
 @dataclass(frozen=True)
@@ -28,13 +41,19 @@ class Policy:
         threshold: lam in [0, 1]; a row leaves where its confidence is strictly greater, so 1.0 is the full model.
         temperature: tau of the decaying threshold; None keeps it constant.
         length: N of the decaying threshold in answer tokens; None takes the call's max_new_tokens.
+        adapts: Fit the threshold on the way (FREE); `threshold` counts until the first fit.
         first_exit: Lowest layer with an exit (exit_min_layer), at least 1.
+        last_exit: Highest layer with an exit; None for the last layer but one.
         static_exit: Every token runs exactly this many layers; None for all.
         k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.Budget`.
         copy_share: Rows of the head are copied while rows * k is at most this share of the vocabulary; otherwise the
             whole head is multiplied and the survivors are read out. It changes no result.
         alpha: V_head of contrastive measures are the tokens of at least alpha times the highest probability.
         emit: One of `EMISSIONS`.
+        skipped: Name in `SKIPPED_STATES`, what fills the layers a token skipped.
+        verification: Name in `VERIFICATIONS`, what is done with the full model's word on tokens that had left early.
+        rollback_threshold: Highest cross entropy of a token that stands, in nats, for rollback.
+        num_speculations: Most tokens that may wait for the deep layers; None for no bound.
     """
 
     confidence: str | None = None
@@ -43,6 +62,7 @@ class Policy:
     temperature: float | None = None
     length: int | None = None
     first_exit: int = 1
+    last_exit: int | None = None
     static_exit: int | None = None
     k: int | None = None
     k_min: int | None = None
@@ -52,6 +72,11 @@ class Policy:
     copy_share: float = 0.25
     alpha: float = 0.1
     emit: str = "exit"
+    adapts: bool = False
+    skipped: str = "copy"
+    verification: str = "none"
+    rollback_threshold: float | None = None
+    num_speculations: int | None = None
 
     def __post_init__(self):
         problems = self._problems()
@@ -62,24 +87,41 @@ class Policy:
     def from_config(cls, config) -> Policy:
         """The policy that `update_autoconfig`, or an older checkpoint's config.json, wrote into a model's config."""
         static = getattr(config, "static_exit_layer", None)
-        if not getattr(config, "use_early_exit", None):
+        one_exit = bool(getattr(config, "use_shallow_deep", None))
+        if not one_exit and not getattr(config, "use_early_exit", None):
             return cls(static_exit=static)
+        shared = {
+            "vocabulary": vocabulary_of(_given(config, "type_vocab_reduct", None)),
+            "temperature": _given(config, "exit_position_temp", None),
+            "length": _given(config, "max_answer_length", None),
+            "static_exit": static,
+            "k": _given(config, "k", None),
+            "k_min": _given(config, "k_min", None),
+            "k_max": _given(config, "k_max", None),
+            "adaptive_scale": _given(config, "adaptive_scale", 0.9),
+            "adaptive_cap": _given(config, "adaptive_cap", False),
+            "copy_share": _given(config, "copy_share", 0.25),
+            "alpha": _given(config, "contrastive_alpha", 0.1),
+            "emit": _given(config, "emit", "exit"),
+            "adapts": bool(_given(config, "use_adapt_threshold", False)),
+            **_skipped(config, one_exit),
+        }
+        if one_exit:
+            layer = _given(config, "shallow_exit_layer", None)
+            if layer is None:
+                raise ValueError("use_shallow_deep needs a shallow_exit_layer: give the layer of its one exit.")
+            return cls(
+                confidence=_given(config, "shallow2deep_conf_type", "softmax"),
+                threshold=_given(config, "shallow2deep_conf_threshold", 1.0),
+                first_exit=layer,
+                last_exit=layer,
+                **shared,
+            )
         return cls(
             confidence=_given(config, "exit_conf_type", "softmax"),
-            vocabulary=vocabulary_of(_given(config, "type_vocab_reduct", None)),
             threshold=_given(config, "exit_conf_threshold", 1.0),
-            temperature=_given(config, "exit_position_temp", None),
-            length=_given(config, "max_answer_length", None),
             first_exit=_given(config, "exit_min_layer", 1),
-            static_exit=static,
-            k=_given(config, "k", None),
-            k_min=_given(config, "k_min", None),
-            k_max=_given(config, "k_max", None),
-            adaptive_scale=_given(config, "adaptive_scale", 0.9),
-            adaptive_cap=_given(config, "adaptive_cap", False),
-            copy_share=_given(config, "copy_share", 0.25),
-            alpha=_given(config, "contrastive_alpha", 0.1),
-            emit=_given(config, "emit", "exit"),
+            **shared,
         )
 
     @property
@@ -102,6 +144,21 @@ class Policy:
         return self.confidence is not None and self.measure.looks_ahead
 
     @property
+    def recomputes(self) -> bool:
+        """Whether layers that a token skipped are run later on, when another token reaches them."""
+        return self.confidence is not None and self.skipped == "recompute"
+
+    @property
+    def verifies(self) -> Verification | None:
+        """What is done with the full model's word on tokens that had left early."""
+        return VERIFICATIONS[self.verification]
+
+    @property
+    def catches_up(self) -> bool:
+        """Whether the full model's word on such tokens is wanted at all."""
+        return self.recomputes and (self.verifies is not None or self.adapts)
+
+    @property
     def emits_contrast(self) -> bool:
         """Whether a token that leaves is read from the contrastive distribution."""
         return self.emit == "contrastive"
@@ -110,7 +167,8 @@ class Policy:
         """The layers at which an exit is tried, 1-based; never the last one, where every token leaves anyway."""
         if self.confidence is None:
             return range(0)
-        return range(max(self.first_exit, self.measure.first_layer), num_layers)
+        end = num_layers if self.last_exit is None else min(num_layers, self.last_exit + 1)
+        return range(max(self.first_exit, self.measure.first_layer), end)
 
     def budget(self, num_layers: int, vocabulary: int) -> Budget:
         """What the numbers of tokens to keep depend on, for a model of these sizes."""
@@ -135,6 +193,7 @@ class Policy:
         if self.confidence is None:
             return {"method": "static", "static_exit": self.static_exit} if self.exits else {"method": "full"}
         idle = {"static_exit", *(() if self.prunes else PRUNING), *(() if self.measure.contrasts else CONTRAST)}
+        idle |= {name for name, off in WAITING.items() if getattr(self, name) == off}
         return {"method": "early_exit", **{name: value for name, value in asdict(self).items() if name not in idle}}
 
     def check(self, num_layers: int) -> None:
@@ -177,7 +236,7 @@ class Policy:
             problems.append(f"exit_min_layer is {self.first_exit}: valid are 1 and above.")
         if self.temperature is not None and self.temperature < 0:
             problems.append(f"exit_position_temp is {self.temperature}: valid are 0 and above.")
-        return problems or [*self._pruning_problems(), *self._contrast_problems()]
+        return problems or [*self._pruning_problems(), *self._contrast_problems(), *self._waiting_problems()]
 
     def _pruning_problems(self) -> list[str]:
         problems = [
@@ -203,6 +262,42 @@ class Policy:
             )
         return problems
 
+    def _waiting_problems(self) -> list[str]:
+        problems = []
+        for name, table in (("skipped_states", SKIPPED_STATES), ("verification", VERIFICATIONS)):
+            value = self.skipped if name == "skipped_states" else self.verification
+            if value not in table:
+                problems.append(f"{name} is {value!r}: valid are {', '.join(table)}.")
+        if self.rollback_threshold is not None and not self.rollback_threshold >= 0:
+            problems.append(f"rollback_conf_threshold is {self.rollback_threshold}: valid are 0 and above.")
+        if self.verification == "rollback" and self.rollback_threshold is None:
+            problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
+        if self.verification == "exact" and self.rollback_threshold is not None:
+            problems.append(
+                "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
+                "would emit, the other what it finds likely enough."
+            )
+        if self.num_speculations is not None and self.num_speculations < 1:
+            problems.append(f"num_speculations is {self.num_speculations}: valid are 1 and above.")
+        if not self.recomputes:
+            wanting = {
+                "lossless": self.verification == "exact",
+                "rollback_conf_threshold": self.verification == "rollback",
+                "num_speculations": self.num_speculations is not None,
+                "use_adapt_threshold": self.adapts,
+            }
+            problems += [
+                f"{name} needs skipped layers to be run later on: leave copy_skipped_hidden_states out, or give "
+                "--skipped_states recompute with several exits."
+                for name, wanted in wanting.items()
+                if wanted
+            ]
+        elif self.looks_ahead:
+            problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
+        if self.adapts and (self.last_exit is None or self.last_exit != self.first_exit):
+            problems.append("use_adapt_threshold is fitted to one exit: it goes with use_shallow_deep.")
+        return problems
+
     def _contrast_problems(self) -> list[str]:
         problems = []
         if not 0 <= self.alpha <= 1:
@@ -213,6 +308,21 @@ class Policy:
             scoring = ", ".join(name for name, measure in CONFIDENCES.items() if measure.scores is not None)
             problems.append(f"emit is 'contrastive', which needs a contrastive exit_conf_type: {scoring}.")
         return problems
+
+
+def _skipped(config, one_exit: bool) -> dict:
+    """What fills skipped layers, and how it is verified: one exit recomputes unless told to copy, several copy unless
+    told to recompute; verification needs recomputing."""
+    lossless = bool(_given(config, "lossless", False))
+    rollback = _given(config, "rollback_conf_threshold", None)
+    copies = bool(_given(config, "copy_skipped_hidden_states", False))
+    default = "recompute" if lossless or (one_exit and not copies) else "copy"
+    return {
+        "skipped": _given(config, "skipped_states", default),
+        "verification": "exact" if lossless else "none" if rollback is None else "rollback",
+        "rollback_threshold": rollback,
+        "num_speculations": _given(config, "num_speculations", LOSSLESS_SPECULATIONS if lossless else None),
+    }
 
 
 def vocabulary_of(value: str | bool | None) -> str:

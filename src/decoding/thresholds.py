@@ -1,6 +1,12 @@
-"""Threshold: when a confidence is enough. Constant, or decaying with the position of the token."""
+"""Threshold: when a confidence is enough. Constant, decaying with the position of the token, or fitted on the way."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import beta
 
 
 def constant(level: float, position: int, length: int, temperature: float | None = None) -> float:
@@ -21,3 +27,79 @@ def decaying(level: float, position: int, length: int, temperature: float) -> fl
 
 
 THRESHOLDS = {"constant": constant, "decaying": decaying}
+
+
+class AdaptiveThreshold:
+    """FREE's estimator (arXiv:2310.05424, section 4.3): a threshold fitted to which confidences were right.
+
+    Two Beta distributions are fitted to the confidences of shallow tokens, one to those that the deep model agreed
+    with, one to the others; the threshold is the lowest of ten above which agreement is likely enough. One lives on
+    the model (`model.threshold`) and is refitted at the start of every sequence on all observations so far.
+
+    Args:
+        level: The threshold until the first fit.
+    """
+
+    GRID = np.linspace(0.3, 0.9, 10)
+    LIKELY = 0.4
+    MOST_FITS = 300
+    LEARNING_RATE = 0.2  # what a label counts; with the floor it leaves each component a trace of the other's data
+    FLOOR = 1e-4
+
+    def __init__(self, level: float):
+        self.start = level
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self.value = self.start
+        self.fits = 0
+        self.confidences: list[float] = []
+        self.agreed: list[bool] = []
+
+    def observe(self, confidences: Sequence[float], agreed: Sequence[bool]) -> None:
+        """Shallow confidences in [0, 1], and whether the deep model's likeliest token was the shallow one's."""
+        self.confidences += map(float, confidences)
+        self.agreed += map(bool, agreed)
+
+    def refit(self) -> None:
+        """Move the threshold to what was seen so far; MOST_FITS times at most."""
+        if not self.confidences or self.fits >= self.MOST_FITS:
+            return
+        self.fits += 1
+        self.value = float(self.GRID[min(max(0, len(self.GRID) - self._likely_points()), len(self.GRID) - 1)])
+
+    def _likely_points(self) -> int:
+        """Points of the grid at which agreement is likely enough."""
+        x = np.clip(np.array(self.confidences), self.FLOOR, 1 - self.FLOOR)
+        label = np.array(self.agreed, int)
+        weights = np.maximum(self.LEARNING_RATE * np.eye(2)[label], self.FLOOR)  # [n, 2]
+        weights /= weights.sum(1, keepdims=True)
+        shapes = [_moments(x, weights[:, component]) for component in (0, 1)]
+        if any(shape is None for shape in shapes):
+            return 0
+        means = [a / (a + b) for a, b in shapes]
+        positive = int(np.argmax(means))
+        with np.errstate(all="ignore"):
+            densities = [beta.pdf(self.GRID, *shape) for shape in shapes]
+            ratio = densities[positive] / (densities[0] + densities[1])
+        return int((np.isfinite(ratio) & (ratio > self.LIKELY)).sum())
+
+    def state_dict(self) -> dict:
+        """Everything seen and where it led, as JSON."""
+        return {"value": self.value, "fits": self.fits, "confidences": self.confidences, "agreed": self.agreed}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where another one was."""
+        self.value, self.fits = state["value"], state["fits"]
+        self.confidences, self.agreed = list(state["confidences"]), list(state["agreed"])
+
+
+def _moments(x: np.ndarray, weights: np.ndarray) -> tuple[float, float] | None:
+    """Shape of the Beta distribution of x's weighted mean and population variance, or None without variance."""
+    mean = float(np.average(x, weights=weights))
+    variance = float(np.average((x - mean) ** 2, weights=weights))
+    if variance == 0:
+        return None
+    a = mean * (mean * (1 - mean) / variance - 1)
+    return a, a * (1 - mean) / mean

@@ -15,8 +15,10 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 
-from decoding.loop import Decoding, Result, decode
+from decoding.loop import Result, decode
 from decoding.policy import Policy
+from decoding.sequences import Decoding
+from decoding.thresholds import AdaptiveThreshold
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +43,11 @@ class EarlyExitGeneration:
 
     Attributes:
         adapter_class: Built once per call from (model, states of the encoder or None, masks); see `decoding.loop`.
+        threshold: The adaptive threshold, which learns from call to call; None before the first that uses it.
     """
 
     adapter_class: type
+    threshold: AdaptiveThreshold | None = None
 
     def generate(
         self,
@@ -156,7 +160,17 @@ class EarlyExitGeneration:
             **kept,
         )
         prefill = not self.config.is_encoder_decoder or prompt.shape[1] > 1
-        return decode(adapter, prompt, policy, decoding, prefill)
+        return decode(adapter, prompt, policy, decoding, prefill, self._estimator(policy))
+
+    def _estimator(self, policy: Policy) -> AdaptiveThreshold | None:
+        """The adaptive threshold that lives on the model, refitted on what earlier calls saw; None where none is in
+        force. Another starting threshold is another estimator."""
+        if not policy.adapts:
+            return None
+        if self.threshold is None or self.threshold.start != policy.threshold:
+            self.threshold = AdaptiveThreshold(policy.threshold)
+        self.threshold.refit()
+        return self.threshold
 
     def _run_encoder(self, shared: dict, kwargs: dict) -> dict[str, float]:
         """Run the encoder once, timed, and hand its output to Hugging Face's preparation. Seconds it took."""

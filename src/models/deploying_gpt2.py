@@ -69,25 +69,28 @@ class GPT2Adapter(Adapter):
 
     def embed(self, tokens: Tensor, block: Block) -> Tensor:
         """Token plus learned position embedding, [N * width, D]."""
-        slots = torch.arange(block.start, block.end, device=self.device)
+        slots = torch.as_tensor(block.slots, device=self.device)
         if self.padding is not None:
             padding = self.padding if block.index is None else self.padding[block.index]
-            slots = (slots[None] - padding[:, None]).clamp_min(0)
+            slots = (slots - padding[:, None]).clamp_min(0)
         transformer = self.model.transformer
         hidden = F.embedding(tokens, transformer.wte.weight) + F.embedding(slots, transformer.wpe.weight)
         return hidden.flatten(0, 1)
 
-    def attention_bias(self, start: int, width: int, states: States) -> Tensor | None:
-        """Mask of slots to come and of padding, [1 or B, 1, width, keys], or None where nothing is hidden."""
-        length = states.key_length(start + width)
-        if width == 1 and length == start + 1 and self.prompt_bias is None:
+    def attention_bias(self, slot: int, keys: int) -> Tensor | None:
+        """Mask of slots to come and of padding for one slot, [1 or B, 1, 1, keys], or None where nothing is hidden."""
+        if keys == slot + 1 and self.prompt_bias is None:
             return None
-        slots = torch.arange(length, device=self.device)
-        hidden = slots[None] > torch.arange(start, start + width, device=self.device)[:, None]  # [width, keys]
-        bias = mask_bias(~hidden, self.kv_dtype).transpose(0, 2)  # [1, 1, width, keys]
+        return self.attention_bias_at(torch.tensor([[slot]], device=self.device), keys)
+
+    def attention_bias_at(self, slots: Tensor, keys: int) -> Tensor:
+        """The same of several slots, [1 or B, width], per row: [1 or B, 1, width, keys]."""
+        visible = torch.arange(keys, device=self.device) <= slots[..., None]
+        bias = torch.zeros(visible.shape, dtype=self.kv_dtype, device=self.device)
+        bias = bias.masked_fill_(~visible, torch.finfo(self.kv_dtype).min)[:, None]
         if self.prompt_bias is None:
             return bias
-        return torch.minimum(bias, F.pad(self.prompt_bias, (0, length - self.prompt_length)))
+        return torch.minimum(bias, F.pad(self.prompt_bias, (0, max(0, keys - self.prompt_length)))[..., :keys])
 
     def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
         """One layer for the block, [N * width, D]: self-attention, feed-forward."""
@@ -124,6 +127,7 @@ class GPT2Adapter(Adapter):
             prompt=true_lengths(self.prompt_mask, self.batch, self.prompt_length),
             prefilled=True,
             source=np.zeros(self.batch, np.int64),
+            recomputes=policy.recomputes,
             **({} if policy.confidence is None else policy.measure.counts),
         )
 

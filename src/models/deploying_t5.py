@@ -91,19 +91,23 @@ class T5Adapter(Adapter):
         """h^0 of the tokens [N, width]: [N * width, D]; T5 adds no position to it."""
         return F.embedding(tokens.flatten(), self.model.decoder.embed_tokens.weight)
 
-    def attention_bias(self, start: int, width: int, states: States) -> Tensor:
-        """Relative distance bias of slots start..start+width over the keys so far, [1 or B, heads, width, keys].
+    def attention_bias(self, slot: int, keys: int) -> Tensor:
+        """Relative distance bias of one slot over the first `keys` slots, [1 or B, heads, 1, keys].
 
-        One slice of a table per slot: entry i of the table belongs to the distance capacity - 1 - i.
+        One slice of a table: entry i of the table belongs to the distance capacity - 1 - i.
         """
-        length = states.key_length(start + width)
-        firsts = [self.capacity - 1 - slot for slot in range(start, start + width)]
-        slices = [self.distance_bias.narrow(1, first, length) for first in firsts]
-        bias = (torch.stack(slices, 1) if width > 1 else slices[0].unsqueeze(1)).unsqueeze(0)
-        if self.prompt_bias is None:
-            return bias
-        padded = F.pad(self.prompt_bias, (0, max(0, length - self.prompt_length)))[..., :length]
-        return bias + padded
+        bias = self.distance_bias.narrow(1, self.capacity - 1 - slot, keys)[None, :, None]
+        return bias if self.prompt_bias is None else bias + self._hidden_prompt(keys)
+
+    def attention_bias_at(self, slots: Tensor, keys: int) -> Tensor:
+        """The same of several slots, [1 or B, width], per row: [1 or B, heads, width, keys]."""
+        places = (self.capacity - 1 - slots)[..., None] + torch.arange(keys, device=self.device)
+        bias = self.distance_bias[:, places].transpose(0, 1)
+        return bias if self.prompt_bias is None else bias + self._hidden_prompt(keys)
+
+    def _hidden_prompt(self, keys: int) -> Tensor:
+        """What hides the prompt's padding among the first `keys` slots, [B, 1, 1, keys]."""
+        return F.pad(self.prompt_bias, (0, max(0, keys - self.prompt_length)))[..., :keys]
 
     def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
         """One decoder layer for the block, [N * width, D]: self-attention, cross-attention, feed-forward."""
@@ -153,6 +157,7 @@ class T5Adapter(Adapter):
             prefilled=self.prompt_length > 1,
             source=true_lengths(self.source_mask, batch, source_length),
             encoder_layers=config.num_layers,
+            recomputes=policy.recomputes,
             **(measure.counts if measure else {}),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy, vocabulary_of
 from decoding.pruning import VOCABULARIES
+from decoding.states import SKIPPED_STATES
 from util.checks import INTERMEDIATE_LOSSES, contradictions, raise_together, without_effect
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,12 @@ class PolicyArguments:
     )
     parallel_gen_token: bool = flag(
         True, "Run pending tokens through the deep layers in one block. Only True is valid."
+    )
+    skipped_states: str | None = flag(
+        None,
+        f"What fills the layers a token skipped, one of {', '.join(SKIPPED_STATES)}: 'copy' projects keys and values "
+        "from the state it left with (CALM), 'recompute' runs the layers later on, together with a token that needs "
+        "them (FREE). Where not given: recompute with --use_shallow_deep or --lossless, otherwise copy.",
     )
     copy_skipped_hidden_states: bool = flag(
         False, "In shallow-deep decoding, fill skipped layers from the state a token left with instead of running them."

@@ -20,16 +20,6 @@ class Later(NamedTuple):
 
 # The row of a flag goes when its feature comes.
 LATER = {
-    "use_shallow_deep": Later((False,), "shallow-deep decoding"),
-    "shallow_exit_layer": Later((None,), "shallow-deep decoding"),
-    "shallow2deep_conf_type": Later((None,), "shallow-deep decoding"),
-    "shallow2deep_conf_threshold": Later((1.0,), "shallow-deep decoding"),
-    "use_adapt_threshold": Later((False,), "the adaptive threshold"),
-    "copy_skipped_hidden_states": Later((False,), "shallow-deep decoding"),
-    "parallel_causal_mask": Later((True,), "shallow-deep decoding"),
-    "rollback_conf_threshold": Later((None,), "rollback"),
-    "lossless": Later((False,), "self-speculation"),
-    "num_speculations": Later((None,), "self-speculation"),
     "intermediate_loss_fn": Later((None, *INTERMEDIATE_LOSSES), "the other losses"),
     "distill_layer_alpha": Later((None,), "distillation between layers"),
     "do_layer_transformation": Later((False,), "distillation between layers"),
