@@ -172,4 +172,21 @@ POLICIES = {
     "emitted contrast": Policy("contrastive_decoding", threshold=0.4, emit="contrastive"),
     "no V_head": Policy("JSD_contrastive_confidence", "fixed", 0.4, k=7, alpha=0.0, emit="contrastive"),
     "oracle": Policy("oracle", threshold=0.5),
+    "FREE": Policy("softmax", threshold=0.4, first_exit=2, last_exit=2, skipped="recompute"),
+    "FREE, often": Policy(
+        "max_prob", threshold=0.4, first_exit=1, last_exit=1, skipped="recompute", num_speculations=2
+    ),
+    "FREE, several exits": Policy("softmax", threshold=0.5, skipped="recompute"),
+    "FREE, pruned": Policy("softmax", "fixed", 0.5, k=7, skipped="recompute", num_speculations=3),
+    "FREE, contrastive": Policy("JSD_contrastive_confidence", threshold=0.8, first_exit=2, skipped="recompute"),
+    "rollback": Policy(
+        "softmax",
+        threshold=0.3,
+        first_exit=2,
+        last_exit=2,
+        skipped="recompute",
+        verification="rollback",
+        rollback_threshold=1.0,
+    ),
+    "lossless": Policy("softmax", threshold=0.3, skipped="recompute", verification="exact", num_speculations=3),
 }
