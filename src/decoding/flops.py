@@ -79,6 +79,7 @@ def _count_row(trace, index: int) -> dict[str, float]:
     length, prompt = int(trace.lengths[index]), int(cost.prompt[index])
     depths = _slot_depths(cost, trace.depths[index, :length].astype(np.int64), prompt)  # [slots], layers run in each
     keys = np.arange(1, len(depths) + 1)  # that a slot attends to, itself included
+    masked = int(trace.counts["masked_keys"][index]) if cost.recomputes else 0
     if cost.prefilled:
         keys = np.maximum(keys, prompt)  # a prompt is one square product, its upper half masked
     wasted = [each for each in trace.wasted if each["row"] == index]
@@ -94,7 +95,7 @@ def _count_row(trace, index: int) -> dict[str, float]:
         cross = passes * per_pass + deepest * source * 2 * 2 * cost.width * cost.kv_width
     return {
         "encoder": cost.encoder_layers * source * (project + scores * source + 2 * cost.feed_forward),
-        "self_attention": passes * project + scores * ((depths * keys).sum() + cost.num_layers * redone.sum()),
+        "self_attention": passes * project + scores * ((depths * keys).sum() + cost.num_layers * redone.sum() + masked),
         "cross_attention": cross,
         "feed_forward": passes * 2 * cost.feed_forward,
         "kv_fill": (0 if cost.recomputes else _filled(depths, cost.num_layers)) * 2 * 2 * cost.width * cost.kv_width,

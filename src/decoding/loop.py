@@ -5,7 +5,8 @@ The loop knows no architecture. A model gives it one adapter object:
 - `num_layers`, and `vocabulary_size`, `kv_heads`, `head_dim`, `kv_dtype`, `device` for the buffers,
 - `embed(tokens, block)`: h^0 of the block's tokens [N, width], flat: [N * width, D],
 - `attention_bias(slot, keys)`: what is added to the attention scores of one slot over the first `keys` slots, for the
-  whole batch, or None; `attention_bias_at(slots, keys)`: the same of several slots, per row,
+  whole batch, or None; `attention_bias_at(slots, keys, ends)`: the same of several slots, per row, which see each
+  other up to `ends` where that is given,
 - `run_layer(layer, hidden, states, block)`: one layer for the block, [N * width, D],
 - `project_kv(layer, hidden, rows, slots)`: what a skipped layer would have stored, [P, heads, head_dim] twice,
 - `normalise(hidden)` and `head(normed)`: final norm; scale and head. `head_rows(ids)` copies rows of the head and
@@ -222,7 +223,7 @@ class Answer:
             [length - text.prompt for length in text.lengths],
             torch.stack(logprobs, 1).cpu().numpy() if logprobs else None,
             {"decoder_forward": seconds},
-            states.depths(answers, text.prompt - 1) if self.policy.recomputes else None,
+            *((states.depths(answers, text.prompt - 1), states.masked) if self.policy.recomputes else ()),
         )
         ids = text.ids[:, : max(text.lengths)]
         return Result(ids, trace, tuple(text.scores.cut(answers)), tuple(text.logits.cut(answers)))
@@ -326,6 +327,7 @@ def begin_call(
         adapter.kv_dtype,
         adapter.device,
     )
+    states.causal = policy.causal
     width = adapter.output_weight.shape[1] if decoding.keep_states else None
     recorder = Recorder(batch, adapter.num_layers, prompt, width)
     budget = policy.budget(adapter.num_layers, adapter.vocabulary_size) if policy.prunes else None

@@ -26,6 +26,7 @@ WAITING = {
     "verification": "none",
     "rollback_threshold": None,
     "num_speculations": None,
+    "causal": True,
 }
 # Tokens that wait for the deep layers at most, where every one of them is verified.
 LOSSLESS_SPECULATIONS = 8
@@ -54,6 +55,7 @@ class Policy:
         verification: Name in `VERIFICATIONS`, what is done with the full model's word on tokens that had left early.
         rollback_threshold: Highest cross entropy of a token that stands, in nats, for rollback.
         num_speculations: Most tokens that may wait for the deep layers; None for no bound.
+        causal: Whether slots that run the deep layers together see only those before them (parallel_causal_mask).
     """
 
     confidence: str | None = None
@@ -77,6 +79,7 @@ class Policy:
     verification: str = "none"
     rollback_threshold: float | None = None
     num_speculations: int | None = None
+    causal: bool = True
 
     def __post_init__(self):
         problems = self._problems()
@@ -205,7 +208,8 @@ class Policy:
         problems = []
         if self.confidence is not None and self.first_exit >= num_layers:
             problems.append(
-                f"exit_min_layer is {self.first_exit}, but the decoder has {num_layers} layers: "
+                f"{'exit_min_layer' if self.last_exit is None else 'shallow_exit_layer'} is {self.first_exit}, but the "
+                f"decoder has {num_layers} layers: "
                 f"valid are 1 to {num_layers - 1}."
             )
         elif self.prunes and len(self.exit_layers(num_layers)) == 1:
@@ -277,6 +281,8 @@ class Policy:
                 "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
                 "would emit, the other what it finds likely enough."
             )
+        if self.verification == "exact" and not self.causal:
+            problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
         if self.num_speculations is not None and self.num_speculations < 1:
             problems.append(f"num_speculations is {self.num_speculations}: valid are 1 and above.")
         if not self.recomputes:
@@ -294,6 +300,8 @@ class Policy:
             ]
         elif self.looks_ahead:
             problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
+        if self.adapts and self.temperature is not None:
+            problems.append("use_adapt_threshold and exit_position_temp exclude each other: fitted or decaying.")
         if self.adapts and (self.last_exit is None or self.last_exit != self.first_exit):
             problems.append("use_adapt_threshold is fitted to one exit: it goes with use_shallow_deep.")
         return problems
@@ -322,6 +330,7 @@ def _skipped(config, one_exit: bool) -> dict:
         "verification": "exact" if lossless else "none" if rollback is None else "rollback",
         "rollback_threshold": rollback,
         "num_speculations": _given(config, "num_speculations", LOSSLESS_SPECULATIONS if lossless else None),
+        "causal": bool(_given(config, "parallel_causal_mask", True)),
     }
 
 

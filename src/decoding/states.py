@@ -88,7 +88,9 @@ class Block:
         places = Places(*index, width, end)
         slots = torch.zeros(batch, width, dtype=torch.long, device=device)
         slots[places.row, places.offset] = places.slot
-        return cls(spans, everyone, places.row, adapter.attention_bias_at(slots, states.key_length(end)), places)
+        ends = slots.amax(1, keepdim=True) if not states.causal else None
+        bias = adapter.attention_bias_at(slots, states.key_length(end), ends)
+        return cls(spans, everyone, places.row, bias, places)
 
     @property
     def width(self) -> int:
@@ -163,14 +165,18 @@ def _bias(adapter, states: States, start: int, end: int) -> Tensor | None:
     """What is added to the attention scores of the slots `start` to `end` - 1, the same in every row."""
     if end - start == 1:
         return adapter.attention_bias(start, states.key_length(end))
-    return adapter.attention_bias_at(torch.arange(start, end, device=adapter.device)[None], states.key_length(end))
+    slots = torch.arange(start, end, device=adapter.device)[None]
+    return adapter.attention_bias_at(slots, states.key_length(end), None if states.causal else slots[:, -1:])
 
 
 class States:
     """Preallocated keys and values. `left` holds the hidden state with which each pending position left.
 
-    A subclass says what `pass_layer` does about the slots that skipped the layer.
+    A subclass says what `pass_layer` does about the slots that skipped the layer. `causal` says whether slots that pass
+    a layer together see only those before them.
     """
+
+    causal = True
 
     def __init__(self, batch: int, num_layers: int, heads: int, head_dim: int, capacity: int, dtype, device):
         self.bucket = BUCKETS.get(torch.device(device).type, BUCKET)
@@ -273,13 +279,21 @@ class RecomputeStates(States):
     """FREE's synchronized parallel decoding (arXiv:2310.05424), at any number of exits, lazily: slots that skipped a
     layer pass it together with the current token that reaches it, in one causal block that grows on its way up. All
     keys and values are then those of the full model.
+
+    `masked` counts, per row, the keys that were multiplied for a slot of a block and masked, since they come later.
     """
+
+    def __init__(self, batch: int, *sizes, **options):
+        super().__init__(batch, *sizes, **options)
+        self.masked = [0] * batch
 
     def pass_layer(self, adapter, layer: int, hidden: Tensor, block: Block) -> tuple[Tensor, Block]:
         """Let the slots that have come as far as the layer below join the block, then run the layer."""
         hidden, block = self._join(adapter, layer, hidden, block)
         if len(hidden):
             hidden = adapter.run_layer(layer, hidden, self, block)
+        for row, start, end in block.live_spans if self.left is not None else ():  # a prompt's slots never waited
+            self.masked[row] += (end - start) * (end - start - 1) // 2
         self._mark(layer, block)
         return hidden, block
 

@@ -85,14 +85,22 @@ class AdaptiveThreshold:
             ratio = densities[positive] / (densities[0] + densities[1])
         return int((np.isfinite(ratio) & (ratio > self.LIKELY)).sum())
 
-    def state_dict(self) -> dict:
-        """Everything seen and where it led, as JSON."""
-        return {"value": self.value, "fits": self.fits, "confidences": self.confidences, "agreed": self.agreed}
+    @property
+    def seen(self) -> int:
+        """Number of observations so far."""
+        return len(self.confidences)
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where another one was."""
-        self.value, self.fits = state["value"], state["fits"]
-        self.confidences, self.agreed = list(state["confidences"]), list(state["agreed"])
+    def state_dict(self, since: int = 0) -> dict:
+        """What was seen from observation `since` on, and where all of it led, as JSON."""
+        seen = {"confidences": self.confidences[since:], "agreed": self.agreed[since:]}
+        return {"value": self.value, "fits": self.fits, **seen}
+
+    def load_state_dict(self, *states: dict) -> None:
+        """Go on where another one was, whose states these are, one behind the other."""
+        self.reset()
+        for state in states:
+            self.value, self.fits = state["value"], state["fits"]
+            self.observe(state["confidences"], state["agreed"])
 
 
 def _moments(x: np.ndarray, weights: np.ndarray) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ PER_LAYER = {
 }
 PER_TOKEN = ("exit_layers", "depths", *PER_LAYER, "threshold", "step")
 # Per row: what verification and the synchronisation of waiting slots came to.
-COUNTS = ("synchronizations", "run_deep", "drafted", "accepted")
+COUNTS = ("synchronizations", "run_deep", "drafted", "accepted", "masked_keys")
 
 
 class Recorder:
@@ -102,6 +102,7 @@ class Recorder:
         logprobs: np.ndarray | None,
         seconds: dict[str, float],
         depths: np.ndarray | None = None,
+        masked: list[int] | None = None,
     ) -> ExitTrace:
         """The record of the whole call.
 
@@ -109,7 +110,10 @@ class Recorder:
             lengths: Tokens of each row's answer.
             logprobs: [B, T], or None.
             depths: Layers run by the slot of each token, [B, T]; None where these are the exit layers.
+            masked: See `RecomputeStates`.
         """
+        if masked is not None:
+            self.counts["masked_keys"] = masked
         most = max(lengths, default=0)
         room = max([most, *(position + 1 for step in self.positions for position in step)])
         shape = (self.batch, room)
@@ -190,7 +194,8 @@ class ExitTrace:
         wasted: What the slots behind a token that was replaced had cost, all layers run: row, position, and the
             numbers [L] of PER_LAYER.
         counts: Of COUNTS, [B] each: synchronizations of waiting slots; run_deep, the slots that ran the deep layers
-            later on; drafted and accepted tokens, of those that were verified.
+            later on; drafted and accepted tokens, of those that were verified; masked_keys, multiplied for slots that
+            came before them.
     """
 
     exit_layers: np.ndarray

@@ -83,9 +83,14 @@ class GPT2Adapter(Adapter):
             return None
         return self.attention_bias_at(torch.tensor([[slot]], device=self.device), keys)
 
-    def attention_bias_at(self, slots: Tensor, keys: int) -> Tensor:
-        """The same of several slots, [1 or B, width], per row: [1 or B, 1, width, keys]."""
-        visible = torch.arange(keys, device=self.device) <= slots[..., None]
+    def attention_bias_at(self, slots: Tensor, keys: int, ends: Tensor | None = None) -> Tensor:
+        """The same of several slots, [1 or B, width], per row: [1 or B, 1, width, keys].
+
+        Args:
+            ends: The last slot that each may see, [1 or B, 1]; None for its own.
+        """
+        lasts = slots if ends is None else ends.expand(slots.shape)
+        visible = torch.arange(keys, device=self.device) <= lasts[..., None]
         bias = torch.zeros(visible.shape, dtype=self.kv_dtype, device=self.device)
         bias = bias.masked_fill_(~visible, torch.finfo(self.kv_dtype).min)[:, None]
         if self.prompt_bias is None:

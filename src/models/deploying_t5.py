@@ -99,11 +99,18 @@ class T5Adapter(Adapter):
         bias = self.distance_bias.narrow(1, self.capacity - 1 - slot, keys)[None, :, None]
         return bias if self.prompt_bias is None else bias + self._hidden_prompt(keys)
 
-    def attention_bias_at(self, slots: Tensor, keys: int) -> Tensor:
-        """The same of several slots, [1 or B, width], per row: [1 or B, heads, width, keys]."""
-        places = (self.capacity - 1 - slots)[..., None] + torch.arange(keys, device=self.device)
+    def attention_bias_at(self, slots: Tensor, keys: int, ends: Tensor | None = None) -> Tensor:
+        """The same of several slots, [1 or B, width], per row: [1 or B, heads, width, keys].
+
+        Args:
+            ends: The last slot that each may see, [1 or B, 1], at distance 0 where it is to come; None for its own.
+        """
+        keys = torch.arange(keys, device=self.device)
+        places = (self.capacity - 1 - slots)[..., None] + keys
+        if ends is not None:
+            places = torch.where(keys <= ends[..., None], places.clamp_max(self.capacity - 1), places)
         bias = self.distance_bias[:, places].transpose(0, 1)
-        return bias if self.prompt_bias is None else bias + self._hidden_prompt(keys)
+        return bias if self.prompt_bias is None else bias + self._hidden_prompt(len(keys))
 
     def _hidden_prompt(self, keys: int) -> Tensor:
         """What hides the prompt's padding among the first `keys` slots, [B, 1, 1, keys]."""

@@ -9,7 +9,8 @@ multiplied in the policy's order and nothing else. The encoder runs once, before
 
 Weights are random, and with them what the layers say. Where that decides what a policy costs it is set: the head's
 scale, so that about --several of the exits tried have several plausible tokens, as trained models were seen to have
-(what came of it is printed); and the confidence that adaptive pruning reads.
+(what came of it is printed); the confidence that adaptive pruning reads; and which drafts of the lossless decoder
+stand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +38,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
+from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
 from models import DeployT5ForConditionalGeneration
 from util.files import write_json
 
-GROUPS = ("depth", "pruning", "contrast")
+GROUPS = ("depth", "pruning", "contrast", "free")
 SIZES = {
     "t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
@@ -71,19 +75,38 @@ def build_model(size: str, dtype: torch.dtype, device: str, several: float) -> D
     return model.eval().to(device=device, dtype=dtype)
 
 
+# Of FREE, every token that may wait does: a synchronisation at every eighth token.
+WAITING = 7
+# Of the lossless decoder: share of the drafts that stand, and how many are drafted by how large a part of the model.
+ACCEPTED, DRAFTED, DRAFT_DEPTH = 0.8, 4, 1 / 6
+
+
+class Passes(NamedTuple):
+    """What a policy's weights are multiplied with, token by token, over and over: per token (first layer, layers behind
+    it, rows) for every stretch of layers."""
+
+    tokens: list[list[tuple[int, int, int]]]
+
+
 class Contender(NamedTuple):
-    """A policy to time, and the depth whose weights bound it, None where no bound is asked for."""
+    """A policy to time, and the passes whose weights bound it, None where no bound is asked for."""
 
     policy: Policy
-    depth: int | None = None
+    passes: Passes | None = None
+
+
+def straight(depth: int) -> Passes:
+    """Every token runs `depth` layers."""
+    return Passes([[(0, depth, 1)]])
 
 
 def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
     """Name -> policy, of the groups of figures asked for; none of them lets a token leave but half depth."""
     late = max(2, round(0.8 * num_layers))
-    found = {"full depth": Contender(Policy(), num_layers)}
+    half = num_layers // 2
+    found = {"full depth": Contender(Policy(), straight(num_layers))}
     if "depth" in groups:
-        found["half depth"] = Contender(Policy(static_exit=num_layers // 2), num_layers // 2)
+        found["half depth"] = Contender(Policy(static_exit=half), straight(half))
     if {"depth", "pruning", "contrast"} & set(groups):
         found["softmax"] = Contender(Policy("softmax", first_exit=2))
     if "pruning" in groups:
@@ -99,27 +122,54 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
             found[f"{label}, late"] = Contender(Policy(measure, first_exit=late))
         found["softmax, late"] = Contender(Policy("softmax", first_exit=late))
         found["JSD + adaptive"] = Contender(Policy("JSD_contrastive_confidence", "adaptive", first_exit=2))
+    if "free" in groups:
+        shallow = {"confidence": "softmax", "threshold": 0.0, "skipped": "recompute"}
+        free = Policy(**shallow, first_exit=half, last_exit=half)
+        found["FREE, all shallow"] = Contender(free, straight(half))
+        together = [(0, half, 1), (half, num_layers - half, WAITING + 1)]
+        passes = Passes([*straight(half).tokens * WAITING, together])
+        found["FREE, every 8th deep"] = Contender(replace(free, num_speculations=WAITING), passes)
+        VERIFICATIONS["scripted"] = Verification(Script().judge, exact=True)
+        layer = max(1, round(DRAFT_DEPTH * num_layers))
+        drafting = {"verification": "scripted", "num_speculations": DRAFTED, "first_exit": layer, "last_exit": layer}
+        found["lossless"] = Contender(Policy(**shallow, **drafting))
     return found
 
 
-def bound(model, depth: int, source: torch.Tensor, tokens: int) -> None:
-    """The weight matrices of `depth` layers and the head, multiplied in order for every token; the source's keys and
-    values once. `source` is [B, S, D]."""
+class Script:
+    """Verification that accepts ACCEPTED of all drafted tokens, spread evenly, and replaces the others."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def judge(self, draft: Draft, threshold: float | None) -> Verdict:
+        for place in range(len(draft.tokens)):
+            self.seen += 1
+            if int(self.seen * ACCEPTED) == int((self.seen - 1) * ACCEPTED):
+                return Verdict(place, int(draft.deep[place].argmax()))
+        return Verdict(len(draft.tokens))
+
+
+def bound(model, passes: Passes, source: torch.Tensor, tokens: int) -> None:
+    """The weight matrices of each token's layers and the head, multiplied in order for every token; the source's keys
+    and values once. `source` is [B, S, D]."""
     batch, _, width = source.shape
-    layers = [_matrices(block) for block in model.decoder.block[:depth]]
+    blocks = [_matrices(block) for block in model.decoder.block]
     head = model.lm_head.weight
-    state = source.new_zeros(batch, width)
-    inner = source.new_zeros(batch, model.config.num_heads * model.config.d_kv)
-    middle = source.new_zeros(batch, model.config.d_ff)
-    inputs = {width: state, inner.shape[1]: inner, middle.shape[1]: middle}
-    for _, cross in layers:
+    widths = (width, model.config.num_heads * model.config.d_kv, model.config.d_ff)
+    inputs = {
+        rows: {size: source.new_zeros(batch * rows, size) for size in widths}
+        for rows in {1, *(rows for token in passes.tokens for *_, rows in token)}
+    }
+    for _, cross in blocks[: max(first + layers for token in passes.tokens for first, layers, _ in token)]:
         for matrix in cross:
             F.linear(source, matrix)
-    for _ in range(tokens):
-        for matrices, _ in layers:
-            for matrix in matrices:
-                F.linear(inputs[matrix.shape[1]], matrix)
-        F.linear(state, head)
+    for _, token in zip(range(tokens), cycle(passes.tokens), strict=False):
+        for first, layers, rows in token:
+            for matrices, _ in blocks[first : first + layers]:
+                for matrix in matrices:
+                    F.linear(inputs[rows][matrix.shape[1]], matrix)
+        F.linear(inputs[1][width], head)
 
 
 def _matrices(block) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -139,12 +189,12 @@ def contenders(
         return function(encoder_outputs=encoded, attention_mask=mask, max_new_tokens=tokens, **kwargs)
 
     runs = {}
-    if "depth" in groups:
+    if {"depth", "free"} & set(groups):
         runs["hf generate"] = lambda: generate(lambda **kw: T5ForConditionalGeneration.generate(model, **kw))
-    for name, (policy, depth) in policies(model.num_exit_layers, groups).items():
+    for name, (policy, passes) in policies(model.num_exit_layers, groups).items():
         runs[name] = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
-        if depth is not None and "depth" in groups:
-            runs[f"{name}: bound"] = lambda depth=depth: bound(model, depth, source, tokens)
+        if passes is not None and {"depth", "free"} & set(groups):
+            runs[f"{name}: bound"] = lambda passes=passes: bound(model, passes, source, tokens)
     return runs
 
 
@@ -192,6 +242,11 @@ FIGURES = {
     "weighted from 0.8 L / softmax from there": ("weighted, late", "softmax, late"),
     "JSD from 0.8 L / softmax from there": ("JSD, late", "softmax, late"),
     "JSD + adaptive / softmax": ("JSD + adaptive", "softmax"),
+    "FREE, all tokens shallow at half depth / its own bound": ("FREE, all shallow", "FREE, all shallow: bound"),
+    "FREE, all tokens shallow at half depth / hf generate": ("FREE, all shallow", "hf generate"),
+    "FREE, every 8th token deep / its own bound": ("FREE, every 8th deep", "FREE, every 8th deep: bound"),
+    "FREE, every 8th token deep / full depth": ("FREE, every 8th deep", "full depth"),
+    f"lossless, {ACCEPTED:.0%} of {DRAFTED} drafts from L/6 accepted / full depth": ("lossless", "full depth"),
 }
 
 
@@ -321,6 +376,9 @@ def main(argv: list[str] | None = None) -> dict:
         if "pruning" in arguments.of:
             found = crossing(model, batch, arguments.repetitions)
             notes["copying rows pays up to rows * k / V"] = found["median"]
+        if "free" in arguments.of:
+            counts = runs["lossless"]().counts
+            notes["drafted tokens accepted"] = float(counts["accepted"].sum() / counts["drafted"].sum())
         for name, value in notes.items():
             print(f"  {name:<55} {value:.2f}")
     if arguments.device == "cpu" and not arguments.no_memory and "depth" in arguments.of:

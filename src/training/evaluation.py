@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from decoding.policy import Policy
+from decoding.thresholds import AdaptiveThreshold
 from tasks import EXAMPLE_METRICS, Feature, Task, best_window, generated_length, is_scored, score
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
 from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
@@ -138,15 +139,18 @@ def decode(
 ) -> list[dict]:
     """Decode what is not recorded yet; the lines of all batches, of which only the main process may make use."""
     batches = plan(data.features, options.batch_size)
-    session, done = by_main(lambda: recorded(run))
+    session, done, learnt = by_main(lambda: recorded(run))
+    threshold = restore_threshold(model, learnt.get(process_index(), []))
     mine = [batch for batch in batches[process_index() :: process_count()] if not done.issuperset(map(key, batch))]
     store = run or Memory()
     label = "Decoding" + (f", {len(done)} of {len(data.features)} inputs were there already" if done else "")
     with progress(sum(map(len, mine)), label, options.bar if process_index() == 0 else False) as advance:
         for batch in mine:
+            seen = threshold.seen if threshold else 0
             decoded, details, seconds = decode_batch(model, tokenizer, batch, options, data.windowed)
             store.append(
                 {
+                    **({"threshold": threshold.state_dict(seen)} if threshold else {}),
                     "session": session,
                     "process": process_index(),
                     "seconds": seconds,
@@ -166,11 +170,32 @@ def key(feature: Feature) -> tuple[str, int]:
     return feature.example_id, feature.window
 
 
-def recorded(run: Run | None) -> tuple[int, set[tuple[str, int]]]:
-    """(number of this start of the run, from 1; inputs that earlier ones decoded)."""
+def recorded(run: Run | None) -> tuple[int, set[tuple[str, int]], dict[int, list[dict]]]:
+    """(number of this start of the run, from 1; inputs that earlier ones decoded; what each process's adaptive
+    threshold saw, batch by batch)."""
     lines = run.lines() if run else []
     done = {(each["id"], each["window"]) for line in lines for each in line["decoded"]}
-    return 1 + max((line["session"] for line in lines), default=0), done
+    return 1 + max((line["session"] for line in lines), default=0), done, thresholds(lines)
+
+
+def thresholds(lines: Sequence[dict]) -> dict[int, list[dict]]:
+    """Process -> what its adaptive threshold saw in each of its batches."""
+    learnt: dict[int, list[dict]] = {}
+    for line in lines:
+        if "threshold" in line:
+            learnt.setdefault(line["process"], []).append(line["threshold"])
+    return learnt
+
+
+def restore_threshold(model, learnt: Sequence[dict]) -> AdaptiveThreshold | None:
+    """The adaptive threshold of this process and this run, which begins where an earlier start of it was; None where
+    the model's policy has none."""
+    policy = Policy.from_config(model.config)
+    if not policy.adapts:
+        return None
+    model.threshold = AdaptiveThreshold(policy.threshold)
+    model.threshold.load_state_dict(*learnt)
+    return model.threshold
 
 
 def decode_batch(
@@ -264,6 +289,7 @@ def summarise(
         **(score(data.task, texts, data.examples) if scored else {}),
         "gen_len": float(np.mean([each.length for each in chosen])),
         **exit_metrics(flat, layers, len(data)),
+        **threshold_metrics(lines),
         "samples": len(data),
         **speed_metrics(lines, flat, len(data)),
     }
@@ -308,6 +334,13 @@ def choose(decoded: dict[str, list[Decoded]], data: DecodingData, null_threshold
         scores = [float("nan") if each.score is None else each.score for each in windows]
         chosen.append(windows[best_window(scores, texts, null_threshold)] if len(windows) > 1 else windows[0])
     return chosen
+
+
+def threshold_metrics(lines: Sequence[dict]) -> dict:
+    """Where the adaptive threshold of each process, which learns from its own inputs alone, ended up."""
+    learnt = thresholds(lines)
+    found = {str(process): {key: states[-1][key] for key in ("value", "fits")} for process, states in learnt.items()}
+    return {"adaptive_threshold": found} if found else {}
 
 
 def speed_metrics(lines: list[dict], decoded: Sequence[Decoded], samples: int) -> dict:

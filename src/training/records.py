@@ -9,6 +9,9 @@ from decoding.policy import Policy
 from decoding.trace import PER_LAYER, ExitTrace
 from tasks import Feature
 
+# Of `ExitTrace.counts`, what is kept of an input.
+WAITING = ("run_deep", "synchronizations", "drafted", "accepted")
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -21,7 +24,7 @@ class Decoded:
         score: mean log-probability of these, nan unless an answer has to be chosen among windows.
         exit_layers: layers run for each token; empty where the library's own search ran.
         flops: part -> floating point operations.
-        counts: what happened at the exits tried, see `exit_counts`.
+        counts: what happened at the exits tried and behind them, see `exit_counts`.
         reference_flops: what the reference counts for confidences, D^2 per row, see `reference_rows`.
     """
 
@@ -53,9 +56,13 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
     first, later: how many exits were their token's first one, how many not. rows_*: rows of the head multiplied there;
     kept_*: tokens in the running there; amateur_rows: rows multiplied for earlier layers' logits. compared: exits at
     which a contrastive measure had a V_head, single: those where it had one member; taken, taken_single: the same of
-    the exits by which a token left.
+    the exits by which a token left. passes: layers run in all, by waiting slots and in vain too; shallow: tokens that
+    left early; rolled_back: tokens that verification threw away, layers_rolled_back: the layers they had left from; the
+    rest is `ExitTrace.counts`.
     """
     length = int(trace.lengths[row])
+    discarded = [layer for index, _, layer in trace.discarded if index == row]
+    in_vain = sum(each["row"] == row for each in trace.wasted)
     kept, rows, members = (getattr(trace, name)[row, :length] for name in ("kept", "rows", "members"))
     tried = ~np.isnan(trace.confidences[row, :length])  # [T, L]
     first = tried & (tried.cumsum(1) == 1)
@@ -73,6 +80,11 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
         "single": int((members == 1).sum()),
         "taken": int((taken & (members > 0)).sum()),
         "taken_single": int((taken & (members == 1)).sum()),
+        "passes": int(trace.depths[row].sum()) + trace.cost.num_layers * in_vain,
+        "shallow": int((trace.exit_layers[row, :length] < trace.cost.num_layers).sum()),
+        "rolled_back": len(discarded),
+        "layers_rolled_back": sum(discarded),
+        **{name: int(trace.counts[name][row]) for name in WAITING},
     }
 
 
@@ -124,11 +136,16 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
     if not len(exits):
         return {}
     totals = _total_flops(decoded)
+    counts = {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts}
+    verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
+    waiting = [counts[name] for name in ("run_deep", "synchronizations", "rolled_back")]
     return {
-        "block_avg": float(exits.mean()),
-        "layers_run": float(exits.mean()),
+        "block_avg": float(exits.sum() + counts["layers_rolled_back"]) / len(exits),
+        "block_num": [counts["shallow"], len(exits) - counts["shallow"], *waiting],
+        "layers_run": counts["passes"] / len(exits),
+        **verified,
         "exit_histogram": {str(layer): int((exits == layer).sum()) for layer in range(1, num_layers + 1)},
-        "exit_counts": {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts},
+        "exit_counts": counts,
         **{f"flops_{part}_per_sample": value / samples for part, value in totals.items()},
         **{f"flops_total_{part}": value for part, value in totals.items()},
         "flops_confidence_reference": sum(each.reference_flops for each in decoded),

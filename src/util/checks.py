@@ -39,6 +39,21 @@ EARLY_EXIT_ONLY = {
     "exit_min_layer": None,
     "type_vocab_reduct": None,
 }
+# Flags that act only while --use_shallow_deep is True, and those that act only while tokens leave early at all.
+SHALLOW_ONLY = {
+    "shallow_exit_layer": None,
+    "shallow2deep_conf_type": None,
+    "shallow2deep_conf_threshold": 1.0,
+    "use_adapt_threshold": False,
+    "copy_skipped_hidden_states": False,
+}
+EXITS_ONLY = {
+    "skipped_states": None,
+    "rollback_conf_threshold": None,
+    "lossless": False,
+    "num_speculations": None,
+    "parallel_causal_mask": True,
+}
 # Of pruning and of contrastive measures: flag -> the value that asks for nothing.
 PRUNING_ONLY = {"k": None, "k_min": None, "k_max": None, "adaptive_scale": 0.9, "adaptive_cap": False}
 CONTRAST_ONLY = {"contrastive_alpha": 0.1, "emit": "exit"}
@@ -62,10 +77,19 @@ def without_effect(args: Any) -> list[str]:
         names = [f"--{name}" for name, off in flags.items() if getattr(args, name) not in (off, None)]
         return [f"{reason} these flags have no effect: {', '.join(names)}."] if names else []
 
-    if not args.use_early_exit:
-        return idle(EARLY_EXIT_ONLY | PRUNING_ONLY | CONTRAST_ONLY, "Without --use_early_exit True")
+    several = EARLY_EXIT_ONLY | PRUNING_ONLY
+    if not args.use_early_exit and not args.use_shallow_deep:
+        sentences = idle(several | CONTRAST_ONLY, "Without --use_early_exit True")
+        sentences += idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
+        return sentences + idle(EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
     policy = Policy.from_config(args)
-    sentences = []
+    if args.use_shallow_deep:
+        del several["exit_position_temp"]
+        sentences = idle(several, "With --use_shallow_deep True")
+        if not policy.measure.contrasts:
+            sentences += idle(CONTRAST_ONLY, f"With --shallow2deep_conf_type {policy.confidence}")
+        return sentences
+    sentences = idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
     if not policy.prunes:
         sentences += idle(PRUNING_ONLY, "Without --type_vocab_reduct")
     elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
@@ -95,6 +119,7 @@ def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> l
     beams = data_args.num_beams or training_args.generation_num_beams or 1
     exits = {
         "--use_early_exit True": additional_args.use_early_exit,
+        "--use_shallow_deep True": additional_args.use_shallow_deep,
         "--static_exit_layer": additional_args.static_exit_layer is not None,
     }
     return [
@@ -164,8 +189,11 @@ def _out_of_range(args: Any) -> list[str]:
 
 def _policy_problems(args: Any) -> list[str]:
     """What the policy itself refuses, also while no exit is in force; flags and config have the same names."""
+    asked = {**vars(args), "static_exit_layer": None}
+    if not args.use_early_exit and not args.use_shallow_deep:
+        asked |= EXITS_ONLY | {"use_early_exit": True, "use_adapt_threshold": False}
     try:
-        Policy.from_config(SimpleNamespace(**{**vars(args), "use_early_exit": True, "static_exit_layer": None}))
+        Policy.from_config(SimpleNamespace(**asked))
     except ValueError as error:
         return [str(error)]
     return []
@@ -173,6 +201,13 @@ def _policy_problems(args: Any) -> list[str]:
 
 def _exclusive(args: Any) -> list[str]:
     static = args.static_exit_layer is not None
+    looks_at_deep_layers = {
+        "--lossless": args.lossless,
+        "--rollback_conf_threshold": args.rollback_conf_threshold is not None,
+        "--use_adapt_threshold": args.use_adapt_threshold,
+        "--skipped_states recompute": args.skipped_states == "recompute",
+    }
+    waiting = [name for name, wanted in looks_at_deep_layers.items() if wanted]
     rules = {
         "--static_exit_layer and --use_early_exit exclude each other: the one leaves at a fixed layer, the other where "
         "confidence allows.": static and args.use_early_exit,
@@ -180,6 +215,8 @@ def _exclusive(args: Any) -> list[str]:
         "confidence allows.": static and args.use_shallow_deep,
         "--use_early_exit and --use_shallow_deep exclude each other: choose several exits or one.": args.use_early_exit
         and args.use_shallow_deep,
+        f"--copy_skipped_hidden_states True never runs the layers a token skipped, but {', '.join(waiting)} needs them "
+        "run: give one or the other.": args.copy_skipped_hidden_states and bool(waiting),
         "--exit_conf_type does not apply with --use_shallow_deep: give --shallow2deep_conf_type.": args.use_shallow_deep
         and args.exit_conf_type is not None,
         "--parallel_gen_token False is not possible: pending tokens always pass the deep layers in one block; "

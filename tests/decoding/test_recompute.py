@@ -186,6 +186,34 @@ def test_keys_and_values_are_the_full_models(name):
                 torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2])
+def test_a_block_without_causal_mask_sees_all_of_itself(build):
+    """Slots 2 to 4 see keys up to 4; a key to come counts as one at distance 0."""
+    model = build(1)
+    prompt, source = torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, 24)
+    adapter = model.adapter_class(model, prompt, {"encoder_outputs": (source,)}, capacity=8)
+    slots = torch.tensor([[2, 3, 4]])
+    causal, open_ = adapter.attention_bias_at(slots, 6), adapter.attention_bias_at(slots, 6, torch.tensor([[4]]))
+    hidden = torch.finfo(torch.float32).min
+    for place, slot in enumerate((2, 3, 4)):
+        torch.testing.assert_close(open_[0, :, place, : slot + 1], causal[0, :, place, : slot + 1])
+        assert (causal[0, :, place, slot + 1 :] <= hidden).all() and (open_[0, :, place, 5:] <= hidden).all()
+        own = causal[0, :, place, slot, None].expand(-1, 4 - slot)
+        torch.testing.assert_close(open_[0, :, place, slot + 1 : 5], own)
+
+
+def test_parallel_causal_mask_changes_what_waiting_slots_see():
+    model, policy = tiny_t5(3), replace(POLICIES["FREE"], threshold=0.2)
+    ids, _ = sources(3, 1)
+    states = []
+    for causal in (True, False):
+        wanted = {"policy": replace(policy, causal=causal), "return_trace": True, "return_states": True}
+        _, trace = model.generate(input_ids=ids, max_new_tokens=LENGTH, **wanted)
+        assert trace.counts["run_deep"].sum() > 0
+        states.append(trace.states)
+    assert not np.allclose(*states, equal_nan=True)
+
+
 # ------------------------------------------------------------------------------------------------------ scripted layers
 class Scripted(Adapter):
     """Two layers that say, at every slot, what the script has: the first the draft, the second the full model."""
@@ -204,7 +232,7 @@ class Scripted(Adapter):
     def attention_bias(self, slot, keys):
         return None
 
-    def attention_bias_at(self, slots, keys):
+    def attention_bias_at(self, slots, keys, ends=None):
         return None
 
     def run_layer(self, layer, hidden, states, block):

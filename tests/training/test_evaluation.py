@@ -170,6 +170,75 @@ def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, 
     assert outcome.metrics["eval_starts"] == 2
 
 
+FREE = {"use_shallow_deep": True, "shallow_exit_layer": 2, "shallow2deep_conf_threshold": 0.02}
+
+
+@pytest.fixture
+def free_model(tiny_t5_dir):
+    model = DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)
+    for name, value in FREE.items():
+        setattr(model.config, name, value)
+    return model
+
+
+def test_counts_of_shallow_and_deep_tokens(free_model, tokenizer):
+    data = make_data(tokenizer)
+    free_model.config.rollback_conf_threshold = 3.0
+    metrics = evaluate(free_model, tokenizer, data, make_options()).metrics
+    shallow, deep, run_deep, synchronisations, rolled_back = metrics["eval_block_num"]
+    tokens = metrics["eval_generated_tokens"]
+    assert shallow + deep == tokens and min(shallow, deep, run_deep, synchronisations, rolled_back) > 0
+    assert metrics["eval_block_avg"] == pytest.approx((deep * 4 + (shallow + rolled_back) * 2) / tokens)
+    assert metrics["eval_layers_run"] > sum(int(k) * v for k, v in metrics["eval_exit_histogram"].items()) / tokens
+    assert 0 < metrics["eval_acceptance_rate"] < 1
+
+
+def test_lossless_scores_as_the_full_model(free_model, tokenizer):
+    data, options = make_data(tokenizer, windows=3), make_options(batch_size=2)
+    free_model.config.lossless = True
+    found = evaluate(free_model, tokenizer, data, options)
+    free_model.config.use_shallow_deep = free_model.config.lossless = False
+    expected = evaluate(free_model, tokenizer, data, options)
+    kept = ("id", "prediction", "window", "tokens")
+    assert [[row.get(key) for key in kept] for row in found.predictions] == [
+        [row.get(key) for key in kept] for row in expected.predictions
+    ]
+    assert found.metrics["eval_layers_run"] > 4, "one exit of a random model is wrong more often than not"
+
+
+def test_an_adaptive_threshold_begins_anew_with_a_run_and_goes_on_with_a_continued_one(
+    free_model, tokenizer, tmp_path, monkeypatch
+):
+    free_model.config.use_adapt_threshold = True
+    data, options = make_data(tokenizer), make_options(batch_size=1)
+    whole = evaluate(free_model, tokenizer, data, options)
+    again = evaluate(free_model, tokenizer, data, options)
+    assert counted(again.metrics) == counted(whole.metrics)
+    assert whole.metrics["eval_adaptive_threshold"]["0"]["fits"] > 1
+    decoding, calls = evaluation.decode_batch, []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return decoding(*args)
+
+    def start() -> Run:
+        run = Run(tmp_path, "test", {"policy": Policy().describe()}, "eval")
+        run.prepare()
+        return run
+
+    monkeypatch.setattr(evaluation, "decode_batch", failing)
+    run = start()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(free_model, tokenizer, data, options, run=run)
+    run.close()
+    free_model.threshold = None
+    outcome = evaluate(free_model, tokenizer, data, options, run=start())
+    assert outcome.predictions == whole.predictions
+    assert counted(outcome.metrics).items() >= counted(whole.metrics).items()
+
+
 def test_beams_have_scores_but_no_exits(model, tokenizer):
     model.config.use_early_exit = False
     try:
