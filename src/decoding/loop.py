@@ -9,8 +9,8 @@ The loop knows no architecture. A model gives it one adapter object:
   other up to `ends` where that is given,
 - `run_layer(layer, hidden, states, block)`: one layer for the block, [N * width, D],
 - `project_kv(layer, hidden, rows, slots)`: what a skipped layer would have stored, [P, heads, head_dim] twice,
-- `normalise(hidden)` and `head(normed)`: final norm; scale and head. `head_rows(ids)` copies rows of the head and
-  `head_on(rows, normed)` multiplies copied ones,
+- `normalise(hidden)` and `head(normed, block)`: final norm; scale and head. `head_rows(ids)` copies rows of the head
+  and `head_on(rows, normed)` multiplies copied ones,
 - `confidence_head`: the model's `cm_head`; `cost(measure)`: sizes for the FLOP counter.
 """
 
@@ -423,7 +423,7 @@ def _tell(call: Call, block: Block, hidden: Tensor, emission: Emission, current:
     """
     items = block.items(range(len(block.live)))
     hidden = hidden if len(items) == len(hidden) else hidden[items]
-    logits = call.adapter.head(call.adapter.normalise(hidden)).float()
+    logits = call.adapter.head(call.adapter.normalise(hidden), block).float()
     rows, lasts, place = [], [], 0
     for row, start, end in block.live_spans:
         call.recorder.multiplied_at(row, range(start, end), call.adapter.num_layers, call.adapter.vocabulary_size)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import BUCKET, Block, States, attend
-from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengths
+from models.adapter import Adapter, effective_mask, mask_bias, merge, product, true_lengths
 from models.deploying import EarlyExitGeneration
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 
@@ -120,21 +120,21 @@ class T5Adapter(Adapter):
         """One decoder layer for the block, [N * width, D]: self-attention, cross-attention, feed-forward."""
         weights, width = self.layers[layer], block.width
         normed = self._norm(hidden, weights.self_norm)
-        query = self.split(normed.mm(weights.q), width)
-        states.store(layer, block, self.split(normed.mm(weights.k), width), self.split(normed.mm(weights.v), width))
+        query, keys, values = (self.split(product(normed, w, block), width) for w in (weights.q, weights.k, weights.v))
+        states.store(layer, block, keys, values)
         context = states.attend(layer, query, block, self.scale)
-        hidden = _add_product(hidden, merge(context), weights.o)
+        hidden = _add_product(hidden, merge(context), weights.o, block)
 
         normed = self._norm(hidden, weights.cross_norm)
-        query = self.split(normed.mm(weights.cross_q), width)
+        query = self.split(product(normed, weights.cross_q, block), width)
         context = attend(query, *self._cross_states(layer), block, self.source_bias, self.scale)
-        hidden = _add_product(hidden, merge(context), weights.cross_o)
+        hidden = _add_product(hidden, merge(context), weights.cross_o, block)
 
         normed = self._norm(hidden, weights.feed_forward_norm)
-        inner = weights.activation(normed.mm(weights.wi[0]))
+        inner = weights.activation(product(normed, weights.wi[0], block))
         if len(weights.wi) == 2:
-            inner = inner * normed.mm(weights.wi[1])
-        return _add_product(hidden, inner, weights.wo)
+            inner = inner * product(normed, weights.wi[1], block)
+        return _add_product(hidden, inner, weights.wo, block)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
@@ -198,14 +198,14 @@ class T5Adapter(Adapter):
         return weight * (hidden * torch.rsqrt(variance + self.eps)).to(weight.dtype)
 
 
-def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor) -> Tensor:
+def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor, block: Block) -> Tensor:
     """hidden [n, D] + inner [n, K] x matrix [K, D], in one operation where it rounds as the library's two do.
 
     T5 overflows float16 in its residual stream, so that is clamped as the library does, but row by row.
     """
-    if inner.dtype in (torch.float32, torch.float64):
+    if inner.dtype in (torch.float32, torch.float64) and len(hidden) == len(block.spans):
         return torch.addmm(hidden, inner, matrix)
-    hidden = hidden + inner.to(matrix.dtype).mm(matrix)
+    hidden = hidden + product(inner.to(matrix.dtype), matrix, block)
     if hidden.dtype != torch.float16:
         return hidden
     limit = torch.finfo(torch.float16).max - 1000
