@@ -169,14 +169,14 @@ def test_a_checkpoint_in_the_output_dir_is_left_as_it_is(tiny_t5_dir, squad_file
     out = tmp_path / "model"
     shutil.copytree(tiny_t5_dir, out)
     (out / "trainer_state.json").write_text('{"global_step": 1}')
-    (out / "all_results.json").write_text('{"train_loss": 1.5, "eval_f1": -1.0, "eval_block_num": 3}')
+    (out / "all_results.json").write_text('{"train_loss": 1.5, "eval_f1": -1.0, "eval_bleu": 3}')
     before = {path: hashlib.sha256(path.read_bytes()).digest() for path in out.iterdir()}
     for _ in range(2):
         call("run_question_answering", *qa_flags(out, squad_file, out, *more))
     del before[out / "all_results.json"]
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in before} == before
     assert results(out)["train_loss"] == 1.5
-    assert results(out)["eval_f1"] >= 0 and "eval_block_num" not in results(out)
+    assert results(out)["eval_f1"] >= 0 and "eval_bleu" not in results(out)
     assert len(runs(out)) == 1
 
 
