@@ -129,8 +129,7 @@ class Call:
 
     def may_leave(self, span: Span) -> bool:
         """Whether another slot of the row may wait for the deep layers."""
-        most = self.policy.num_speculations
-        return most is None or self.states.pending(span.row, span.end - 1) < most
+        return self.states.pending(span.row, span.end - 1) < self.policy.num_speculations
 
 
 @torch.inference_mode()
@@ -382,18 +381,22 @@ def run_token(
         recorder.ran(block, layer, hidden)
         if layer not in exits:
             continue
-        free = [i for i, span in enumerate(block.live_spans) if call.may_leave(span)]
-        asked = free if call.estimator is None else list(range(len(block.live)))
+        rows = block.live_rows
+        everyone = range(len(rows))
+        free = everyone
+        if policy.num_speculations is not None:
+            free = [i for i, span in enumerate(block.live_spans) if call.may_leave(span)]
+        asked = free if call.estimator is None else everyone
         if not asked:
             continue
-        exit = _exit(call, layer, [block.live_rows[i] for i in asked], survivors, final)
+        exit = _exit(call, layer, rows if len(asked) == len(rows) else [rows[i] for i in asked], survivors, final)
         confidences = policy.measure.compute(exit).clamp(max=1).tolist()
         if policy.measure.contrasts:
             exit.remember()
         recorder.tried(exit, confidences, exit.sizes if policy.measure.contrasts else None)
         if call.estimator is not None:
             _note(call, block, exit, confidences)
-        leaving = [i for i, row in enumerate(exit.rows) if asked[i] in free and confidences[i] > thresholds[row]]
+        leaving = [i for i, row in enumerate(exit.rows) if confidences[i] > thresholds[row] and asked[i] in free]
         if leaving:
             _leave(call, exit, leaving, emission)
             states.leave(block, [asked[i] for i in leaving], hidden)
@@ -470,9 +473,9 @@ def _begin(call: Call, lengths: Sequence[int], running: list[int]) -> Block:
     batch, slots = call.batch, {lengths[row] - 1 for row in running}
     if len(slots) == 1 and len(running) > (1 - COMPACT_AT) * batch:
         slot = slots.pop()
-        block = Block.of([Span(row, slot, slot + 1) for row in range(batch)], batch, call.adapter, call.states)
-        block.live = running
-        return block
+        spans = [Span(row, slot, slot + 1) for row in range(batch)]
+        bias = call.adapter.attention_bias(slot, call.states.key_length(slot + 1))
+        return Block(spans, running, None, bias)
     return Block.of([Span(row, lengths[row] - 1, lengths[row]) for row in running], batch, call.adapter, call.states)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ class Block:
         """The block of some spans, ragged only where it must be."""
         spans, everyone = list(spans), list(range(len(spans)))
         alike = all(span[1:] == spans[0][1:] for span in spans)
-        if alike and [span.row for span in spans] == list(range(batch)):
+        if alike and len(spans) == batch and all(span.row == i for i, span in enumerate(spans)):
             return cls(spans, everyone, None, _bias(adapter, states, spans[0].start, spans[0].end))
         device = adapter.device
         if alike:
@@ -97,6 +98,11 @@ class Block:
         """Slots per row of the block, as an adapter sees it."""
         return 1 if self.places is not None else self.spans[0].end - self.spans[0].start
 
+    @cached_property
+    def several(self) -> bool:
+        """Whether a row has several slots in the block."""
+        return (self.width if self.places is None else self.places.width) > 1
+
     @property
     def start(self) -> int:
         """First slot of every row; of a block that is not ragged."""
@@ -112,19 +118,19 @@ class Block:
         """Slots of the block's tokens, [P, 1] of a ragged block, else the slots that all rows have in common."""
         return range(self.start, self.end) if self.places is None else self.places.slot[:, None]
 
-    @property
+    @cached_property
     def rows(self) -> list[int]:
         """Batch row of each row of the block."""
         return [span.row for span in self.spans]
 
-    @property
+    @cached_property
     def live_spans(self) -> list[Span]:
         return self.spans if len(self.live) == len(self.spans) else [self.spans[i] for i in self.live]
 
-    @property
+    @cached_property
     def live_rows(self) -> list[int]:
         """Batch rows that still run."""
-        return [span.row for span in self.live_spans]
+        return self.rows if len(self.live) == len(self.spans) else [self.spans[i].row for i in self.live]
 
     def current(self, hidden: Tensor) -> Tensor:
         """The states of the rows' current tokens, [N, D] of `hidden`."""
@@ -265,8 +271,8 @@ class CopyStates(States):
     def pass_layer(self, adapter, layer: int, hidden: Tensor, block: Block) -> tuple[Tensor, Block]:
         """Fill the layer's gap for the block's rows, then run the layer."""
         filled = self.filled[layer]
-        gaps = [(row, slot) for row, start, _ in block.live_spans for slot in range(filled[row], start)]
-        if gaps:
+        if any(filled[row] < start for row, start, _ in block.live_spans):
+            gaps = [(row, slot) for row, start, _ in block.live_spans for slot in range(filled[row], start)]
             row_index, slots = torch.tensor(gaps, device=self.left.device).T  # [P] each
             keys, values = adapter.project_kv(layer, self.left[row_index, slots], row_index, slots)
             self._write(layer, (row_index, slice(None), slots), keys, values)
@@ -290,7 +296,7 @@ class RecomputeStates(States):
     def pass_layer(self, adapter, layer: int, hidden: Tensor, block: Block) -> tuple[Tensor, Block]:
         """Let the slots that have come as far as the layer below join the block, then run the layer."""
         hidden, block = self._join(adapter, layer, hidden, block)
-        if len(hidden):
+        if hidden.shape[0]:
             hidden = adapter.run_layer(layer, hidden, self, block)
         for row, start, end in block.live_spans if self.left is not None else ():  # a prompt's slots never waited
             self.masked[row] += (end - start) * (end - start - 1) // 2

@@ -76,7 +76,7 @@ def product(hidden: Tensor, matrix: Tensor, block: Block) -> Tensor:
 
 def are_few(hidden: Tensor, block: Block) -> bool:
     """Whether a row of the block has several slots, and all are few, on a CPU."""
-    return len(block.spans) < len(hidden) <= FEW_SLOTS and not hidden.is_cuda
+    return block.several and hidden.shape[0] <= FEW_SLOTS and not hidden.is_cuda
 
 
 def merge(context: Tensor) -> Tensor:

@@ -203,7 +203,7 @@ def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor, block: Block) ->
 
     T5 overflows float16 in its residual stream, so that is clamped as the library does, but row by row.
     """
-    if inner.dtype in (torch.float32, torch.float64) and len(hidden) == len(block.spans):
+    if inner.dtype in (torch.float32, torch.float64) and not block.several:
         return torch.addmm(hidden, inner, matrix)
     hidden = hidden + product(inner.to(matrix.dtype), matrix, block)
     if hidden.dtype != torch.float16:
