@@ -141,20 +141,18 @@ def test_an_empty_answer_is_an_answer_among_windows_of_squad_v2(tokenizer):
     assert choose(windows, v2, 1.5)[0].window == 0
 
 
-def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, monkeypatch):
-    data, options = make_data(tokenizer, windows=2), make_options(batch_size=2)
-    whole = evaluate(model, tokenizer, data, options)
-    decoding = evaluation.decode_batch
-    calls = []
+def killed_and_continued(model, tokenizer, data, options, folder, monkeypatch, at):
+    """What a run comes to that was killed in a batch and started again, and how many batches were decoded in all."""
+    decoding, calls = evaluation.decode_batch, []
 
     def failing(*args):
         calls.append(args)
-        if len(calls) == 3:
+        if len(calls) == at:
             raise KeyboardInterrupt
         return decoding(*args)
 
     def start() -> Run:
-        run = Run(tmp_path, "test", {"policy": Policy().describe()}, "eval")
+        run = Run(folder, "test", {"policy": Policy().describe()}, "eval")
         run.prepare()
         return run
 
@@ -163,8 +161,15 @@ def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, tokenizer, data, options, run=run)
     run.close()
-    outcome = evaluate(model, tokenizer, data, options, run=start())
-    assert len(calls) == 3 + 4 - 2  # of four batches two were there already
+    model.threshold = None
+    return evaluate(model, tokenizer, data, options, run=start()), len(calls)
+
+
+def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, monkeypatch):
+    data, options = make_data(tokenizer, windows=2), make_options(batch_size=2)
+    whole = evaluate(model, tokenizer, data, options)
+    outcome, decoded = killed_and_continued(model, tokenizer, data, options, tmp_path, monkeypatch, at=3)
+    assert decoded == 3 + 4 - 2  # of four batches two were there already
     assert outcome.predictions == whole.predictions
     assert counted(outcome.metrics).items() >= counted(whole.metrics).items()
     assert outcome.metrics["eval_starts"] == 2
@@ -215,26 +220,7 @@ def test_an_adaptive_threshold_begins_anew_with_a_run_and_goes_on_with_a_continu
     again = evaluate(free_model, tokenizer, data, options)
     assert counted(again.metrics) == counted(whole.metrics)
     assert whole.metrics["eval_adaptive_threshold"]["0"]["fits"] > 1
-    decoding, calls = evaluation.decode_batch, []
-
-    def failing(*args):
-        calls.append(args)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return decoding(*args)
-
-    def start() -> Run:
-        run = Run(tmp_path, "test", {"policy": Policy().describe()}, "eval")
-        run.prepare()
-        return run
-
-    monkeypatch.setattr(evaluation, "decode_batch", failing)
-    run = start()
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(free_model, tokenizer, data, options, run=run)
-    run.close()
-    free_model.threshold = None
-    outcome = evaluate(free_model, tokenizer, data, options, run=start())
+    outcome, _ = killed_and_continued(free_model, tokenizer, data, options, tmp_path, monkeypatch, at=4)
     assert outcome.predictions == whole.predictions
     assert counted(outcome.metrics).items() >= counted(whole.metrics).items()
 
