@@ -330,9 +330,8 @@ def begin_call(
     width = adapter.output_weight.shape[1] if decoding.keep_states else None
     recorder = Recorder(batch, adapter.num_layers, prompt, width)
     budget = policy.budget(adapter.num_layers, adapter.vocabulary_size) if policy.prunes else None
-    call = Call(adapter, policy, states, Past(adapter, batch), recorder, budget, estimator)
-    call.shallow = [{} for _ in range(batch)]
-    return call
+    shallow = [{} for _ in range(batch)]
+    return Call(adapter, policy, states, Past(adapter, batch), recorder, budget, estimator, shallow)
 
 
 def run_prompt(call: Call, prompt: Tensor) -> Emission:

@@ -268,10 +268,10 @@ class Policy:
 
     def _waiting_problems(self) -> list[str]:
         problems = []
-        for name, table in (("skipped_states", SKIPPED_STATES), ("verification", VERIFICATIONS)):
-            value = self.skipped if name == "skipped_states" else self.verification
-            if value not in table:
-                problems.append(f"{name} is {value!r}: valid are {', '.join(table)}.")
+        if self.skipped not in SKIPPED_STATES:
+            problems.append(f"skipped_states is {self.skipped!r}: valid are {', '.join(SKIPPED_STATES)}.")
+        if self.verification not in VERIFICATIONS:
+            problems.append(f"verification is {self.verification!r}: valid are {', '.join(VERIFICATIONS)}.")
         if self.rollback_threshold is not None and not self.rollback_threshold >= 0:
             problems.append(f"rollback_conf_threshold is {self.rollback_threshold}: valid are 0 and above.")
         if self.verification == "rollback" and self.rollback_threshold is None:
