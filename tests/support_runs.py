@@ -18,6 +18,8 @@ def write_run(folder: Path, policy: dict, scores: list[float], exits: list[int],
     results = {
         f"eval_{'rougeL' if metric == 'rougeL' else 'f1'}": sum(scores) / len(scores),
         "eval_block_avg": sum(exits) / len(exits),
+        "eval_layers_run": 5.0,
+        "eval_layers_in_turn": 2.0 if policy.get("skipped") else sum(exits) / len(exits),
         "eval_exit_histogram": {str(layer): exits.count(layer) for layer in range(1, LAYERS + 1)},
         "eval_exit_counts": counts,
         "eval_flops_confidence_per_sample": sum(flops) / len(flops),
@@ -26,10 +28,20 @@ def write_run(folder: Path, policy: dict, scores: list[float], exits: list[int],
         "eval_samples": len(scores),
         "eval_policy": {**policy, "task": task, "split": "validation", "model": model},
     }
+    if policy.get("verification") == "exact":
+        results["eval_acceptance_rate"] = 0.75
     write_json(folder / "all_results.json", results)
     rows = zip(scores, exits, flops, strict=True)
     lines = [
-        {"id": f"e{i}", metric: score, "tokens": 1, "layers": layer, "flops_confidence": cost, "flops_decoder": 1000.0}
+        {
+            "id": f"e{i}",
+            "prediction": f"{score:g}",
+            metric: score,
+            "tokens": 1,
+            "layers": layer,
+            "flops_confidence": cost,
+            "flops_decoder": 1000.0,
+        }
         for i, (score, layer, cost) in enumerate(rows)
     ]
     write_text(folder / "predictions.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

@@ -33,6 +33,11 @@ STYLES = {
     "JSD + fixed": ("tab:purple", "v"),
     "JSD + decaying": ("tab:brown", "<"),
     "JSD + adaptive": ("tab:red", ">"),
+    "static": ("0.4", "x"),
+    "FREE": ("tab:orange", "s"),
+    "FREE + adaptive threshold": ("tab:red", "p"),
+    "FREE + rollback": ("tab:pink", "v"),
+    "lossless": ("tab:green", "^"),
 }
 
 

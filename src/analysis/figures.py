@@ -3,7 +3,7 @@
     python src/analysis/figures.py --runs save/grid --out save/grid/figures
 
 A figure whose runs are not there is left out, with a line that says so. Beside each lies a .json of the numbers it
-shows and the runs they came from. Figures 16 to 19 and tables 2 to 6 have no counterpart in that post.
+shows and the runs they came from. Figures 16 to 21 and tables 2 to 8 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis import layer_figures, policy_figures
+from analysis import layer_figures, policy_figures, speed_figures
 from analysis.drawing import Runs
 from analysis.runs import read_runs, read_speeds
 from analysis.tables import TABLES
@@ -32,7 +32,9 @@ FIGURES = {
     "figure_11a": policy_figures.combined_questions,
     "figure_11b": policy_figures.combined_summaries,
     "figure_16": policy_figures.two_forms,
-    "figure_17": policy_figures.speed,
+    "figure_17": speed_figures.benchmark,
+    "figure_20": speed_figures.score_against_speed,
+    "figure_21": speed_figures.draft_sweep,
     **policy_figures.SWEEPS,
 }
 

@@ -1,9 +1,8 @@
-"""Figures 7 to 17: what policies score, how deep they go, what they cost, over methods and exit_min_layers."""
+"""Figures 7 to 16, 18 and 19: what policies score, how deep they go, what they cost, over exit_min_layers."""
 
 from __future__ import annotations
 
 import statistics
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -114,7 +113,7 @@ def _bars(
         axis.set_xticks(range(len(found)), names)
         finish(axis, "", label, legend=axis is axes[0][0])
     used = [run for *_, chosen, oracle in found for run in (*chosen.values(), *oracle)]
-    return Drawing(title, figure, used, {"bars": values, "intervals": True}, _seconds_note(runs, found))
+    return Drawing(title, figure, used, {"bars": values, "intervals": True}, seconds_note(runs, found))
 
 
 def _oracle_lines(axis: Axes, places: Sequence[tuple[list[RunFiles], int]], measure: Measure, runs: Runs) -> None:
@@ -126,8 +125,9 @@ def _oracle_lines(axis: Axes, places: Sequence[tuple[list[RunFiles], int]], meas
             axis.hlines(value, place - 0.45, place + 0.45, color=colour, linestyle="--", linewidth=1.2, label=label)
 
 
-def _seconds_note(runs: Runs, found: Sequence) -> str:
-    timed = [runs.speeds[group[:2]].held["settings"] for group in found if group[:2] in runs.speeds]
+def seconds_note(runs: Runs, found: Sequence) -> str:
+    """How the seconds of groups (task, model, ...) were measured, in words."""
+    timed = [runs.speeds[group[:2]].settings for group in found if group[:2] in runs.speeds]
     if not timed:
         return "No seconds were measured in turn"
     return (
@@ -209,7 +209,7 @@ def _sweep(runs: Runs, title: str, methods: Sequence[str], questions: bool) -> D
                     axis.plot(full[0].num_layers, mark.value, linestyle="", **style("full model") | {"markersize": 11})
             finish(axis, "exit_min_layer", label, f"{task}, {model}", legend=axis is row[0])
         used += full[:1] + [run for line in lines.values() for run in line]
-    return Drawing(title, figure, used, {"points": values, "intervals": True}, _seconds_note(runs, groups))
+    return Drawing(title, figure, used, {"points": values, "intervals": True}, seconds_note(runs, groups))
 
 
 def _line(runs: Runs, task: str, model: str, method: str) -> list[RunFiles]:
@@ -279,43 +279,3 @@ def two_forms(runs: Runs) -> Drawing | None:
     title = "Figure 16. The two forms of the contrastive measures, at equal depth"
     note = "Points of a line are exit_min_layers. A measure is better where it is higher at the same depth"
     return Drawing(title, figure, used, {"points": values, "intervals": True}, note)
-
-
-# ---------------------------------------------------------------------------------------------------------------- speed
-BENCHMARKED = (
-    "softmax from layer 2, never exiting / no confidence",
-    "fixed pruning k=512 / no confidence",
-    "fixed pruning k=512 / softmax",
-    "decaying pruning / softmax",
-    "weighted / softmax",
-    "JSD / softmax",
-    "JSD + adaptive / softmax",
-)
-
-
-def speed(runs: Runs) -> Drawing | None:
-    """Figure 17: what the policies cost in seconds where matrices are as large as a T5-base's."""
-    if runs.benchmark is None:
-        return None
-    batches = runs.benchmark["batches"]
-    figure, axes = panels(1, 1, width=9.0, height=3.6)
-    axis = axes[0][0]
-    shown = [name for name in BENCHMARKED if all(name in found for found in batches.values())]
-    for place, (batch, found) in enumerate(batches.items()):
-        xs = np.arange(len(shown)) + (place - (len(batches) - 1) / 2) * 0.35
-        medians = [found[name]["median"] for name in shown]
-        errors = [
-            [found[name]["median"] - found[name]["min"], found[name]["max"] - found[name]["median"]] for name in shown
-        ]
-        bars = axis.bar(xs, medians, 0.33, yerr=np.array(errors).T, label=f"batch {batch}", error_kw={"linewidth": 0.8})
-        axis.bar_label(bars, fmt="%.2f", fontsize=6)
-    axis.axhline(1, color="0.5", linewidth=0.8)
-    axis.set_xticks(range(len(shown)), [textwrap.fill(name, 18) for name in shown])
-    finish(axis, "", "times as fast", legend=True)
-    held = runs.benchmark
-    note = (
-        f"Never exiting, {held['generated_tokens']} tokens, {held['dtype']} on {held['device']}, median and range of "
-        f"{held['repetitions']} repetitions in turn; from benchmark.json"
-    )
-    title = f"Figure 17. Seconds at the size of a {held['size']}: one policy against another"
-    return Drawing(title, figure, [], {"benchmark": batches}, note)

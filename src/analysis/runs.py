@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+from decoding.policy import Policy
 from util.files import read_json, read_jsonl
 
 # The score a task is judged by, the first that a run has: key of the results -> its name and its key per example.
 SCORES = {"eval_f1": ("F1", "f1"), "eval_rougeL": ("ROUGE-L", "rougeL"), "eval_bleu": ("BLEU", None)}
+
+# What of a run's settings is its policy.
+POLICY = {"method", *(field.name for field in fields(Policy))}
 
 # Measures by the short names of figures.
 SHORT = {
@@ -25,7 +29,7 @@ SHORT = {
 
 
 def method_of(policy: dict) -> str:
-    """A policy, as `Policy.describe` has it, but for its thresholds and its first exit."""
+    """A policy, as `Policy.describe` has it, but for its thresholds, its first exit and how many tokens may wait."""
     if policy["method"] != "early_exit":
         return {"full": "full model", "static": "static"}[policy["method"]]
     name = SHORT.get(policy["confidence"], policy["confidence"])
@@ -33,7 +37,23 @@ def method_of(policy: dict) -> str:
         name += f" + {policy['vocabulary']}" + (" (capped)" if policy.get("adaptive_cap") else "")
     if policy.get("alpha", 0.1) != 0.1:
         name += f", alpha {policy['alpha']:g}"
-    return name + (", token from s" if policy.get("emit", "exit") == "contrastive" else "")
+    if policy.get("emit", "exit") == "contrastive":
+        name += ", token from s"
+    return _waiting(policy, name)
+
+
+def _waiting(policy: dict, name: str) -> str:
+    """The name of a policy whose measure and pruning have one, with what becomes of skipped layers."""
+    one_exit = policy.get("last_exit") is not None
+    if policy.get("skipped", "copy") == "copy":
+        return f"{name}, one exit" if one_exit else name
+    exact = policy.get("verification") == "exact"
+    if one_exit:
+        name = ("lossless" if exact else "FREE") + ("" if name == "softmax" else f" ({name})")
+    else:
+        name += ", lossless" if exact else ", recomputed"
+    name += " + adaptive threshold" if policy.get("adapts") else ""
+    return name + (" + rollback" if policy.get("verification") == "rollback" else "")
 
 
 @dataclass(frozen=True)
@@ -92,8 +112,23 @@ class RunFiles:
 
     @property
     def mean_exit(self) -> float:
-        """Layers per token."""
+        """Layers per token, those of tokens that were rolled back included."""
         return self.results["eval_block_avg"]
+
+    @property
+    def layers_run(self) -> float:
+        """Layer passes per token, those of waiting tokens and in vain included."""
+        return self.results["eval_layers_run"]
+
+    @property
+    def layers_in_turn(self) -> float:
+        """Layers per token one after the other: those that waiting tokens pass together count once."""
+        return self.results.get("eval_layers_in_turn", self.mean_exit)
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Of the drafted tokens, how many stood; None where nothing was verified."""
+        return self.results.get("eval_acceptance_rate")
 
     @property
     def samples(self) -> int:
@@ -107,6 +142,11 @@ class RunFiles:
     def examples(self) -> list[dict]:
         """The lines of predictions.jsonl."""
         return read_jsonl(self.folder / "predictions.jsonl")
+
+    def same_output(self, other: RunFiles) -> int:
+        """How many examples got the same text as in another run on the same data."""
+        texts = {row["id"]: row["prediction"] for row in other.examples}
+        return sum(texts.get(row["id"]) == row["prediction"] for row in self.examples)
 
     @property
     def example_scores(self) -> list[float] | None:
@@ -155,26 +195,29 @@ def scaled(layer: int, num_layers: int) -> int:
 
 @dataclass(frozen=True)
 class Speed:
-    """speed.json of a setting: the seconds of its policies, measured in turn."""
+    """The seconds of a model's policies on a task, each measured in turn with the full model.
 
-    path: Path
-    held: dict
+    Attributes:
+        settings: How they were measured.
+        rows: "policy" and "relative" of each, see `jobs.speed`.
+    """
+
+    settings: dict
+    rows: list[dict]
 
     def relative(self, run: RunFiles) -> list[float] | None:
         """Seconds per token relative to the full model's, repetition by repetition; None where it was not timed."""
-        own, full = self._seconds(run.policy), self._seconds({"method": "full"})
-        if own is None or full is None:
-            return None
-        return [mine / whole for mine, whole in zip(own, full, strict=True)]
-
-    def _seconds(self, policy: dict) -> list[float] | None:
-        for row in self.held["policies"]:
-            if all(policy.get(name) == value for name, value in row["policy"].items()):
-                return row["seconds_per_token"]
-        return None
+        policy = {name: value for name, value in run.policy.items() if name in POLICY}
+        return next((row["relative"] for row in self.rows if row["policy"] == policy), None)
 
 
 def read_speeds(folder: Path) -> dict[tuple[str, str], Speed]:
-    """(task, model) -> what was timed of it, under a folder."""
-    found = [Speed(path, read_json(path)) for path in sorted(folder.rglob("speed.json"))]
-    return {(each.held["task"], each.held["model"]): each for each in found if "policies" in each.held}
+    """(task, model) -> what was timed of it, in the files speed.json under a folder."""
+    speeds: dict[tuple[str, str], Speed] = {}
+    for path in sorted(folder.rglob("speed.json")):
+        held = read_json(path)
+        if "policies" in held:
+            group = (held["task"], held["model"])
+            rows = [*(speeds[group].rows if group in speeds else ()), *held["policies"]]
+            speeds[group] = Speed(held["settings"], rows)
+    return speeds

@@ -11,6 +11,7 @@ from analysis import intervals
 from analysis.drawing import Runs, sample_sizes
 from analysis.policy_figures import mean_exit, score, seconds
 from analysis.runs import RunFiles, scaled, where
+from analysis.speed_figures import drafts, tradeoffs
 
 JSD_PRUNED = ("JSD", "JSD + fixed", "JSD + decaying", "JSD + adaptive")
 
@@ -207,5 +208,52 @@ def benchmark(runs: Runs) -> Table:
     return Table(title, ["figure", *(f"batch {batch}" for batch in batches)], rows, [], note)
 
 
+def areas(runs: Runs) -> Table:
+    """Table 7: the area under each curve of figure 20."""
+    found = [each for each in tradeoffs(runs) if each.area is not None]
+    rows = []
+    for each in found:
+        full = next(run for _, run in each.points if run.method == "full model")
+        fastest = f"{max(speed for speed, _ in each.points):.2f}"
+        equal = max(speed for speed, run in each.points if run.score >= full.score)
+        cells = [each.task, each.model, each.method, each.axis, f"{each.area:.2f}", f"{full.score:.2f}"]
+        rows.append([*cells, f"{equal:.2f}", fastest])
+    return Table(
+        "Table 7. Area under score against speed",
+        ["task", "model", "method", "speed", "area", "full model", "fastest as good", "fastest"],
+        rows,
+        [run for each in found for _, run in each.points],
+        "area: mean of the best score at a speed or above, over speeds from the full model's to the fastest of any\n"
+        "method, 0 where the method is never that fast. full model: its score. fastest as good: the highest speed at\n"
+        "which a method scores no less than it.\n",
+    )
+
+
+def draft_lengths(runs: Runs) -> Table:
+    """Table 8: the lossless decoder, exit by exit and draft by draft."""
+    rows, used = [], []
+    for (task, model), points in drafts(runs).items():
+        full = where(runs.runs, task=task, model=model, method="full model")
+        for point in points:
+            run = point.run
+            stood = "-" if point.acceptance is None else f"{100 * point.acceptance:.1f}"
+            cells = [str(point.layer), str(point.drafts), stood, f"{run.layers_in_turn:.2f}", f"{run.layers_run:.2f}"]
+            cells += [f"{run.flops('decoder') / full[0].flops('decoder'):.2f}"] if full else ["-"]
+            cells += ["-" if point.speed is None else f"{point.speed:.2f}"]
+            cells += [f"{run.same_output(full[0])} of {run.samples}"] if full else ["-"]
+            rows.append([task, model, *cells])
+            used += [run, *full[:1]]
+    head = ["task", "model", "layer", "drafts", "stood %", "layers in turn", "passes", "FLOPs", "speed", "same text"]
+    return Table(
+        "Table 8. The lossless decoder over its exit and the length of its drafts",
+        head,
+        rows,
+        used,
+        "layers in turn: per token, one after the other, where waiting tokens pass a layer together; passes: those of\n"
+        "every token, in vain too. FLOPs of the decoder, speed: against the full model. same text: examples that got\n"
+        "the full model's answer.\n",
+    )
+
+
 TABLES = {"table_1": late_means, "table_2": paired_pruning, "table_3": plausible_sets, "table_4": equal_depth}
-TABLES |= {"table_5": every_run, "table_6": benchmark}
+TABLES |= {"table_5": every_run, "table_6": benchmark, "table_7": areas, "table_8": draft_lengths}

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from analysis.runs import RunFiles, method_of, read_runs
 from util.files import replacing, write_text
 
-MARKERS = {"full": "*", "static": "s"}
+MARKERS = {"full model": "*", "static": "s"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Point:
     @property
     def series(self) -> str:
         """Points of one series are joined in the figure."""
-        return self.policy.get("confidence") or self.policy["method"]
+        return method_of(self.policy)
 
 
 def label(policy: dict) -> str:
@@ -82,7 +82,7 @@ def read_points(folder: Path) -> list[Point]:
 def _place(point: Point) -> tuple:
     """Order in the table: by data, full depth first, strict thresholds before lenient ones."""
     method = ("full", "static", "early_exit").index(point.policy["method"])
-    return (point.data, method, point.policy.get("confidence", ""), -point.policy.get("threshold", 0))
+    return (point.data, method, point.series, -point.policy.get("threshold", 0))
 
 
 def _point(run: RunFiles) -> Point:
@@ -135,7 +135,7 @@ def table(points: list[Point], speed: dict[str, dict[str, float]] | None = None)
 
 
 def draw(points: list[Point], path: Path) -> None:
-    """Score against mean exit layer, one panel per data set, one line per confidence measure."""
+    """Score against mean exit layer, one panel per data set, one line per method."""
     names = list(dict.fromkeys(point.data for point in points))
     figure, panels = plt.subplots(1, len(names), figsize=(5.5 * len(names), 4.2), squeeze=False, layout="constrained")
     for panel, data in zip(panels[0], names, strict=True):
@@ -146,7 +146,7 @@ def draw(points: list[Point], path: Path) -> None:
                 [point.exit_layer for point in line],
                 [point.score for point in line],
                 marker=MARKERS.get(series, "o"),
-                markersize=12 if series == "full" else 7,
+                markersize=12 if series == "full model" else 7,
                 linestyle="-",
                 label=series,
             )

@@ -445,6 +445,8 @@ def catch_up(call: Call, ends: Sequence[tuple[int, int]]) -> list[Caught]:
     Args:
         ends: Row and the slot of its last token, which is not run.
     """
+    for row, slot in ends:
+        call.recorder.caught_up(row, sum(filled[row] < slot for filled in call.states.filled[1:]))
     hidden, block = call.states.catch_up(call.adapter, [Span(row, slot, slot) for row, slot in ends])
     call.recorder.synchronised([(row, end - start) for row, start, end in block.spans])
     emission = Emission(call.batch, call.adapter.vocabulary_size)

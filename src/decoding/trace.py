@@ -21,7 +21,7 @@ PER_LAYER = {
 }
 PER_TOKEN = ("exit_layers", "depths", *PER_LAYER, "threshold", "step")
 # Per row: what verification and the synchronisation of waiting slots came to.
-COUNTS = ("synchronizations", "run_deep", "drafted", "accepted", "masked_keys")
+COUNTS = ("layers_in_turn", "synchronizations", "run_deep", "drafted", "accepted", "masked_keys")
 
 
 class Recorder:
@@ -77,6 +77,10 @@ class Recorder:
         for row, slots in waited:
             self.counts["synchronizations"][row] += 1
             self.counts["run_deep"][row] += slots
+
+    def caught_up(self, row: int, layers: int) -> None:
+        """Layers were run in a row for waiting slots alone."""
+        self.counts["layers_in_turn"][row] += layers
 
     def judged(self, row: int, drafted: int, accepted: int) -> None:
         """Tokens of a row were verified."""
@@ -146,6 +150,8 @@ class Recorder:
             if name == "left":
                 exit_layers[rows, at], steps[rows, at] = layer, step + 1
                 thresholds[rows, at] = np.array(self.thresholds[step])[rows]
+                for row in rows:
+                    self.counts["layers_in_turn"][row] += layer
             elif name == "states":
                 states[rows, at, layer] = values
             else:
@@ -193,7 +199,8 @@ class ExitTrace:
         discarded: (row, position, exit layer) of tokens that verification threw away.
         wasted: What the slots behind a token that was replaced had cost, all layers run: row, position, and the
             numbers [L] of PER_LAYER.
-        counts: Of COUNTS, [B] each: synchronizations of waiting slots; run_deep, the slots that ran the deep layers
+        counts: Of COUNTS, [B] each: layers_in_turn, run one after the other, each by one slot or by several together;
+            synchronizations of waiting slots; run_deep, the slots that ran the deep layers
             later on; drafted and accepted tokens, of those that were verified; masked_keys, multiplied for slots that
             came before them.
     """

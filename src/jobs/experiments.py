@@ -23,6 +23,10 @@ SCRIPTS = {
 }
 
 
+# What asks for exits -> the flag of their first layer.
+EXIT_FLAGS = {"--use_early_exit": "--exit_min_layer", "--use_shallow_deep": "--shallow_exit_layer"}
+
+
 class Setting(NamedTuple):
     """A model on a task: kind of task, its data arguments, and the flags all its runs share."""
 
@@ -64,9 +68,14 @@ def pick(names: list[str] | None, table: dict, what: str) -> dict:
     return {name: table[name] for name in (names or table)}
 
 
+def exit_flag(method: list[str]) -> str | None:
+    """The flag that says at which layer a method's tokens may leave first; None for one without exits."""
+    return next((flag for asked, flag in EXIT_FLAGS.items() if asked in method), None)
+
+
 def layers_of(method: list[str], num_layers: int) -> list[int | None]:
-    """Every exit_min_layer a method can have in a decoder of this depth; [None] for one without exits."""
-    if "--use_early_exit" not in method:
+    """Every first layer with an exit that a method can have in a decoder of this depth, or [None] without exits."""
+    if exit_flag(method) is None:
         return [None]
     last = num_layers - 2 if "--type_vocab_reduct" in method else num_layers - 1  # a single exit has nothing to prune
     return list(range(1, last + 1))

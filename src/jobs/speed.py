@@ -1,31 +1,73 @@
-"""Seconds of policies against each other: at batch 1, the decoder alone, all policies in turn on the same inputs."""
+"""Seconds of policies against the full model: at batch 1, the decoder alone, all in turn on the same inputs."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from decoding.policy import Policy
+from jobs.job import Job
 from training.evaluation import decode_batch
 from util import AdditionalArguments, update_autoconfig
+from util.files import read_json, write_json
+
+
+class Speeds:
+    """speed.json: the seconds of a job's policies, timed when first asked for and written at once.
+
+    Args:
+        job: That evaluates; its model and data are used.
+        path: Of the file; what it holds of other sizes than these is timed anew.
+        examples, repetitions: Of the timing.
+    """
+
+    def __init__(self, job: Job, path: Path, examples: int, repetitions: int):
+        self.job, self.path = job, path
+        self.settings = {"examples": examples, "repetitions": repetitions, "batch": 1}
+        held = read_json(path) if path.is_file() else {}
+        rows = held["policies"] if held.get("settings") == self.settings else []
+        self.rows = [row for row in rows if "relative" in row]
+
+    def of(self, policies: Sequence[AdditionalArguments]) -> list[dict]:
+        """The row of each policy, see `seconds_per_token`; those that the file has not are timed now, in turn."""
+        names = [_take(self.job.trainer, flags, self._limit) for flags in policies]
+        held = [row["policy"] for row in self.rows]
+        missing = [flags for flags, name in zip(policies, names, strict=True) if name not in held]
+        if missing:
+            sizes = self.settings
+            timed = seconds_per_token(self.job.trainer, missing, sizes["examples"], sizes["repetitions"], self._limit)
+            self.rows += [row for row in timed if row["policy"] not in held]
+            model = {"task": self.job.task.name, "model": Path(self.job.model_args.model_name_or_path).name}
+            write_json(self.path, {"settings": sizes, **model, "policies": self.rows})
+        return [next(row for row in self.rows if row["policy"] == name) for name in names]
+
+    @property
+    def _limit(self) -> int:
+        return getattr(self.job.data_args, self.job.task.kind.target_limit)
 
 
 def seconds_per_token(
     trainer, policies: Sequence[AdditionalArguments], examples: int, repetitions: int, max_answer_length: int
 ) -> list[dict]:
-    """A dict per policy: "policy" as `Policy.describe` has it, "seconds_per_token" of each repetition, "tokens".
+    """A dict per policy: "policy" as `Policy.describe` has it, "tokens", and of each repetition "seconds_per_token" and
+    "relative", how many times the full model's.
 
-    Every repetition decodes the first `examples` inputs under each policy in turn; one more, before, warms up.
+    Every repetition decodes the first `examples` inputs under each policy in turn; one more, before, warms up. The full
+    model is timed first where it is none of the policies.
 
     Args:
         trainer: Of a job that evaluates; its model and data are used.
         max_answer_length: N of a decaying threshold.
     """
     options = replace(trainer.decoding, keep_traces=False, views=())
+    policies = list(policies)
+    full = next((i for i, flags in enumerate(policies) if not Policy.from_config(flags).exits), None)
+    if full is None:
+        full, policies = 0, [AdditionalArguments(), *policies]
     found: list[dict] = [{"seconds_per_token": []} for _ in policies]
     for repetition in range(repetitions + 1):
         for row, flags in zip(found, policies, strict=True):
-            update_autoconfig(trainer.model.config, flags, max_answer_length=max_answer_length)
-            row["policy"] = Policy.from_config(trainer.model.config).describe()
+            row["policy"] = _take(trainer, flags, max_answer_length)
             row["tokens"], seconds = 0, 0.0
             for feature in trainer.eval_dataset.features[:examples]:
                 decoded, _, took = decode_batch(trainer.model, trainer.processing_class, [feature], options, False)
@@ -33,13 +75,16 @@ def seconds_per_token(
                 seconds += took["decoder_forward"]
             if repetition:
                 row["seconds_per_token"].append(seconds / row["tokens"])
+    whole = found[full]["seconds_per_token"]
+    for row in found:
+        row["relative"] = [own / base for own, base in zip(row["seconds_per_token"], whole, strict=True)]
     return found
 
 
-def relative(rows: Sequence[dict], to: dict) -> list[list[float]]:
-    """How many times the seconds per token of the policy `to` each policy takes, repetition by repetition."""
-    base = next(row for row in rows if row["policy"] == to)["seconds_per_token"]
-    return [[own / other for own, other in zip(row["seconds_per_token"], base, strict=True)] for row in rows]
+def _take(trainer, flags: AdditionalArguments, max_answer_length: int) -> dict:
+    """Let the trainer's model decode under these flags; the policy, described."""
+    update_autoconfig(trainer.model.config, flags, max_answer_length=max_answer_length)
+    return Policy.from_config(trainer.model.config).describe()
 
 
 class Clock:

@@ -1,10 +1,11 @@
-"""The grid of the experiments on the embedded model, and every figure, in one process and without a download.
+"""The grid of the experiments on the embedded model, and every figure, without a download.
 
     python src/scripts/local_grid.py --out save/grid
 
-Settings are the models on the tasks, methods the policies of experiments/methods.txt, each at every exit_min_layer. A
+Settings are the models on the tasks, methods the policies of experiments/methods.txt, each at every first exit. A
 run is an ordinary evaluation; what is complete is not repeated, so a grid that was killed goes on where it was. One
-thread is used unless OMP_NUM_THREADS says otherwise: the model is so small that a second one only waits.
+thread is used unless OMP_NUM_THREADS says otherwise: the model is so small that a second one only waits. Instead,
+--processes evaluate settings side by side; seconds are measured afterwards, in this process alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -22,11 +24,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.figures import draw_all
-from jobs.experiments import layers_of, pick, policy_arguments, read_methods, read_settings
+from jobs.experiments import exit_flag, layers_of, pick, policy_arguments, read_methods, read_settings
 from jobs.job import Job
-from jobs.speed import Clock, seconds_per_token
+from jobs.speed import Clock, Speeds
 from training.reporting import describe
-from util.files import read_json, write_json
 
 LOCAL = ["facts_untrained", "facts_trained", "dialogues_untrained", "dialogues_trained"]
 VIEWS = ["--plotting_logits", "True", "--render_jsds", "True"]
@@ -46,7 +47,7 @@ def points(methods: dict[str, list[str]], num_layers: int, wanted: list[int] | N
         for layer in layers:
             if layer is not None:
                 viewed = VIEWS if name == VIEWED and layer == max(1, num_layers // 4) else []
-                runs.append([*flags, "--exit_min_layer", str(layer), *viewed])
+                runs.append([*flags, exit_flag(flags), str(layer), *viewed])
     return runs
 
 
@@ -66,21 +67,31 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
             metrics = job.evaluate(policies[-1], batch)
         depth = metrics["eval_block_avg"]
         print(f"{clock}  {name} {index}/{len(runs)}: {describe(job.policy)}: mean exit {depth:.2f}", flush=True)
-    measure_speed(job, policies, out / "speed.json", arguments)
+    if arguments.speed_examples and not arguments.evaluate_only:
+        Speeds(job, out / "speed.json", arguments.speed_examples, arguments.repetitions).of(policies)
 
 
-def measure_speed(job: Job, policies: list, path: Path, arguments: argparse.Namespace) -> None:
-    """speed.json of a setting, unless it is there for the same policies and sizes."""
-    if not arguments.speed_examples:
-        return
-    settings = {"examples": arguments.speed_examples, "repetitions": arguments.repetitions, "batch": 1}
-    held = read_json(path) if path.is_file() else {}
-    if held.get("settings") == settings and len(held["policies"]) == len(policies):
-        return
-    limit = getattr(job.data_args, job.task.kind.target_limit)
-    found = seconds_per_token(job.trainer, policies, arguments.speed_examples, arguments.repetitions, limit)
-    model = {"task": job.task.name, "model": Path(job.model_args.model_name_or_path).name}
-    write_json(path, {"settings": settings, **model, "policies": found})
+def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
+    """Evaluate the settings, in processes beside each other that write the same files as this one would.
+
+    Raises:
+        ValueError: One of them failed; it said why.
+    """
+    options = ["--out", arguments.out, "--examples", arguments.examples, "--evaluate-only"]
+    for name in ("methods", "layers"):
+        if getattr(arguments, name):
+            options += [f"--{name}", *getattr(arguments, name)]
+    command = [sys.executable, __file__, *map(str, options), "--processes", "1", "--settings"]
+    shares = [names[first :: arguments.processes] for first in range(arguments.processes)]
+    running = [subprocess.Popen([*command, *share]) for share in shares if share]
+    try:
+        failed = [process for process in running if process.wait()]
+    except KeyboardInterrupt:
+        for process in running:
+            process.terminate()
+        raise
+    if failed:
+        raise ValueError("A process of the grid failed; what it had finished is kept, and the same command goes on.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,10 +99,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("save/grid"))
     parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
     parser.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
-    parser.add_argument("--layers", nargs="+", type=int, help="values of exit_min_layer; all where not given")
+    parser.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
     parser.add_argument("--examples", type=int, default=100, help="of each task; 500 are there")
     parser.add_argument("--speed-examples", type=int, default=4, help="timed in turn at batch 1; 0 times nothing")
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that evaluate settings")
+    parser.add_argument("--evaluate-only", action="store_true", help="neither seconds nor figures")
     parser.add_argument("--figures", type=Path, help="folder of the figures; OUT/figures where not given")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
@@ -99,8 +112,12 @@ def main(argv: list[str] | None = None) -> None:
     try:
         settings = pick(arguments.settings, read_settings(), "setting")
         methods = pick(arguments.methods, read_methods(), "method")
+        if arguments.processes > 1 and len(settings) > 1:
+            run_beside(arguments, list(settings))
         for name, setting in settings.items():
             run_setting(name, setting, methods, arguments, clock)
+        if arguments.evaluate_only:
+            return
         figures = arguments.figures or arguments.out / "figures"
         drawn = draw_all(arguments.out, figures)
     except ValueError as error:

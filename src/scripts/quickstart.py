@@ -19,9 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.tradeoff import label, report
-from decoding.policy import Policy
 from jobs.job import Job
-from jobs.speed import relative, seconds_per_token
+from jobs.speed import seconds_per_token
 from tasks import TASKS
 from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
 from util.files import read_json, write_json
@@ -40,13 +39,17 @@ THRESHOLDS = {
 
 
 def policy_flags(num_layers: int) -> list[dict]:
-    """The flags of every policy of the table: full, static at half depth, each confidence at its thresholds."""
+    """The flags of every policy of the table: full, static at half depth, each confidence at its thresholds; and one
+    exit at a quarter, for FREE and for drafts that are verified."""
     exits = [
         {"use_early_exit": True, "exit_conf_type": measure, "exit_conf_threshold": threshold}
         for measure, thresholds in THRESHOLDS.items()
         for threshold in thresholds
     ]
-    return [{}, {"static_exit_layer": num_layers // 2}, *exits]
+    shallow = {"use_shallow_deep": True, "shallow_exit_layer": num_layers // 4}
+    free = {**shallow, "shallow2deep_conf_threshold": 0.9}
+    lossless = {**shallow, "shallow2deep_conf_threshold": 0.5, "lossless": True}
+    return [{}, {"static_exit_layer": num_layers // 2}, *exits, free, lossless]
 
 
 def make_job(name: str, out: Path, examples: int) -> Job:
@@ -69,8 +72,7 @@ def measure_speed(job: Job, grid: list[AdditionalArguments], examples: int, repe
     """Label of each policy -> tokens per second relative to full depth in each repetition; batch 1, decoder only."""
     limit = getattr(job.data_args, job.task.kind.target_limit)
     rows = seconds_per_token(job.trainer, grid, examples, repetitions, limit)
-    ratios = relative(rows, Policy().describe())
-    return {label(row["policy"]): [1 / ratio for ratio in found] for row, found in zip(rows, ratios, strict=True)}
+    return {label(row["policy"]): [1 / ratio for ratio in row["relative"]] for row in rows}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from decoding.trace import PER_LAYER, ExitTrace
 from tasks import Feature
 
 # Of `ExitTrace.counts`, what is kept of an input.
-WAITING = ("run_deep", "synchronizations", "drafted", "accepted")
+WAITING = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def costs(windows: Sequence[Decoded]) -> dict:
     totals = _total_flops(windows)
     return {
         "tokens": sum(len(each.exit_layers) for each in windows),
-        "layers": sum(sum(each.exit_layers) for each in windows),
+        "layers": sum(sum(each.exit_layers) + each.counts["layers_rolled_back"] for each in windows),
         "flops_confidence": totals["confidence"],
         "flops_decoder": totals["decoder"],
     }
@@ -143,6 +143,7 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
         "block_avg": float(exits.sum() + counts["layers_rolled_back"]) / len(exits),
         "block_num": [counts["shallow"], len(exits) - counts["shallow"], *waiting],
         "layers_run": counts["passes"] / len(exits),
+        "layers_in_turn": counts["layers_in_turn"] / len(exits),
         **verified,
         "exit_histogram": {str(layer): int((exits == layer).sum()) for layer in range(1, num_layers + 1)},
         "exit_counts": counts,

@@ -7,12 +7,18 @@ from io import StringIO
 import pytest
 
 from analysis.figures import FIGURES, draw_all, main, read_all
+from analysis.speed_figures import area_under
 from analysis.tables import TABLES
 from support_runs import early, write_run
 from util.files import write_json
 
 JSD, WEIGHTED = "JSD_contrastive_confidence", "reweight_contrastive_decoding"
 MODELS = ("t5_exits_trained", "t5_exits_untrained")
+WAITING = {
+    "free": {},
+    "lossless2": {"verification": "exact", "num_speculations": 2},
+    "lossless8": {"verification": "exact", "num_speculations": 8},
+}
 TASKS = {"invented_facts": "f1", "invented_dialogues": "rougeL"}
 
 
@@ -64,8 +70,11 @@ def runs(tmp_path_factory):
                 make_run(f"{task}-s{layer}", early(JSD, layer, emit="contrastive"), [1.0, 2.0], [1, 2], **about)
                 policy = early(JSD, layer, "fixed", alpha=0.0)
                 make_run(f"{task}-a{layer}", policy, [1.0, 2.0], [1, 2], **about)
-            rows = [{"policy": {"method": "full"}, "seconds_per_token": [2.0, 2.0]}]
-            rows += [{"policy": early("softmax", n), "seconds_per_token": [1.0, 1.5]} for n in (1, 2, 3)]
+                for name, waiting in WAITING.items():
+                    policy = early("softmax", layer, last_exit=layer, skipped="recompute", **waiting)
+                    make_run(f"{task}-{name}{layer}", policy, [60.0 + 10 * layer, 80.0], [layer, 4], **about)
+            rows = [{"policy": {"method": "full"}, "relative": [1.0, 1.0]}]
+            rows += [{"policy": early("softmax", n), "relative": [0.5, 0.75]} for n in (1, 2, 3)]
             held = {"task": task, "model": model, "settings": {"examples": 2, "repetitions": 2, "batch": 1}}
             write_json(root / model / task / "speed.json", {**held, "policies": rows})
     ratios = {"weighted / softmax": {"median": 0.97, "min": 0.9, "max": 1.0}}
@@ -156,6 +165,38 @@ def test_divergence_is_discounted_by_distance(drawn):
     column = [row[0] for row in panel["discounted"]]
     assert column == pytest.approx([0.4, 0.3, 0.2, 0.1]), "0.1 (i - j)^2 / (i - j) at i = 4"
     assert panel["mean_pairs"][0][1:] == pytest.approx([0.1, 0.4, 0.9, 1.6])
+
+
+def test_score_is_drawn_against_speed_with_the_area_under_it(drawn):
+    found = values(drawn[0], "figure_20")["tradeoffs"]
+    assert {each["axis"] for each in found} == {"times as fast", "times fewer layers in turn"}
+    (softmax,) = (
+        each
+        for each in found
+        if (each["task"], each["model"], each["method"], each["axis"])
+        == ("invented_facts", "t5_exits_trained", "softmax", "times as fast")
+    )
+    assert [point["speed"] for point in softmax["points"]] == [1.0, 1.6, 1.6, 1.6]
+    assert softmax["area"] == pytest.approx(76.5), "the best of three scores at the one speed, 1 / 0.625"
+    rows = values(drawn[0], "table_7")["rows"]
+    (row,) = (row for row in rows if row[:4] == ["invented_facts", "t5_exits_trained", "softmax", "times as fast"])
+    assert row[4:] == ["76.50", "85.00", "1.00", "1.60"]
+
+
+def test_the_area_is_under_the_best_score_at_a_speed_or_above():
+    points = [(1.0, 90.0), (1.5, 60.0), (2.0, 80.0), (0.5, 99.0)]
+    assert area_under(points, 2.0) == pytest.approx(80.0), "nobody takes the slower and worse one"
+    assert area_under(points, 3.0) == pytest.approx(40.0), "nothing of it is as fast as three"
+    assert area_under([*points, (4.0, 10.0)], 3.0) == pytest.approx((80 + 10) / 2)
+    assert area_under(points, 1.0) is None
+
+
+def test_drafts_have_a_point_per_layer_and_length(drawn):
+    points = values(drawn[0], "figure_21")["points"]
+    assert [(point["layer"], point["drafts"]) for point in points[:3]] == [(1, 2), (1, 8), (2, 2)]
+    assert points[0]["acceptance"] == 0.75 and points[0]["speed"] is None
+    row = values(drawn[0], "table_8")["rows"][0]
+    assert row[2:] == ["1", "2", "75.0", "2.00", "5.00", "1.00", "-", "1 of 2"]
 
 
 def test_a_figure_without_its_runs_is_left_out_with_a_line(make_run, tmp_path, capsys):

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.runs import Speed, method_of, read_runs, read_speeds, scaled, where
 from decoding.policy import Policy
-from jobs.experiments import policy_arguments, read_methods, read_settings
+from jobs.experiments import exit_flag, policy_arguments, read_methods, read_settings
 from support_runs import early
 from util.files import write_json
 
@@ -13,7 +13,11 @@ METHODS = read_methods()
 
 def test_every_method_of_the_experiments_has_a_name_of_its_own():
     setting = read_settings()["facts_trained"]
-    names = [method_of(Policy.from_config(policy_arguments(setting, flags)).describe()) for flags in METHODS.values()]
+    asked = [
+        [*flags, exit_flag(flags) or "--use_early_exit", "2" if exit_flag(flags) else "False"]
+        for flags in METHODS.values()
+    ]
+    names = [method_of(Policy.from_config(policy_arguments(setting, flags)).describe()) for flags in asked]
     assert len(set(names)) == len(METHODS)
     assert {"full model", "softmax + decaying", "JSD (text)", "JSD + adaptive (capped)", "JSD, token from s"} <= set(
         names
@@ -45,13 +49,37 @@ def test_layers_of_the_published_decoder_in_another():
 def test_seconds_are_relative_to_the_full_model_of_the_same_repetition(make_run):
     make_run("a", early("softmax", 1), [1.0], [1])
     make_run("b", early("softmax", 2), [1.0], [1])
-    rows = [
-        {"policy": {"method": "full"}, "seconds_per_token": [2.0, 4.0]},
-        {"policy": early("softmax", 1), "seconds_per_token": [1.0, 1.0]},
-    ]
-    held = {"task": "invented_facts", "model": "t5_exits_trained", "settings": {}, "policies": rows}
-    write_json(make_run.root / "speed.json", held)
+    held = {"task": "invented_facts", "model": "t5_exits_trained", "settings": {}}
+    for name, policy, relative in (("x", {"method": "full"}, [1.0, 1.0]), ("y", early("softmax", 1), [0.5, 0.25])):
+        write_json(
+            make_run.root / name / "speed.json", {**held, "policies": [{"policy": policy, "relative": relative}]}
+        )
     (speed,) = read_speeds(make_run.root).values()
-    assert isinstance(speed, Speed)
+    assert isinstance(speed, Speed) and len(speed.rows) == 2, "of all files"
     timed, untimed = where(read_runs(make_run.root), method="softmax")
     assert speed.relative(timed) == [0.5, 0.25] and speed.relative(untimed) is None
+
+
+def test_what_waits_is_in_the_name_of_a_method():
+    waiting = {"skipped": "recompute"}
+    one = {**waiting, "last_exit": 2}
+    names = {
+        "FREE": one,
+        "FREE + adaptive threshold": {**one, "adapts": True},
+        "FREE + rollback": {**one, "verification": "rollback", "rollback_threshold": 2.0},
+        "lossless": {**one, "verification": "exact", "num_speculations": 8},
+        "softmax, recomputed": waiting,
+        "softmax, lossless": {**waiting, "verification": "exact"},
+        "softmax, one exit": {"last_exit": 2},
+    }
+    for name, settings in names.items():
+        assert method_of(early("softmax", 2, **settings)) == name
+    assert method_of(early("JSD_contrastive_confidence", 2, **one)) == "FREE (JSD)"
+    assert method_of(early("softmax", 2, "adaptive", **waiting)) == "softmax + adaptive, recomputed"
+
+
+def test_the_same_output_is_counted_by_example(make_run):
+    make_run("a", {"method": "full"}, [1.0, 0.0], [4, 4])
+    make_run("b", early("softmax", 1), [1.0, 0.5], [1, 4])
+    full, early_exit = where(read_runs(make_run.root))
+    assert full.same_output(full) == 2 and early_exit.same_output(full) == 1

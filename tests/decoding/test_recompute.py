@@ -280,6 +280,7 @@ def test_every_draft_is_accepted(monkeypatch):
     assert trace.depths.tolist() == [[2] * 9]
     assert trace.discarded == [] and trace.counts["accepted"].tolist() == trace.counts["drafted"].tolist() == [7]
     assert trace.counts["synchronizations"].tolist() == [3]
+    assert trace.counts["layers_in_turn"].tolist() == [3 + 2 + 3 + 2 + 1 + 1], "the last one by the slot that waits"
 
 
 def test_no_draft_is_accepted(monkeypatch):
@@ -288,6 +289,9 @@ def test_no_draft_is_accepted(monkeypatch):
     # The first of two drafts is replaced by the full model's token; both, and the slots behind it, ran in vain.
     assert (trace.exit_layers == 2).all()
     assert trace.counts["accepted"].tolist() == [0]
+    assert trace.counts["layers_in_turn"].tolist() == [7 * (1 + 1 + 2) + (1 + 1 + 1) + (1 + 1)], (
+        "thrown away is not free"
+    )
     assert trace.discarded[:2] == [(0, 0, 1), (0, 1, 1)]
     assert len(trace.wasted) == 2 * 7 + 1, "two slots each time, and at the end one where one draft waited"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from decoding.policy import Policy
-from jobs.experiments import layers_of, pick, policy_arguments, read_methods, read_settings, read_table
+from jobs.experiments import exit_flag, layers_of, pick, policy_arguments, read_methods, read_settings, read_table
 
 METHODS, SETTINGS = read_methods(), read_settings()
 
@@ -13,18 +13,23 @@ def test_a_table_has_a_name_per_line_and_quotes_as_a_shell(tmp_path):
     assert read_table(tmp_path / "table.txt") == {"one": [], "two": ["--a", "b c", "--d"]}
 
 
+def policy_of(flags: list[str]) -> Policy:
+    """With its first exit at layer 2, where it has one."""
+    layer = [exit_flag(flags), "2"] if exit_flag(flags) else []
+    return Policy.from_config(policy_arguments(SETTINGS["facts_trained"], [*flags, *layer]))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_policy_of_its_own_on_every_setting_of_the_embedded_model(method):
-    flags = policy_arguments(SETTINGS["facts_trained"], METHODS[method])
-    policy = Policy.from_config(flags)
-    policy.check(8)
-    others = [Policy.from_config(policy_arguments(SETTINGS["facts_trained"], METHODS[name])) for name in METHODS]
-    assert others.count(policy) == 1
+    policies = {name: policy_of(flags) for name, flags in METHODS.items()}
+    policies[method].check(8)
+    assert list(policies.values()).count(policies[method]) == 1
 
 
 def test_methods_have_the_exit_min_layers_that_leave_something_to_do():
     assert layers_of(METHODS["full"], 8) == [None]
     assert layers_of(METHODS["softmax"], 8) == list(range(1, 8))
+    assert layers_of(METHODS["FREE"], 8) == list(range(1, 8))
     assert layers_of(METHODS["JSD_fixed"], 8) == list(range(1, 7))
 
 

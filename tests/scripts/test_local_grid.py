@@ -34,6 +34,28 @@ def test_runs_seconds_and_figures_and_nothing_twice(grid, tmp_path, capsys):
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
+@pytest.mark.slow
+def test_settings_side_by_side_and_what_waits_against_speed(grid, tmp_path):
+    out = tmp_path / "grid"
+    arguments = ["--out", str(out), "--examples", "2", "--layers", "2", "--settings", "facts_trained"]
+    arguments += ["dialogues_trained", "--methods", "full", "softmax", "FREE", "lossless", "--repetitions", "1"]
+    grid["main"]([*arguments, "--speed-examples", "1", "--processes", "2"])
+    found = read_json(out / "figures" / "figure_20.json")["tradeoffs"]
+    assert {(each["task"], each["method"]) for each in found} == {
+        (task, method)
+        for task in ("invented_facts", "invented_dialogues")
+        for method in ("static", "softmax", "FREE", "lossless")
+    }
+
+
+def test_a_process_that_fails_ends_the_grid_with_code_2(grid, tmp_path, capfd):
+    arguments = ["--out", str(tmp_path / "out"), "--layers", "9", "--methods", "softmax", "--examples", "2"]
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(SystemExit) as stop:
+        grid["main"]([*arguments, "--settings", "facts_trained", "dialogues_trained", "--processes", "2"])
+    assert stop.value.code == 2 and "A process of the grid failed" in capfd.readouterr().err
+
+
 def test_every_run_of_a_grid_is_another(grid):
     methods = {name: grid["read_methods"]()[name] for name in ("full", "softmax", "JSD", "JSD_fixed")}
     runs = grid["points"](methods, 8, None)

@@ -26,12 +26,14 @@ def test_table_and_figure_of_both_tasks(tmp_path, capsys):
         "state",
         "meta",
         "JSD > 0.9",
+        "FREE > 0.9, from layer 2",
+        "lossless > 0.5, from layer 2",
     ):
         assert words in table
         assert words in shown
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     speed = read_json(tmp_path / "speed.json")["tokens_per_second_relative_to_full_depth"]
-    assert all(len(measured) == 9 for measured in speed.values())
+    assert all(len(measured) == 11 for measured in speed.values())
     assert speed["invented_facts"]["full depth"] == [1.0]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.jsonl")}
     quickstart["main"](arguments)

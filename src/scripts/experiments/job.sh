@@ -1,12 +1,14 @@
 # Sourced by job files from the repository's root. Works under sbatch, srun and plain sh, with modules or without.
 #
 #   run SETTING METHOD [flags]     one run: a line of settings.txt, a line of methods.txt, and any further flag
-#   sweep SETTING METHOD [flags]   the same for every exit_min_layer in $LAYERS; complete runs are not repeated
+#   sweep SETTING METHOD [flags]   the same for every first exit in $LAYERS; complete runs are not repeated
+#   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
 #
 # From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
-# LAYERS; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs nothing.
+# LAYERS; SETTINGS; SHALLOW; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs nothing.
 
 LAYERS=${LAYERS:-"2 4 6 8 10 12 15 17 18 19 20 22"}
+SETTINGS=${SETTINGS:-"squad_finetuned samsum_finetuned cnndm_pretrained multinews_longt5 bigpatent_longt5 iwslt_mt5"}
 SAVE=${SAVE:-save}
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
@@ -29,6 +31,15 @@ line() {
     exit 2
 }
 
+# exit_flag METHOD: the flag of its first exit.
+exit_flag() {
+    flags=$(line methods.txt "$1") || exit 2
+    case $flags in
+        *--use_shallow_deep*) echo --shallow_exit_layer ;;
+        *) echo --exit_min_layer ;;
+    esac
+}
+
 run() {
     setting=$(line settings.txt "$1") || exit 2
     method=$(line methods.txt "$2") || exit 2
@@ -48,9 +59,21 @@ run() {
 }
 
 sweep() {
-    setting_name=$1 method_name=$2
+    setting_name=$1 method_name=$2 flag=$(exit_flag "$2") || exit 2
     shift 2
     for layer in $LAYERS; do
-        run "$setting_name" "$method_name" --exit_min_layer "$layer" "$@"
+        run "$setting_name" "$method_name" "$flag" "$layer" "$@"
+    done
+}
+
+every_task() {
+    method_name=$1
+    shift
+    for setting_name in $SETTINGS; do
+        case $setting_name in
+            *_longt5) quarter=3 ;;
+            *) quarter=6 ;;
+        esac
+        run "$setting_name" "$method_name" --shallow_exit_layer "${SHALLOW:-$quarter}" "$@"
     done
 }
