@@ -113,7 +113,7 @@ def _bars(
         axis.set_xticks(range(len(found)), names)
         finish(axis, "", label, legend=axis is axes[0][0])
     used = [run for *_, chosen, oracle in found for run in (*chosen.values(), *oracle)]
-    return Drawing(title, figure, used, {"bars": values, "intervals": True}, seconds_note(runs, found))
+    return Drawing(title, figure, used, {"bars": values, "intervals": True}, seconds_note(runs, found, ranges=True))
 
 
 def _oracle_lines(axis: Axes, places: Sequence[tuple[list[RunFiles], int]], measure: Measure, runs: Runs) -> None:
@@ -125,14 +125,14 @@ def _oracle_lines(axis: Axes, places: Sequence[tuple[list[RunFiles], int]], meas
             axis.hlines(value, place - 0.45, place + 0.45, color=colour, linestyle="--", linewidth=1.2, label=label)
 
 
-def seconds_note(runs: Runs, found: Sequence) -> str:
-    """How the seconds of groups (task, model, ...) were measured, in words."""
+def seconds_note(runs: Runs, found: Sequence, ranges: bool = False) -> str:
+    """How the seconds of groups (task, model, ...) were measured, in words; `ranges` are drawn beside medians."""
     timed = [runs.speeds[group[:2]].settings for group in found if group[:2] in runs.speeds]
     if not timed:
         return "No seconds were measured in turn"
     return (
         f"Seconds: batch 1, decoder only, all policies in turn on {timed[0]['examples']} examples, median of "
-        f"{timed[0]['repetitions']} repetitions, their range as bars"
+        f"{timed[0]['repetitions']} repetitions" + (", their range as bars" if ranges else "")
     )
 
 
@@ -209,7 +209,7 @@ def _sweep(runs: Runs, title: str, methods: Sequence[str], questions: bool) -> D
                     axis.plot(full[0].num_layers, mark.value, linestyle="", **style("full model") | {"markersize": 11})
             finish(axis, "exit_min_layer", label, f"{task}, {model}", legend=axis is row[0])
         used += full[:1] + [run for line in lines.values() for run in line]
-    return Drawing(title, figure, used, {"points": values, "intervals": True}, seconds_note(runs, groups))
+    return Drawing(title, figure, used, {"points": values, "intervals": True}, seconds_note(runs, groups, ranges=True))
 
 
 def _line(runs: Runs, task: str, model: str, method: str) -> list[RunFiles]:

@@ -212,7 +212,7 @@ def draft_sweep(runs: Runs) -> Drawing | None:
             for value in sorted({getattr(point, other) for point in points}):
                 line = [p for p in points if getattr(p, other) == value and getattr(p, quantity) is not None]
                 line.sort(key=lambda point: getattr(point, x))
-                name = f"{other} {value}" if other == "layer" else f"{value} {other}"
+                name = f"{other} {value}" if other == "layer" else f"{value} drafted"
                 xs, ys = [getattr(p, x) for p in line], [getattr(p, quantity) for p in line]
                 panel.plot(xs, ys, marker="o", markersize=4, linewidth=1.2, label=name)
             if quantity == "speed":

@@ -79,7 +79,7 @@ def build_model(size: str, dtype: torch.dtype, device: str, several: float) -> D
 # Of FREE, every token that may wait does: a synchronisation at every eighth token.
 WAITING = 7
 # Of the lossless decoder: how often a token drafted stands, how many are drafted, and by how large parts of the model.
-ACCEPTED, DRAFTED, DRAFT_DEPTHS = 0.8, 4, {"L/12": 1 / 12, "L/6": 1 / 6}
+ACCEPTED, DRAFTED, DRAFT_DEPTHS = 0.8, 3, {"L/12": 1 / 12, "L/6": 1 / 6}
 
 
 class Passes(NamedTuple):

@@ -70,6 +70,31 @@ def test_lossless_is_hugging_face_greedy(
         assert model.generate(**inputs, **generation, policy=policy).tolist() == expected.tolist()
 
 
+# What checkpoints carry in generation_config.json: summarizers, translators, chat models.
+HELD = {
+    "summaries": {"min_new_tokens": 5, "no_repeat_ngram_size": 3, "max_new_tokens": 11},
+    "translation": {"forced_bos_token_id": 7, "forced_eos_token_id": 1, "max_new_tokens": 8},
+    "suppressed": {"suppress_tokens": [3, 4], "begin_suppress_tokens": [8, 9], "bad_words_ids": [[11, 12], [13]]},
+    "several ends": {"eos_token_id": [1, 5, 17], "exponential_decay_length_penalty": [3, 1.3], "max_new_tokens": 12},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(MODELS))
+@pytest.mark.parametrize("held", HELD)
+def test_lossless_honours_a_checkpoints_generation_config(held, kind, tmp_path):
+    for seed in range(2):
+        made = MODELS[kind](seed)
+        made.generation_config.update(**HELD[held])
+        made.save_pretrained(tmp_path / str(seed))
+        with double_precision(type(made).from_pretrained(tmp_path / str(seed))) as model:
+            inputs = inputs_for(model, seed, 3)
+            del inputs["max_new_tokens"]
+            expected = plain_generate(model, **inputs)
+            for threshold in (0.0, 0.4):
+                policy = replace(POLICIES["lossless"], threshold=threshold)
+                assert model.generate(**inputs, policy=policy).tolist() == expected.tolist()
+
+
 def test_lossless_keeps_the_full_models_scores():
     model = tiny_t5(4)
     inputs = inputs_for(model, 4, 3) | {
