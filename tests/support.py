@@ -4,13 +4,33 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
-from transformers import GPT2Config, MT5Config, T5Config
+from transformers import (
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MT5Config,
+    OPTConfig,
+    Qwen2Config,
+    Qwen3Config,
+    T5Config,
+)
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from decoding.exits import ExitState
 from decoding.past import Past
 from decoding.policy import Policy
-from models import DeployGPT2LMHeadModel, DeployMT5ForConditionalGeneration, DeployT5ForConditionalGeneration
+from models import (
+    DeployGPT2LMHeadModel,
+    DeployGPTNeoXForCausalLM,
+    DeployLlamaForCausalLM,
+    DeployMistralForCausalLM,
+    DeployMT5ForConditionalGeneration,
+    DeployOPTForCausalLM,
+    DeployQwen2ForCausalLM,
+    DeployQwen3ForCausalLM,
+    DeployT5ForConditionalGeneration,
+)
 from models.adapter import Adapter
 
 VOCABULARY = 61
@@ -48,8 +68,60 @@ def tiny_gpt2(seed: int = 0, *, layers: int = 4, **config):
     """A random GPT-2."""
     torch.manual_seed(seed)
     settings = {"vocab_size": VOCABULARY, "n_embd": 24, "n_head": 4, "n_layer": layers, "n_positions": 64}
-    tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-    return _spread(DeployGPT2LMHeadModel(GPT2Config(**settings, **tokens, **config)))
+    return _spread(DeployGPT2LMHeadModel(GPT2Config(**settings, **TOKENS, **config)))
+
+
+WINDOWED = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}
+# Of Llama's kin: model_type -> the deployed class, the config's class, and what is special about the tiny one.
+LLAMAS = {
+    "llama": (DeployLlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
+    "mistral": (DeployMistralForCausalLM, MistralConfig, {"sliding_window": 8}),
+    "qwen2": (
+        DeployQwen2ForCausalLM,
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
+    ),
+    "qwen3": (DeployQwen3ForCausalLM, Qwen3Config, {"head_dim": 10}),
+}
+TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+
+
+def tiny_llama(seed: int = 0, *, kind: str = "llama", layers: int = 4, tied: bool = False, **config):
+    """A random Llama, Mistral, Qwen2 or Qwen3, whose keys are shared by two heads of queries each."""
+    torch.manual_seed(seed)
+    deployed, config_class, special = LLAMAS[kind]
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers}
+    settings |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    return _spread(deployed(config_class(**settings, **TOKENS, tie_word_embeddings=tied, **special | config)))
+
+
+def tiny_neox(seed: int = 0, *, layers: int = 4, tied: bool = False, **config):
+    """A random GPT-NeoX; half of each head is turned."""
+    torch.manual_seed(seed)
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers}
+    settings |= {"num_attention_heads": 3, "max_position_embeddings": 64, "rotary_pct": 0.5}
+    return _spread(DeployGPTNeoXForCausalLM(GPTNeoXConfig(**settings, **TOKENS, tie_word_embeddings=tied, **config)))
+
+
+def tiny_opt(seed: int = 0, *, layers: int = 4, tied: bool = True, **config):
+    """A random OPT."""
+    torch.manual_seed(seed)
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "ffn_dim": 40, "num_hidden_layers": layers}
+    settings |= {"num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 24}
+    return _spread(DeployOPTForCausalLM(OPTConfig(**settings, **TOKENS, tie_word_embeddings=tied, **config)))
+
+
+# Every decoder-only architecture, tied and untied.
+DECODERS = {
+    "gpt2": tiny_gpt2,
+    "gpt2, untied": lambda seed: tiny_gpt2(seed, tie_word_embeddings=False),
+    **{kind: lambda seed, kind=kind: tiny_llama(seed, kind=kind) for kind in LLAMAS},
+    "llama, tied": lambda seed: tiny_llama(seed, tied=True),
+    "neox": tiny_neox,
+    "neox, in sequence, tied": lambda seed: tiny_neox(seed, tied=True, use_parallel_residual=False),
+    "opt": tiny_opt,
+    "opt, untied": lambda seed: tiny_opt(seed, tied=False),
+}
 
 
 def _spread(model):

@@ -22,6 +22,9 @@ PARTS = (
     "head",
 )
 
+# Slots of a prompt that pass the layers together: their scores are what takes memory.
+PROMPT_PIECE = 512
+
 
 class Tried(NamedTuple):
     """One exit that was tried: width D, its layer, rows of the head multiplied there, and the size of V_head."""
@@ -30,6 +33,11 @@ class Tried(NamedTuple):
     layer: int
     rows: int
     members: int
+
+
+def pieces(prompt: int) -> list[tuple[int, int]]:
+    """First slot and end of the parts in which a prompt is run, one after the other."""
+    return [(start, min(prompt, start + PROMPT_PIECE)) for start in range(0, prompt, PROMPT_PIECE)]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Cost:
         kv_width: heads * head_dim of the keys (smaller where heads are grouped).
         feed_forward: Multiply-adds of one feed-forward block per token.
         prompt: Slots before the first generated token, [B]; the decoder start token is one.
+        prompt_slots: The same with the padding of a batch; None where there is none.
         prefilled: Whether these ran at full depth, and the first token came from them.
         source: Encoder tokens, [B]; zeros for a decoder-only model.
         encoder_layers: 0 for a decoder-only model.
@@ -58,6 +67,7 @@ class Cost:
     prompt: np.ndarray
     prefilled: bool
     source: np.ndarray
+    prompt_slots: int | None = None
     encoder_layers: int = 0
     recomputes: bool = False
     reads_logits: bool = True
@@ -80,8 +90,10 @@ def _count_row(trace, index: int) -> dict[str, float]:
     depths = _slot_depths(cost, trace.depths[index, :length].astype(np.int64), prompt)  # [slots], layers run in each
     keys = np.arange(1, len(depths) + 1)  # that a slot attends to, itself included
     masked = int(trace.counts["masked_keys"][index]) if cost.recomputes else 0
-    if cost.prefilled:
-        keys = np.maximum(keys, prompt)  # a prompt is one square product, its upper half masked
+    if cost.prefilled:  # pieces of a prompt are square products with what came before, their upper half masked
+        padding = (cost.prompt_slots or prompt) - prompt
+        ends = [end - padding for _, end in pieces(prompt + padding)]
+        keys[:prompt] = np.array(ends)[np.searchsorted(ends, keys[:prompt])]
     wasted = [each for each in trace.wasted if each["row"] == index]
     redone = np.array([prompt + each["position"] for each in wasted], np.int64)  # keys of slots that ran in vain
     source = int(cost.source[index])

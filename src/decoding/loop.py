@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from decoding.exits import ExitState
+from decoding.flops import pieces
 from decoding.past import Past
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES, Budget, Survivors, prune
@@ -335,16 +336,17 @@ def begin_call(
 
 
 def run_prompt(call: Call, prompt: Tensor) -> Emission:
-    """Run the whole prompt [B, P] at full depth; what its last position says."""
+    """Run the whole prompt [B, P] at full depth, piece by piece; what its last position says."""
     adapter, recorder = call.adapter, call.recorder
     batch, width = prompt.shape
     everyone = list(range(batch))
-    block = Block.of([Span(row, 0, width) for row in everyone], batch, adapter, call.states)
-    hidden = adapter.embed(prompt, block)
-    recorder.ran(block, 0, hidden)
-    for layer in range(1, adapter.num_layers + 1):
-        hidden, block = call.states.pass_layer(adapter, layer, hidden, block)
-        recorder.ran(block, layer, hidden)
+    for start, end in pieces(width):
+        block = Block.of([Span(row, start, end) for row in everyone], batch, adapter, call.states)
+        hidden = adapter.embed(prompt[:, start:end], block)
+        recorder.ran(block, 0, hidden)
+        for layer in range(1, adapter.num_layers + 1):
+            hidden, block = call.states.pass_layer(adapter, layer, hidden, block)
+            recorder.ran(block, layer, hidden)
     recorder.multiplied(everyone, adapter.num_layers, adapter.vocabulary_size)
     recorder.left(everyone, adapter.num_layers)
     emission = Emission(batch, adapter.vocabulary_size)

@@ -240,11 +240,11 @@ class States:
         filled = np.array(self.filled[1:])  # [L, B]
         return (filled[:, :, None] > np.arange(first, first + slots)).sum(0)
 
-    def attend(self, layer: int, query: Tensor, block: Block, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, block: Block, scale: float, bias: Tensor | None) -> Tensor:
         """Attention of the block over all slots so far, [N, heads, width, head_dim] like `query`."""
         length = self.key_length(block.end)
         keys, values = self.keys[layer].narrow(2, 0, length), self.values[layer].narrow(2, 0, length)
-        return attend(query, keys, values, block, block.bias, scale)
+        return attend(query, keys, values, block, bias, scale)
 
     def leave(self, block: Block, leaving: Sequence[int], hidden: Tensor) -> None:
         """Remember the states with which live rows (positions in `live`) leave, of every slot of theirs."""
@@ -343,16 +343,28 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, block: Block, bias: Tens
 
     Args:
         query: [N, heads, width, head_dim].
-        keys, values: [B, heads, length, head_dim].
+        keys, values: [B, kv_heads, length, head_dim], each for heads / kv_heads heads of queries side by side.
         bias: Added to the scores, broadcastable to [B, heads, width, length], or None.
     """
     if block.index is None:
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale)
+        return _attention(query, keys, values, bias, scale)
     if block.places is not None:
         where = (block.places.row, slice(None), block.places.offset)
         spread = query.new_zeros(keys.shape[0], query.shape[1], block.places.width, query.shape[3])
         spread[where] = query[:, :, 0]
-        return F.scaled_dot_product_attention(spread, keys, values, attn_mask=bias, scale=scale)[where].unsqueeze(2)
+        return _attention(spread, keys, values, bias, scale)[where].unsqueeze(2)
     spread = query.new_zeros(keys.shape[0], *query.shape[1:])
     spread[block.index] = query
-    return F.scaled_dot_product_attention(spread, keys, values, attn_mask=bias, scale=scale)[block.index]
+    return _attention(spread, keys, values, bias, scale)[block.index]
+
+
+def _attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """The library's attention; heads of queries that share keys read them as one head with more queries."""
+    batch, heads, width, _ = query.shape
+    groups = heads // keys.shape[1]
+    if groups == 1:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale)
+    if bias is not None and width > 1:
+        bias = bias.repeat(1, 1, groups, 1)
+    folded = query.reshape(batch, keys.shape[1], groups * width, -1)
+    return F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scale).reshape(query.shape)

@@ -1,6 +1,14 @@
 """The models. `Deploy...` classes are the Hugging Face ones with a `generate` that may leave the decoder early."""
 
 from models.deploying_gpt2 import DeployGPT2LMHeadModel
+from models.deploying_gpt_neox import DeployGPTNeoXForCausalLM
+from models.deploying_llama import (
+    DeployLlamaForCausalLM,
+    DeployMistralForCausalLM,
+    DeployQwen2ForCausalLM,
+    DeployQwen3ForCausalLM,
+)
+from models.deploying_opt import DeployOPTForCausalLM
 from models.deploying_t5 import DeployMT5ForConditionalGeneration, DeployT5ForConditionalGeneration
 
 # One row per architecture: the config's model_type and the class that decodes it.
@@ -8,6 +16,12 @@ DEPLOYED = {
     "t5": DeployT5ForConditionalGeneration,
     "mt5": DeployMT5ForConditionalGeneration,
     "gpt2": DeployGPT2LMHeadModel,
+    "llama": DeployLlamaForCausalLM,
+    "mistral": DeployMistralForCausalLM,
+    "qwen2": DeployQwen2ForCausalLM,
+    "qwen3": DeployQwen3ForCausalLM,
+    "gpt_neox": DeployGPTNeoXForCausalLM,
+    "opt": DeployOPTForCausalLM,
 }
 
 
@@ -25,7 +39,13 @@ def deploying_class(config) -> type:
 __all__ = [
     "DEPLOYED",
     "DeployGPT2LMHeadModel",
+    "DeployGPTNeoXForCausalLM",
+    "DeployLlamaForCausalLM",
     "DeployMT5ForConditionalGeneration",
+    "DeployMistralForCausalLM",
+    "DeployOPTForCausalLM",
+    "DeployQwen2ForCausalLM",
+    "DeployQwen3ForCausalLM",
     "DeployT5ForConditionalGeneration",
     "deploying_class",
 ]

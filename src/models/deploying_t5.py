@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import BUCKET, Block, States, attend
-from models.adapter import Adapter, effective_mask, mask_bias, merge, product, true_lengths
+from models.adapter import Adapter, effective_mask, mask_bias, merge, product, rms_norm, true_lengths
 from models.deploying import EarlyExitGeneration
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 
@@ -119,18 +119,18 @@ class T5Adapter(Adapter):
     def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
         """One decoder layer for the block, [N * width, D]: self-attention, cross-attention, feed-forward."""
         weights, width = self.layers[layer], block.width
-        normed = self._norm(hidden, weights.self_norm)
+        normed = rms_norm(hidden, weights.self_norm, self.eps)
         query, keys, values = (self.split(product(normed, w, block), width) for w in (weights.q, weights.k, weights.v))
         states.store(layer, block, keys, values)
-        context = states.attend(layer, query, block, self.scale)
+        context = states.attend(layer, query, block, self.scale, block.bias)
         hidden = _add_product(hidden, merge(context), weights.o, block)
 
-        normed = self._norm(hidden, weights.cross_norm)
+        normed = rms_norm(hidden, weights.cross_norm, self.eps)
         query = self.split(product(normed, weights.cross_q, block), width)
         context = attend(query, *self._cross_states(layer), block, self.source_bias, self.scale)
         hidden = _add_product(hidden, merge(context), weights.cross_o, block)
 
-        normed = self._norm(hidden, weights.feed_forward_norm)
+        normed = rms_norm(hidden, weights.feed_forward_norm, self.eps)
         inner = weights.activation(product(normed, weights.wi[0], block))
         if len(weights.wi) == 2:
             inner = inner * product(normed, weights.wi[1], block)
@@ -139,13 +139,13 @@ class T5Adapter(Adapter):
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
         weights = self.layers[layer]
-        normed = self._norm(hidden, weights.self_norm)
+        normed = rms_norm(hidden, weights.self_norm, self.eps)
         shape = (len(hidden), self.kv_heads, self.head_dim)
         return normed.mm(weights.k).view(shape), normed.mm(weights.v).view(shape)
 
     def normalise(self, hidden: Tensor) -> Tensor:
         """Final norm, [n, D]; not scaled."""
-        return self._norm(hidden, self.final_norm)
+        return rms_norm(hidden, self.final_norm, self.eps)
 
     def cost(self, policy: Policy) -> Cost:
         """Sizes for the FLOP counter."""
@@ -185,17 +185,6 @@ class T5Adapter(Adapter):
                 self.split(source.mm(matrix), length).contiguous() for matrix in (weights.cross_k, weights.cross_v)
             )
         return self.cross[layer]
-
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """T5's norm: no mean, no bias; in half precision the variance is taken in float32, as the library does.
-
-        The library's formula takes half again as many operations, and at batch 1 it is their number that costs.
-        """
-        if weight.dtype not in (torch.float16, torch.bfloat16):
-            length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
-            return hidden * weight * torch.addcmul(self.eps, length, length, value=1 / weight.shape[0]).rsqrt_()
-        variance = hidden.float().pow(2).mean(-1, keepdim=True)
-        return weight * (hidden * torch.rsqrt(variance + self.eps)).to(weight.dtype)
 
 
 def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor, block: Block) -> Tensor:

@@ -19,7 +19,7 @@ from decoding.confidence import CONFIDENCES, Measure
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES
 from decoding.states import BUCKETS
-from support import POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
+from support import DECODERS, POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
 
 T5_KINDS = {
     "tied": {},
@@ -27,7 +27,7 @@ T5_KINDS = {
     "gated": {"gated": True, "tied": False},
     "mt5": {"mt5": True, "gated": True, "tied": False},
 }
-MODELS = {**{name: lambda seed, kind=kind: tiny_t5(seed, **kind) for name, kind in T5_KINDS.items()}, "gpt2": tiny_gpt2}
+MODELS = {**{name: lambda seed, kind=kind: tiny_t5(seed, **kind) for name, kind in T5_KINDS.items()}, **DECODERS}
 
 
 def inputs_for(model, seed, batch):
