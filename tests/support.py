@@ -108,7 +108,7 @@ def tiny_opt(seed: int = 0, *, layers: int = 4, tied: bool = True, **config):
     torch.manual_seed(seed)
     settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "ffn_dim": 40, "num_hidden_layers": layers}
     settings |= {"num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 24}
-    return _spread(DeployOPTForCausalLM(OPTConfig(**settings, **TOKENS, tie_word_embeddings=tied, **config)))
+    return _spread(DeployOPTForCausalLM(OPTConfig(**settings | config, **TOKENS, tie_word_embeddings=tied)))
 
 
 # Every decoder-only architecture, tied and untied.

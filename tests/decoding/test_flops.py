@@ -9,12 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from decoding.confidence import CONFIDENCES
 from decoding.flops import PARTS, Tried
 from decoding.policy import Policy
-from support import POLICIES, sources, tiny_gpt2, tiny_t5
+from support import DECODERS, POLICIES, sources, tiny_t5
 
 MODELS = {
     "tied": tiny_t5,
     "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
-    "gpt2": tiny_gpt2,
+    **{name: DECODERS[name] for name in ("gpt2", "qwen3", "neox", "opt")},
 }
 
 
@@ -31,6 +31,11 @@ COUNTED = [name for name, policy in POLICIES.items() if not policy.looks_ahead]
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", COUNTED)
 def test_total_equals_torchs_counter(monkeypatch, kind, name):
+    counted(monkeypatch, kind, name)
+
+
+def counted(monkeypatch, kind, name):
+    """FLOPs of an answer, by our count, which is torch's."""
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", plain_attention)
     model = MODELS[kind](1)
     model.set_attn_implementation("eager")
@@ -40,6 +45,14 @@ def test_total_equals_torchs_counter(monkeypatch, kind, name):
     parts = trace.flops()
     products = sum(parts[part][0] for part in PARTS if part != "confidence_elementwise")
     assert products == counter.get_total_flops()
+    return products
+
+
+def test_pieces_of_a_prompt_are_counted_as_they_run(monkeypatch):
+    monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+    in_pieces = counted(monkeypatch, "qwen3", "full")
+    monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 512)
+    assert in_pieces < counted(monkeypatch, "qwen3", "full"), "less is masked"
 
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.prunes])

@@ -45,6 +45,16 @@ def test_law_1_threshold_one_is_hugging_face_greedy(kind, seed, batch):
             assert model.generate(**inputs, policy=policy).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("kind", sorted(DECODERS))
+@pytest.mark.parametrize("policy", ["full", "softmax", "FREE", "lossless"])
+def test_a_prompt_in_pieces_says_what_it_says_whole(kind, policy, monkeypatch):
+    with double_precision(MODELS[kind](3)) as model:
+        inputs = inputs_for(model, 3, 3)
+        whole = model.generate(**inputs, policy=POLICIES[policy])
+        monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+        assert model.generate(**inputs, policy=POLICIES[policy]).tolist() == whole.tolist()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(sorted(MODELS)),

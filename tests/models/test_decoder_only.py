@@ -1,0 +1,102 @@
+"""What decoder-only adapters share, and what is special to one of them."""
+
+import pytest
+import torch
+
+from decoding.policy import Policy
+from models import DEPLOYED, deploying_class
+from support import DECODERS, double_precision, plain_generate, sources, tiny_gpt2, tiny_llama, tiny_opt
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_the_head_says_what_the_model_says(kind):
+    """Unembedding the last layer's states, with or without copied rows, gives the model's own logits."""
+    with double_precision(DECODERS[kind](2)) as model:
+        ids, _ = sources(2, 2)
+        states = model(ids, output_hidden_states=True).hidden_states[-1][:, -1]  # final-normed by the library
+        adapter = model.bare_adapter()
+        expected = model(ids).logits[:, -1]
+        torch.testing.assert_close(adapter.head(states), expected)
+        rows = torch.tensor([[3, 50, 7], [9, 4, 60]])
+        found = adapter.head_on(adapter.head_rows(rows), states[:, None])[:, 0]
+        torch.testing.assert_close(found, expected.gather(1, rows))
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_every_layers_states_are_the_models_own(kind):
+    with double_precision(DECODERS[kind](4)) as model:
+        ids, _ = sources(4, 1)
+        _, trace = model.generate(
+            ids, max_new_tokens=1, policy=Policy(), return_trace=True, return_states=True, eos_token_id=[]
+        )
+        expected = model(ids, output_hidden_states=True).hidden_states
+        for layer in range(model.num_exit_layers):
+            torch.testing.assert_close(torch.tensor(trace.states[0, 0, layer]), expected[layer][0, -1].float())
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_weight_changed_in_place_shows_in_the_next_call(kind):
+    model = DECODERS[kind](5)
+    ids, mask = sources(5, 2, left=True)
+    inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 6}
+    model.generate(**inputs, policy=Policy())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+    assert model.generate(**inputs, policy=Policy()).tolist() == plain_generate(model, **inputs).tolist()
+
+
+def test_an_unsupported_architecture_is_refused_with_those_that_are():
+    class Config:
+        model_type = "bloom"
+
+    with pytest.raises(ValueError, match=r"model_type is 'bloom'.* gpt2, llama, mistral, qwen2, qwen3, gpt_neox, opt"):
+        deploying_class(Config)
+    assert {"t5", "mt5", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt"} <= set(DEPLOYED)
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_opt])
+def test_more_tokens_than_positions_are_refused(build):
+    with pytest.raises(ValueError, match="may take 69 tokens together, but the model has 64 positions"):
+        build(0).generate(sources(0, 1)[0], max_new_tokens=60, policy=Policy())
+
+
+def test_an_opt_that_projects_before_its_head_is_refused():
+    with pytest.raises(ValueError, match="OPT-350m"):
+        tiny_opt(0, word_embed_proj_dim=12).generate(sources(0, 1)[0], max_new_tokens=2, policy=Policy())
+
+
+SCALED = {
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "rope_theta": 500_000.0,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10_000.0},
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_scaled_rotary_positions_are_the_librarys(name):
+    with double_precision(tiny_llama(6, rope_parameters=SCALED[name])) as model:
+        ids, mask = sources(6, 3, left=True)
+        inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 14}
+        for policy in (Policy(), Policy("softmax", threshold=0.3, skipped="recompute", verification="exact")):
+            assert model.generate(**inputs, policy=policy).tolist() == plain_generate(model, **inputs).tolist()
+
+
+def test_positions_that_change_with_the_length_are_refused_beyond_it():
+    model = tiny_llama(6, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+    ids, _ = sources(6, 1)
+    assert (
+        model.generate(ids, max_new_tokens=9, policy=Policy()).tolist()
+        == plain_generate(model, input_ids=ids, max_new_tokens=9).tolist()
+    )
+    with pytest.raises(ValueError, match="'dynamic', which change beyond 64 tokens: prompt and answer may take 69"):
+        model.generate(ids, max_new_tokens=60, policy=Policy())
