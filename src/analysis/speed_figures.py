@@ -143,8 +143,9 @@ def score_against_speed(runs: Runs) -> Drawing | None:
             name = used[-1].score_name
             finish(panel, f"{axis} per token", f"{name} (%)", f"{task}, {model}", legend=True)
     note = (
-        "Points of a line are layers of the first exit, from the full model on (star). In brackets: the area under the "
-        "best score at a speed or above, from the full model's to the fastest here, over that range. Layers in turn: "
+        "Points are layers of the first exit; the star is the full model. The line is the best score at a speed or "
+        "above; in brackets the area under it, from the full model's speed to the fastest here, over that range, 0 "
+        "where the method is never that fast. Layers in turn: "
         f"what waiting tokens pass together counts once. {seconds_note(runs, groups)}"
     )
     title = "Figure 20. Score against speed, and the area under it"
@@ -152,16 +153,20 @@ def score_against_speed(runs: Runs) -> Drawing | None:
 
 
 def _line(panel: Axes, each: Tradeoff, runs: Runs) -> None:
+    """The points of a method, and the best score at a speed or above as a line of steps."""
     quantities = [score(run, runs) for _, run in each.points]
-    label = each.method if each.area is None else f"{each.method} ({each.area:.1f})"
+    look = style(each.method) | {"linewidth": 1.2}
     panel.errorbar(
         [speed for speed, _ in each.points],
         [quantity.value for quantity in quantities],
         yerr=np.array([quantity.errors for quantity in quantities]).T,
         elinewidth=0.4,
-        alpha=0.85,
-        **style(each.method) | {"linewidth": 1.0, "label": label},
+        alpha=0.8,
+        **look | {"linestyle": "", "label": each.method if each.area is None else f"{each.method} ({each.area:.1f})"},
     )
+    speeds = [1.0, *sorted(speed for speed, _ in each.points if speed > 1)]
+    best = [max(run.score for other, run in each.points if other >= speed) for speed in speeds]
+    panel.plot(speeds, best, drawstyle="steps-pre", **look | {"marker": "", "label": None})
     speed, full = next(point for point in each.points if point[1].method == "full model")
     panel.plot(speed, full.score, linestyle="", **style("full model") | {"markersize": 10, "label": None})
 

@@ -68,6 +68,7 @@ def seconds_per_token(
     for repetition in range(repetitions + 1):
         for row, flags in zip(found, policies, strict=True):
             row["policy"] = _take(trainer, flags, max_answer_length)
+            trainer.model.threshold = None  # an adaptive one begins anew
             row["tokens"], seconds = 0, 0.0
             for feature in trainer.eval_dataset.features[:examples]:
                 decoded, _, took = decode_batch(trainer.model, trainer.processing_class, [feature], options, False)

@@ -215,12 +215,3 @@ class DecoderOnlyAdapter(Adapter):
 def layer_norm(hidden: Tensor, norm: Linear, eps: float) -> Tensor:
     """The library's norm with mean and bias."""
     return F.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
-
-
-class DecoderOnlyModel:
-    """Mixin over a Hugging Face model class of this kind."""
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """The library's own initialisation rules apply, as such a class adds no layer of another kind."""
-        return False

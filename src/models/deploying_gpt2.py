@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel
 
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
-from models.decoder_only import DecoderOnlyAdapter, DecoderOnlyModel, Linear, layer_norm
+from models.decoder_only import DecoderOnlyAdapter, Linear, layer_norm
 from models.deploying import EarlyExitGeneration
+from models.modeling_causal import EarlyExitGPT2LMHeadModel
 
 
 class GPT2LayerWeights(NamedTuple):
@@ -76,7 +76,7 @@ class GPT2Adapter(DecoderOnlyAdapter):
         return self.cost_of(policy, width, 2 * width * self.layers[1].inner.weight.shape[1])
 
 
-class DeployGPT2LMHeadModel(DecoderOnlyModel, EarlyExitGeneration, GPT2LMHeadModel):
+class DeployGPT2LMHeadModel(EarlyExitGeneration, EarlyExitGPT2LMHeadModel):
     """GPT-2 with early exits."""
 
     adapter_class = GPT2Adapter

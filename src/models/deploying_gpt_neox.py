@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPTNeoXForCausalLM
 
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
-from models.decoder_only import DecoderOnlyAdapter, DecoderOnlyModel, Linear, Rotary, layer_norm
+from models.decoder_only import DecoderOnlyAdapter, Linear, Rotary, layer_norm
 from models.deploying import EarlyExitGeneration
+from models.modeling_causal import EarlyExitGPTNeoXForCausalLM
 
 
 class GPTNeoXLayerWeights(NamedTuple):
@@ -77,7 +77,7 @@ class GPTNeoXAdapter(DecoderOnlyAdapter):
         return self.cost_of(policy, config.hidden_size, 2 * config.hidden_size * config.intermediate_size)
 
 
-class DeployGPTNeoXForCausalLM(DecoderOnlyModel, EarlyExitGeneration, GPTNeoXForCausalLM):
+class DeployGPTNeoXForCausalLM(EarlyExitGeneration, EarlyExitGPTNeoXForCausalLM):
     """GPT-NeoX with early exits."""
 
     adapter_class = GPTNeoXAdapter

@@ -7,14 +7,19 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
 from models.adapter import rms_norm
-from models.decoder_only import DecoderOnlyAdapter, DecoderOnlyModel, Linear, Rotary
+from models.decoder_only import DecoderOnlyAdapter, Linear, Rotary
 from models.deploying import EarlyExitGeneration
+from models.modeling_causal import (
+    EarlyExitLlamaForCausalLM,
+    EarlyExitMistralForCausalLM,
+    EarlyExitQwen2ForCausalLM,
+    EarlyExitQwen3ForCausalLM,
+)
 
 
 class LlamaLayerWeights(NamedTuple):
@@ -88,25 +93,25 @@ class LlamaAdapter(DecoderOnlyAdapter):
         return self.cost_of(policy, config.hidden_size, 3 * config.hidden_size * config.intermediate_size)
 
 
-class DeployLlamaForCausalLM(DecoderOnlyModel, EarlyExitGeneration, LlamaForCausalLM):
+class DeployLlamaForCausalLM(EarlyExitGeneration, EarlyExitLlamaForCausalLM):
     """Llama with early exits."""
 
     adapter_class = LlamaAdapter
 
 
-class DeployMistralForCausalLM(DecoderOnlyModel, EarlyExitGeneration, MistralForCausalLM):
+class DeployMistralForCausalLM(EarlyExitGeneration, EarlyExitMistralForCausalLM):
     """Mistral with early exits."""
 
     adapter_class = LlamaAdapter
 
 
-class DeployQwen2ForCausalLM(DecoderOnlyModel, EarlyExitGeneration, Qwen2ForCausalLM):
+class DeployQwen2ForCausalLM(EarlyExitGeneration, EarlyExitQwen2ForCausalLM):
     """Qwen2 and Qwen2.5 with early exits."""
 
     adapter_class = LlamaAdapter
 
 
-class DeployQwen3ForCausalLM(DecoderOnlyModel, EarlyExitGeneration, Qwen3ForCausalLM):
+class DeployQwen3ForCausalLM(EarlyExitGeneration, EarlyExitQwen3ForCausalLM):
     """Qwen3 with early exits."""
 
     adapter_class = LlamaAdapter

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import OPTForCausalLM
 
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
-from models.decoder_only import DecoderOnlyAdapter, DecoderOnlyModel, Linear, layer_norm
+from models.decoder_only import DecoderOnlyAdapter, Linear, layer_norm
 from models.deploying import EarlyExitGeneration
+from models.modeling_causal import EarlyExitOPTForCausalLM
 
 
 class OPTLayerWeights(NamedTuple):
@@ -81,7 +81,7 @@ class OPTAdapter(DecoderOnlyAdapter):
         return self.cost_of(policy, config.hidden_size, 2 * config.hidden_size * config.ffn_dim)
 
 
-class DeployOPTForCausalLM(DecoderOnlyModel, EarlyExitGeneration, OPTForCausalLM):
+class DeployOPTForCausalLM(EarlyExitGeneration, EarlyExitOPTForCausalLM):
     """OPT with early exits."""
 
     adapter_class = OPTAdapter

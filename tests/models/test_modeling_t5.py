@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration, wants_cm_head
+from models.exit_training import wants_cm_head
+from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 from training.losses import INTERMEDIATE_LOSSES
 
 SIZES = {
@@ -55,7 +56,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 def layer_losses(model, batch) -> list[torch.Tensor]:
     """Cross entropy of each decoder layer from the library's own hidden states, with the head written out."""
-    library = type(model).__mro__[2]
+    library = next(each for each in type(model).__mro__ if each.__module__.startswith("transformers.models."))
     with torch.no_grad():
         output = library.forward(model, **batch, output_hidden_states=True)
     states = [model.decoder.final_layer_norm(hidden) for hidden in output.decoder_hidden_states[1:-1]]

@@ -1,0 +1,103 @@
+"""The training side of decoder-only models: the Hugging Face models with losses on intermediate exits."""
+
+from torch import Tensor
+from transformers import (
+    GPT2LMHeadModel,
+    GPTNeoXForCausalLM,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    OPTForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from models.exit_training import ExitTraining
+
+
+class CausalMixin(ExitTraining):
+    """What decoder-only models have in common beyond the library's, see `ExitTraining`.
+
+    Attributes:
+        final_norm: Name of the module that norms the last layer's states.
+    """
+
+    final_norm: str
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        logits_to_keep=0,
+        **kwargs,
+    ):
+        """The library's forward, but with `labels` the loss is the one the config asks for.
+
+        Labels stand at their own position, as for the library: that of position t is predicted at t - 1. The output
+        then carries the loss and, in evaluation mode, the last layer's logits [B, T, V].
+
+        The library's generate looks for names among these arguments, and passes no positions where it finds none.
+        """
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        inputs |= {"inputs_embeds": inputs_embeds}
+        if labels is None or not self.trains_exits:
+            rest = {"past_key_values": past_key_values, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
+            return super().forward(**inputs, **rest, labels=labels, **kwargs)
+        ahead = labels.new_full(labels.shape, -100)
+        ahead[:, :-1] = labels[:, 1:]
+        loss, logits = self.layers_loss(lambda: self.normed_states(**inputs), ahead)
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def normed_states(self, **inputs) -> list[Tensor]:
+        """Final-normed states after each layer, first to last, [B, T, D] each."""
+        found = self.base_model(**inputs, use_cache=False, output_hidden_states=True)
+        norm = self.get_submodule(self.final_norm)
+        # The embedding comes first; the last entry is already normed.
+        return [*(norm(hidden) for hidden in found.hidden_states[1:-1]), found.last_hidden_state]
+
+
+class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):
+    """GPT-2 with losses on intermediate exits."""
+
+    final_norm = "transformer.ln_f"
+
+
+class EarlyExitLlamaForCausalLM(CausalMixin, LlamaForCausalLM):
+    """Llama with losses on intermediate exits."""
+
+    final_norm = "model.norm"
+
+
+class EarlyExitMistralForCausalLM(CausalMixin, MistralForCausalLM):
+    """Mistral with losses on intermediate exits."""
+
+    final_norm = "model.norm"
+
+
+class EarlyExitQwen2ForCausalLM(CausalMixin, Qwen2ForCausalLM):
+    """Qwen2 with losses on intermediate exits."""
+
+    final_norm = "model.norm"
+
+
+class EarlyExitQwen3ForCausalLM(CausalMixin, Qwen3ForCausalLM):
+    """Qwen3 with losses on intermediate exits."""
+
+    final_norm = "model.norm"
+
+
+class EarlyExitGPTNeoXForCausalLM(CausalMixin, GPTNeoXForCausalLM):
+    """GPT-NeoX with losses on intermediate exits."""
+
+    final_norm = "gpt_neox.final_layer_norm"
+
+
+class EarlyExitOPTForCausalLM(CausalMixin, OPTForCausalLM):
+    """OPT with losses on intermediate exits."""
+
+    final_norm = "model.decoder.final_layer_norm"
