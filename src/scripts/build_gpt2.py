@@ -1,0 +1,135 @@
+"""Rebuild the embedded GPT-2 from nothing: its tokenizer, and the model trained on invented stories.
+
+    python src/scripts/build_gpt2.py --out src/assets/gpt2_stories
+
+Every layer's cross entropy counts, weighted by depth, so that each is an exit. A run that is killed continues where it
+last saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+
+from build_assets import Cycle, Progress, train
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2TokenizerFast
+
+from models.modeling_causal import EarlyExitGPT2LMHeadModel
+from tasks.stories import invented_stories
+from util.files import write_json
+
+VOCABULARY = 2048
+END = "<|endoftext|>"
+POSITIONS = 512
+TOKENIZER_STORIES = 20_000
+STORIES_PER_CHUNK = 400
+
+
+def build_tokenizer() -> GPT2TokenizerFast:
+    """A byte-level BPE with GPT-2's conventions: one special token, which begins, ends and pads."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    stories = (row["text"] for row in invented_stories("train", TOKENIZER_STORIES, seed=-1))
+    tokenizer.train_from_iterator(stories, trainer)
+    return GPT2TokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_config(layers: int, width: int) -> GPT2Config:
+    """The small GPT-2, without dropout."""
+    return GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=POSITIONS,
+        n_embd=width,
+        n_layer=layers,
+        n_head=width // 32,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+
+
+def batches(tokenizer, rows: int, length: int, first_step: int) -> Iterator[dict[str, Tensor]]:
+    """The endless stream of training batches from `first_step` on: stories one after the other, cut to one length.
+
+    Step after step is made from its own seed, so that a run may continue at any of them with the same examples.
+    """
+    step = first_step
+    while True:
+        stories = [row["text"] for row in invented_stories("train", rows * 3, seed=step)]
+        ids = [token for story in tokenizer(stories).input_ids for token in [0, *story]]
+        while len(ids) < rows * length:
+            ids += ids
+        inputs = torch.tensor(ids[: rows * length]).view(rows, length)
+        yield {"input_ids": inputs, "labels": inputs}
+        step += 1
+
+
+def store(model, tokenizer, folder: Path) -> None:
+    """Write the checkpoint with 16-bit weights and a config that asks for float32 when it is loaded."""
+    config = copy.deepcopy(model.config)
+    del config.intermediate_loss_fn
+    config.architectures = ["GPT2LMHeadModel"]
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "config.json", config.to_diff_dict() | {"dtype": "float32"})
+    (folder / "model.safetensors").chmod(0o644)  # the library writes it readable for its owner only
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("save/gpt2_stories"), help="folder of the checkpoint")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--rows", type=int, default=8, help="texts of a batch")
+    parser.add_argument("--length", type=int, default=256, help="tokens of each")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of AdamW's")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = make_config(arguments.layers, arguments.width)
+    config.intermediate_loss_fn = "weighted_ce"
+    model = EarlyExitGPT2LMHeadModel(config).train()
+    work = arguments.out.with_name(arguments.out.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    progress = Progress(work / "body.pt")
+    progress.load()
+    stream = batches(tokenizer, arguments.rows, arguments.length, progress.step)
+    train(model, (Cycle(arguments.steps, arguments.learning_rate),), stream, progress)
+    store(model, tokenizer, arguments.out)
+    (work / "body.pt").unlink()
+    work.rmdir()
+    print(f"{arguments.out} is complete.")
+
+
+if __name__ == "__main__":
+    main()
