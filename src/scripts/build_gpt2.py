@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from build_assets import Cycle, Progress, train
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -1,61 +1,35 @@
 """Seeded generator of the short stories that the embedded GPT-2 is trained and shown on.
 
-Somebody looks for something that was lost, is helped for a gift, and finds it where the helper said. Who, what and where
-come back in later sentences, so a story can be followed only by looking back. Names are drawn as in `tasks.invented`:
-the two names of a validation story do not occur together in training.
+Somebody looks for something that was lost, is helped for a gift, and finds it where the helper said. Who, what and
+where come back in later sentences, so a story can be followed only by looking back. Names are drawn as in
+`tasks.invented`: the two names of a validation story do not occur together in training.
 """
+# ruff: noqa: SIM905 - many phrases in quotes and commas would be harder to read and to change.
 
 import random
 
 from tasks.invented import FIRST_NAMES, FOODS, PASTIMES, PROFESSIONS, SIGHTS, Inventor
 
-LOST = [
-    "a silver key",
-    "a brass clock",
-    "a red kite",
-    "an old map",
-    "a paper lamp",
-    "a small boat",
-    "a golden ring",
-    "a wooden flute",
-    "a blue scarf",
-    "a glass marble",
-    "a grey kitten",
-    "a black umbrella",
-    "a letter",
-    "a copper bell",
-    "a green book",
-]
-HELPERS = "an old fox|a tired sailor|a tall heron|a young baker|a quiet owl|a blind fiddler|a hungry bear|a clever crow"
-HELPERS = HELPERS.split("|")
-PLACES = [
-    "under the stone bridge",
-    "behind the old mill",
-    "in the hollow oak",
-    "at the end of the pier",
-    "on the roof of the chapel",
-    "in the third drawer",
-    "beside the frozen pond",
-    "inside the broken clock",
-    "below the kitchen stairs",
-    "among the tall reeds",
-]
-TIMES = [
-    "One winter morning",
-    "One warm evening",
-    "On a rainy day",
-    "Early in spring",
-    "One windy night",
-    "Late in the autumn",
-]
-FEELINGS = ["glad", "proud", "tired but happy", "very quiet", "full of joy", "surprised"]
-REASONS = [
-    "it had been a present from {friend}",
-    "it was the only one of its kind",
-    "the whole town was asking for it",
-    "a promise is a promise",
-    "{friend} was coming to visit",
-]
+LOST = (
+    "a silver key|a brass clock|a red kite|an old map|a paper lamp|a small boat|a golden ring|a wooden flute|"
+    "a blue scarf|a glass marble|a grey kitten|a black umbrella|a letter|a copper bell|a green book"
+).split("|")
+HELPERS = (
+    "an old fox|a tired sailor|a tall heron|a young baker|a quiet owl|a blind fiddler|a hungry bear|a clever crow"
+).split("|")
+PLACES = (
+    "under the stone bridge|behind the old mill|in the hollow oak|at the end of the pier|"
+    "on the roof of the chapel|in the third drawer|beside the frozen pond|inside the broken clock|"
+    "below the kitchen stairs|among the tall reeds"
+).split("|")
+TIMES = ("One winter morning|One warm evening|On a rainy day|Early in spring|One windy night|Late in the autumn").split(
+    "|"
+)
+FEELINGS = "glad|proud|tired but happy|very quiet|full of joy|surprised".split("|")
+REASONS = (
+    "it had been a present from {friend}|it was the only one of its kind|the whole town was asking for it|"
+    "a promise is a promise|{friend} was coming to visit"
+).split("|")
 
 OPENINGS = (
     "Once upon a time there was {a_profession} called {name}, who lived near the {sight} of {town}.",
