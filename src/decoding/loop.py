@@ -92,10 +92,11 @@ class Emission:
 
 @dataclass
 class Result:
-    """What a decode call returns: ids [B, t] with the prompt, its trace, and per-step scores where asked for."""
+    """What a decode call returns: ids [B, t] with the prompt, its trace (None of a search at full depth), and per-step
+    scores where asked for."""
 
     sequences: Tensor
-    trace: ExitTrace
+    trace: ExitTrace | None
     scores: tuple[Tensor, ...] = ()
     logits: tuple[Tensor, ...] = ()
 

@@ -231,6 +231,13 @@ class States:
         for filled in self.filled:
             filled[row] = min(filled[row], slot)
 
+    def reorder(self, index: Tensor, length: int) -> None:
+        """Let each batch row go on from the first `length` slots of the row `index` [B] names; all are filled alike."""
+        for buffer in (*self.keys, *self.values):
+            if buffer is not None:
+                part = buffer.narrow(2, 0, self.key_length(length))
+                part.copy_(part[index])
+
     def pending(self, row: int, slot: int) -> int:
         """How many slots below `slot` have not passed the last layer."""
         return slot - self.filled[-1][row]

@@ -17,7 +17,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.loop import Result, decode
 from decoding.policy import Policy
+from decoding.search import search
 from decoding.sequences import Decoding
+from decoding.strategies import Strategy
 from decoding.thresholds import AdaptiveThreshold
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class EarlyExitGeneration:
         stopping_criteria=None,
         streamer=None,
         policy: Policy | None = None,
+        strategy: Strategy | None = None,
         return_trace: bool = False,
         return_logprobs: bool = False,
         return_states: bool = False,
@@ -68,8 +71,10 @@ class EarlyExitGeneration:
         Args:
             inputs, generation_config, logits_processor, stopping_criteria, streamer, **kwargs: As for Hugging Face.
             policy: When tokens may leave; None takes the one in the model's config (`util.update_autoconfig`).
+            strategy: Score tokens from several layers at full depth (contrastive generation), see
+                `decoding.strategies`; None takes the last layer's word, or an exit's.
             return_trace: Return `(sequences, trace)`, see `decoding.trace.ExitTrace`; the trace is None where the
-                library's own search ran.
+                library's own search or a strategy's ran.
             return_logprobs: Keep the log-probability of every emitted token in the trace.
             return_states: Keep the states of every layer that a token ran in the trace.
             labels: Ignored, so that a Trainer may pass a whole batch.
@@ -86,7 +91,13 @@ class EarlyExitGeneration:
             if policy.exits:
                 announce(str(policy.describe()))
         policy.check(self.num_exit_layers)
+        if strategy is not None:
+            strategy.check(self.num_exit_layers)
+            if policy.exits:
+                raise ValueError(f"The strategy {strategy.name} runs all layers: it goes without early exits.")
         searching = self._other_search(generation_config, kwargs)
+        if searching and strategy is not None:
+            raise ValueError(f"The strategy {strategy.name} has beams of its own, but {searching} was given: drop it.")
         if searching and policy.exits:
             raise ValueError(
                 f"Early exits need greedy decoding or sampling, but {searching} was given: drop one of them."
@@ -111,16 +122,12 @@ class EarlyExitGeneration:
         # A callable gets Hugging Face's preparation, but not the streamer, which the closure keeps, nor synced_gpus:
         # no collective runs in the loop, so ranks need not wait for each other.
         def run_loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
-            result = self._decode(
-                input_ids,
-                policy,
-                logits_processor,
-                stopping_criteria,
-                generation_config,
-                model_kwargs,
-                streamer,
-                {"keep_logprobs": return_logprobs, "keep_states": return_states},
-            )
+            settings = (model_kwargs, logits_processor, stopping_criteria, generation_config, streamer)
+            if strategy is not None:
+                result = self._search(input_ids, strategy, *settings)
+            else:
+                kept = {"keep_logprobs": return_logprobs, "keep_states": return_states}
+                result = self._decode(input_ids, policy, *settings, **kept)
             results.append(result)
             return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
 
@@ -128,7 +135,8 @@ class EarlyExitGeneration:
         kwargs["use_cache"] = False
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
-        result.trace.seconds.update(seconds)
+        if result.trace is not None:
+            result.trace.seconds.update(seconds)
         output = self._as_output(sequences, result, generation_config, kwargs)
         return (output, result.trace) if return_trace else output
 
@@ -143,24 +151,23 @@ class EarlyExitGeneration:
         source = torch.zeros(1, 1, self.get_output_embeddings().in_features, dtype=self.dtype, device=self.device)
         return self.adapter_class(self, prompt, {"encoder_outputs": (source,)}, capacity=1)
 
-    def _decode(self, prompt, policy, processors, criteria, generation_config, model_kwargs, streamer, kept) -> Result:
+    def _decode(
+        self, prompt, policy, model_kwargs, processors, criteria, generation_config, streamer, **kept
+    ) -> Result:
         if model_kwargs.get("past_key_values") is not None and model_kwargs["past_key_values"].get_seq_length() > 0:
             raise ValueError("generate got past_key_values, but the decode loop keeps its own cache: leave them out.")
         adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
-        pad = generation_config._pad_token_tensor
-        decoding = Decoding(
-            max_length=generation_config.max_length,
-            process=processors if len(processors) else None,
-            stop=criteria,
-            pad_token_id=0 if pad is None else int(pad),
-            sample=bool(generation_config.do_sample),
-            streamer=streamer,
-            keep_scores=bool(generation_config.return_dict_in_generate and generation_config.output_scores),
-            keep_logits=bool(generation_config.return_dict_in_generate and generation_config.output_logits),
-            **kept,
-        )
+        decoding = _decoding(processors, criteria, generation_config, streamer, **kept)
         prefill = not self.config.is_encoder_decoder or prompt.shape[1] > 1
         return decode(adapter, prompt, policy, decoding, prefill, self._estimator(policy))
+
+    def _search(self, prompt, strategy, model_kwargs, processors, criteria, generation_config, streamer) -> Result:
+        if generation_config.do_sample and strategy.beams > 1:
+            raise ValueError(f"do_sample draws one continuation, but {strategy.beams} beams were asked for.")
+        prompt, model_kwargs = _repeated(prompt, model_kwargs, strategy.beams)
+        adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
+        decoding = _decoding(processors, criteria, generation_config, streamer)
+        return Result(search(adapter, prompt, decoding, strategy), None)
 
     def _estimator(self, policy: Policy) -> AdaptiveThreshold | None:
         """The adaptive threshold that lives on the model, refitted on what earlier calls saw; None where none is in
@@ -226,6 +233,35 @@ class EarlyExitGeneration:
         output = GenerateEncoderDecoderOutput if self.config.is_encoder_decoder else GenerateDecoderOnlyOutput
         kept = {name: tuple(step.clone() for step in getattr(result, name)) or None for name in ("scores", "logits")}
         return output(sequences=sequences, **kept)
+
+
+def _decoding(processors, criteria, generation_config, streamer, **kept) -> Decoding:
+    """What Hugging Face prepared, as the loop wants it."""
+    pad = generation_config._pad_token_tensor
+    return Decoding(
+        max_length=generation_config.max_length,
+        process=processors if len(processors) else None,
+        stop=criteria,
+        pad_token_id=0 if pad is None else int(pad),
+        sample=bool(generation_config.do_sample),
+        streamer=streamer,
+        keep_scores=bool(generation_config.return_dict_in_generate and generation_config.output_scores),
+        keep_logits=bool(generation_config.return_dict_in_generate and generation_config.output_logits),
+        **kept,
+    )
+
+
+def _repeated(prompt: torch.Tensor, model_kwargs: dict, times: int) -> tuple[torch.Tensor, dict]:
+    """Every row of a batch `times` times, one after the other."""
+    if times == 1:
+        return prompt, model_kwargs
+    repeated = dict(model_kwargs)
+    for name in ("attention_mask", "decoder_attention_mask"):
+        if repeated.get(name) is not None:
+            repeated[name] = repeated[name].repeat_interleave(times, 0)
+    if repeated.get("encoder_outputs") is not None:
+        repeated["encoder_outputs"] = (repeated["encoder_outputs"][0].repeat_interleave(times, 0),)
+    return prompt.repeat_interleave(times, 0), repeated
 
 
 def _elsewhere(parameter: torch.nn.Parameter, device: torch.device) -> bool:

@@ -1,0 +1,162 @@
+"""Strategies of contrastive generation: next-token scores from several layers of one model, at full depth.
+
+What a layer says is contrasted with what an earlier layer of the same model, its amateur, says. A strategy is one
+function of these and one row of `STRATEGIES`. Contrastive decoding is arXiv:2210.15097, auto-contrastive decoding
+arXiv:2305.01628, DoLa arXiv:2309.03883.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decoding.contrastive import jensen_shannon
+
+# DoLa's buckets of a deep model reach this far from the first or the last layer.
+DEEP, REACH = 40, 20
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the next token is scored.
+
+    Attributes:
+        name: Key of `STRATEGIES`.
+        amateurs: Layers contrasted with, from 0, the embedding; several for dola alone, which picks one per row.
+        expert: The layer that is contrasted; None for the last.
+        alpha: Tokens of at least alpha times the expert's highest probability have a score; the others -inf.
+        temperature: Of the amateur's distribution (contrastive).
+        coefficient: Of the amateur's log-probabilities (contrastive).
+        final_norm: Norm intermediate layers' states before the head, as the last layer's; False is DoLa's own way.
+        beams: Of the search; 1 is greedy, or sampling.
+    """
+
+    name: str
+    amateurs: tuple[int, ...] = ()
+    expert: int | None = None
+    alpha: float = 0.1
+    temperature: float = 0.5
+    coefficient: float = 1.0
+    final_norm: bool = True
+    beams: int = 1
+
+    def __post_init__(self):
+        problems = [
+            f"strategy is {self.name!r}: valid are {', '.join(STRATEGIES)}." * (self.name not in STRATEGIES),
+            f"alpha is {self.alpha}: valid are 0 to 1." * (not 0 <= self.alpha <= 1),
+            f"amateur temperature is {self.temperature}: valid are numbers above 0." * (not self.temperature > 0),
+            f"beam size is {self.beams}: valid are 1 and above." * (self.beams < 1),
+        ]
+        if any(problems):
+            raise ValueError(" ".join(filter(None, problems)))
+        if self.row is not None and len(self.amateurs) != 1 and not self.row.chooses:
+            raise ValueError(f"{self.name} contrasts with one layer, but {len(self.amateurs)} were given.")
+        if self.row is not None and not self.amateurs:
+            raise ValueError(f"{self.name} needs layers to contrast with, but none was given.")
+
+    @property
+    def row(self) -> Contrast | None:
+        """Its row of the table; None where nothing is contrasted."""
+        return STRATEGIES[self.name]
+
+    def check(self, num_layers: int) -> None:
+        """Refuse layers that a model of this depth does not have.
+
+        Raises:
+            ValueError: The sentence says which are there.
+        """
+        top = num_layers if self.expert is None else self.expert
+        if not 1 <= top <= num_layers:
+            raise ValueError(f"The contrasted layer is {top}: valid are 1 to {num_layers}.")
+        wrong = [layer for layer in self.amateurs if not 0 <= layer < top]
+        if wrong:
+            raise ValueError(
+                f"Layer {', '.join(map(str, wrong))} cannot be contrasted with layer {top}: valid are 0 to {top - 1}."
+            )
+
+    def layers(self, num_layers: int) -> set[int]:
+        """The layers whose states `scores` wants."""
+        return {num_layers if self.expert is None else self.expert, *self.amateurs}
+
+    def scores(self, adapter, states: Mapping[int, Tensor]) -> Tensor:
+        """Next-token scores [n, V] in float32.
+
+        Args:
+            states: Layer -> h^l of the tokens at hand, [n, D].
+        """
+        top = adapter.num_layers if self.expert is None else self.expert
+        log_p = self._logits(adapter, top, states[top]).log_softmax(-1)
+        if self.row is None:
+            return log_p
+        amateurs = torch.stack([self._logits(adapter, layer, states[layer]) for layer in self.amateurs], 1)
+        plausible = log_p >= log_p.amax(-1, keepdim=True) + (math.log(self.alpha) if self.alpha else -math.inf)
+        return self.row.score(log_p, amateurs, plausible, self).masked_fill(~plausible, -torch.inf)
+
+    def _logits(self, adapter, layer: int, hidden: Tensor) -> Tensor:
+        normed = adapter.normalise(hidden) if self.final_norm or layer == adapter.num_layers else hidden
+        return adapter.head(normed).float()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One row of the table.
+
+    Attributes:
+        score: (log p of the expert [n, V], logits of the amateurs [n, J, V], plausible tokens [n, V], the strategy) to
+            scores [n, V], of no meaning for tokens that are not plausible.
+        chooses: Whether it takes several amateurs.
+    """
+
+    score: Callable[[Tensor, Tensor, Tensor, Strategy], Tensor]
+    chooses: bool = False
+
+
+def contrastive(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+    """Contrastive decoding: log p - coefficient * log p_a, the amateur at a temperature."""
+    return log_p - strategy.coefficient * (amateurs[:, 0] / strategy.temperature).log_softmax(-1)
+
+
+def acd(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+    """Auto-contrastive decoding: log of softmax over V_head of (log p - log p_a), times what p gives to V_head."""
+    difference = (log_p - amateurs[:, 0].log_softmax(-1)).masked_fill(~plausible, -torch.inf)
+    return difference.log_softmax(-1) + log_p.masked_fill(~plausible, -torch.inf).logsumexp(-1, keepdim=True)
+
+
+def dola_static(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+    """DoLa with one premature layer: log p - log p_M."""
+    return log_p - amateurs[:, 0].log_softmax(-1)
+
+
+def dola(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+    """DoLa: each row contrasts with the layer whose distribution is farthest from the expert's (Jensen-Shannon)."""
+    log_q = amateurs.log_softmax(-1)
+    chosen = jensen_shannon(log_p[:, None], log_q).argmax(-1)
+    return log_p - log_q[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+STRATEGIES: dict[str, Contrast | None] = {
+    "plain": None,
+    "contrastive": Contrast(contrastive),
+    "acd": Contrast(acd),
+    "dola_static": Contrast(dola_static),
+    "dola": Contrast(dola, chooses=True),
+}
+
+
+def bucket(name: str, num_layers: int, tied: bool) -> tuple[int, ...]:
+    """DoLa's candidate layers, "low" or "high": every second one of the lower or the upper half.
+
+    Args:
+        tied: Whether the head is the embedding, which then says nothing but the token itself: the low bucket begins
+            at 2 instead of 0.
+    """
+    if name not in ("low", "high"):
+        raise ValueError(f"{name!r} is no bucket of layers: valid are low and high.")
+    half = num_layers // 2 if num_layers <= DEEP else None
+    if name == "low":
+        return tuple(range(2 if tied else 0, half or REACH, 2))
+    return tuple(range(num_layers - REACH if half is None else half, num_layers, 2))
