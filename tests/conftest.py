@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast, T5Config
 
 from models import DeployT5ForConditionalGeneration
+from support import tiny_gpt2
 
 PLACES = ("Arden", "Brix", "Colmar", "Dover", "Elm", "Fargo")
 COLOURS = ("red", "green", "blue", "white", "black")
@@ -108,3 +109,18 @@ def squad_file(tmp_path) -> Path:
 def dialogue_file(tmp_path) -> Path:
     """20 dialogues in SAMSum's columns, as JSONL."""
     return write_jsonl(tmp_path / "dialogues.jsonl", dialogues(20))
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_dir(tmp_path_factory, tiny_tokenizer) -> Path:
+    """A random GPT-2 of four layers that never ends, with GPT-2's kind of tokenizer: one special token, none added."""
+    folder = tmp_path_factory.mktemp("tiny_gpt2")
+    held = tiny_tokenizer.backend_tokenizer.to_str()
+    backend = Tokenizer.from_str(held)
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", bos_token="</s>", pad_token="</s>")
+    tokenizer.save_pretrained(folder)
+    model = tiny_gpt2(0, vocab_size=len(tokenizer), n_positions=128, tie_word_embeddings=True)
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
+    return folder

@@ -68,7 +68,7 @@ def tiny_gpt2(seed: int = 0, *, layers: int = 4, **config):
     """A random GPT-2."""
     torch.manual_seed(seed)
     settings = {"vocab_size": VOCABULARY, "n_embd": 24, "n_head": 4, "n_layer": layers, "n_positions": 64}
-    return _spread(DeployGPT2LMHeadModel(GPT2Config(**settings, **TOKENS, **config)))
+    return _spread(DeployGPT2LMHeadModel(GPT2Config(**{**settings, **TOKENS, **config})))
 
 
 WINDOWED = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}

@@ -35,15 +35,19 @@ def one_sentence(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {reason.rstrip('.,:')}.") from error
 
 
-def load_config(model_args: ModelArguments):
-    """The config of the checkpoint, or --config_name's; its architecture is one that the run scripts can deploy."""
+def load_config(model_args: ModelArguments, decoders: bool = False):
+    """The config of the checkpoint, or --config_name's; its architecture is one that can be deployed.
+
+    Args:
+        decoders: Whether a model without an encoder will do.
+    """
     name = model_args.config_name or model_args.model_name_or_path
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")
     with one_sentence(f"The config of {name} cannot be read"):
         config = AutoConfig.from_pretrained(name, **_hub_options(model_args))
     deploying_class(config)
-    if not config.is_encoder_decoder:
+    if not config.is_encoder_decoder and not decoders:
         raise ValueError(
             f"{name} is a {config.model_type}: this script needs an encoder and a decoder, such as t5 or mt5."
         )

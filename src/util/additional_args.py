@@ -14,8 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def flag(default: Any, help: str, *aliases: str) -> Any:
-    """A dataclass field whose help is the --help; `aliases` are other spellings, without the dashes."""
-    return field(default=default, metadata={"help": help, "aliases": [f"--{alias}" for alias in aliases]})
+    """A dataclass field whose help is the --help; `aliases` are other spellings, without the dashes; one letter takes
+    one dash."""
+    spelt = [f"-{alias}" if len(alias) == 1 else f"--{alias}" for alias in aliases]
+    return field(default=default, metadata={"help": help, "aliases": spelt})
 
 
 @dataclass

@@ -1,0 +1,37 @@
+"""Prompt in, text out: any model, any policy of early exits, and contrastive strategies.
+
+    python src/generate.py -p "Once upon a time" --use_early_exit True --exit_conf_threshold 0.8 --show_exits
+    python src/generate.py -p "In spring" --strategy contrastive -i 4 --compare
+
+--help lists the flags.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.generate
+
+from jobs.generating import generate
+from util import AdditionalArguments
+from util.generate_args import GenerateArguments, GeneratingModelArguments
+from util.parser import ArgumentParser
+
+
+def main(argv: list[str] | None = None):
+    """Continue the prompts of a command line; see `jobs.generating.generate`. Exits with 2 after a sentence on what is
+    wrong."""
+    parser = ArgumentParser((GeneratingModelArguments, GenerateArguments, AdditionalArguments))
+    try:
+        given = parser.given(sys.argv[1:] if argv is None else list(argv))
+        parts = []
+        for kind in (GeneratingModelArguments, GenerateArguments, AdditionalArguments):
+            parts.append(kind(**{name: given[name] for name in kind.__dataclass_fields__ if name in given}))
+        return generate(*parts)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

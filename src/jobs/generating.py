@@ -1,0 +1,232 @@
+"""What generate.py does: prompts in, text out, under any policy or strategy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import TextStreamer, set_seed
+from transformers.utils import logging as transformers_logging
+
+from decoding.policy import Policy
+from decoding.strategies import Strategy
+from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from models import deploying_class
+from tasks.readers import READERS, read_records
+from training.evaluation import padded
+from training.reporting import explain
+from util import AdditionalArguments, ModelArguments, update_autoconfig
+from util.files import write_text
+from util.generate_args import GenerateArguments
+
+# Colours of a terminal's 256, from shallow to deep.
+SHADES = (33, 39, 44, 48, 118, 190, 220, 214, 208, 196)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What became of a prompt.
+
+    Attributes:
+        text: The new tokens, without special ones.
+        tokens: Their ids, end-of-sequence included.
+        exit_layers: Layers each ran; None where a strategy ran all of them.
+    """
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    exit_layers: list[int] | None
+
+
+class Generator:
+    """A model with its tokenizer that continues prompts. What cannot be used is refused while it is made."""
+
+    def __init__(self, model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments):
+        self.args = args
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        config = load_config(model_args, decoders=True)
+        update_autoconfig(config, additional_args, max_answer_length=args.max_new_tokens)
+        self.policy = Policy.from_config(config)
+        depth = deploying_class(config).adapter_class.count_layers(config)
+        self.policy.check(depth)
+        self.strategy = args.strategy_of(depth, bool(config.tie_word_embeddings))
+        if self.strategy is not None and self.policy.exits:
+            raise ValueError(f"--strategy {args.strategy} runs every layer: drop the flags of early exit.")
+        self.tokenizer = load_tokenizer(model_args)
+        self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
+        fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
+
+    def say(self) -> str:
+        """What tokens are read from, in words."""
+        if self.strategy is None:
+            return explain(self.policy, self.model.num_exit_layers)
+        contrasted = f", contrasted with layer {', '.join(map(str, self.strategy.amateurs))}" * bool(self.strategy.row)
+        beams = f", {self.strategy.beams} beams" * (self.strategy.beams > 1)
+        top = self.strategy.expert or self.model.num_exit_layers
+        return f"{self.args.strategy}: layer {top}{contrasted}{beams}"
+
+    def run(
+        self, prompts: list[str], strategy: Strategy | None, sample: bool, policy: Policy, stream: bool = False
+    ) -> list[Continuation]:
+        """Continue some prompts together.
+
+        Args:
+            stream: Write the tokens of a single prompt to the terminal as they come.
+        """
+        ids = [self._ids(prompt) for prompt in prompts]
+        decoder = not self.model.config.is_encoder_decoder
+        inputs = padded(ids, self.tokenizer.pad_token_id, None, left=decoder)
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        drawn = {"temperature": self.args.temperature, "top_k": self.args.top_k, "top_p": self.args.top_p}
+        sequences, trace = self.model.generate(
+            **inputs,
+            max_new_tokens=self.args.max_new_tokens,
+            repetition_penalty=self.args.repetition_penalty,
+            do_sample=sample,
+            num_beams=1,
+            **(drawn if sample else {}),
+            policy=policy,
+            strategy=strategy,
+            streamer=self._streamer() if stream else None,
+            return_trace=True,
+        )
+        start = inputs["input_ids"].shape[1] if decoder else 1
+        answers = sequences[:, start:].tolist()
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        found = []
+        for row, (prompt, text, answer) in enumerate(zip(prompts, texts, answers, strict=True)):
+            length = self._length(answer) if trace is None else int(trace.lengths[row])
+            layers = None if trace is None else trace.exit_layers[row, :length].tolist()
+            found.append(Continuation(prompt, text, answer[:length], layers))
+        return found
+
+    def _ids(self, prompt: str) -> list[int]:
+        ids = self.tokenizer(prompt)["input_ids"]
+        if ids:
+            return ids
+        start = self.tokenizer.bos_token_id
+        if start is None:
+            raise ValueError("An empty prompt needs a token to begin with, which this tokenizer has not.")
+        return [start]
+
+    def _length(self, answer: list[int]) -> int:
+        ends = self.model.generation_config.eos_token_id
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        return next((place + 1 for place, token in enumerate(answer) if token in ends), len(answer))
+
+    def _streamer(self) -> TextStreamer:
+        return TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+    def coloured(self, found: Continuation) -> str:
+        """The continuation, each token in the shade of its exit layer; with NO_COLOR set, the layer behind it."""
+        depth = self.model.num_exit_layers
+        pieces, text = [], ""
+        for place, layer in enumerate(found.exit_layers):
+            longer = self.tokenizer.decode(found.tokens[: place + 1], skip_special_tokens=True)
+            pieces.append(painted(longer[len(text) :], layer, depth))
+            text = longer
+        return "".join(pieces)
+
+
+def painted(text: str, layer: int, depth: int) -> str:
+    """A piece of text in the shade of a layer."""
+    if not text:
+        return ""
+    if "NO_COLOR" in os.environ:
+        return f"{text}[{layer}]"
+    return f"\033[38;5;{shade(layer, depth)}m{text}\033[0m"
+
+
+def shade(layer: int, depth: int) -> int:
+    """The colour, of a terminal's 256, of a layer from 1 to `depth`."""
+    return SHADES[round((layer - 1) / max(1, depth - 1) * (len(SHADES) - 1))]
+
+
+def read_prompts(args: GenerateArguments) -> list[str]:
+    """Those of the command line, then those of the file.
+
+    Raises:
+        ValueError: A record of the file has no text as its 'prompt', or there is no prompt at all.
+    """
+    prompts = [args.prompt] if isinstance(args.prompt, str) else list(args.prompt or ())
+    if args.prompt_file is not None:
+        path = Path(args.prompt_file)
+        if path.suffix in READERS:
+            rows = read_records(path)
+            wrong = next((n for n, row in enumerate(rows, 1) if not isinstance(row.get("prompt"), str)), None)
+            if wrong:
+                raise ValueError(f"{path}, record {wrong}: expected an object with a text as its 'prompt'.")
+            prompts += [row["prompt"] for row in rows]
+        else:
+            prompts += [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"{args.prompt_file} holds no prompt.")
+    return prompts
+
+
+def generate(
+    model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments
+) -> list[Continuation]:
+    """Continue every prompt, show it, and write it where asked."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    prompts = read_prompts(args)
+    generator = Generator(model_args, args, additional_args)
+    set_seed(args.seed)
+    print(f"{Path(model_args.model_name_or_path).name}, {generator.say()}", file=sys.stderr)
+    alone = args.prompt_file is None
+    found = []
+    for batch in batches(prompts, 1 if alone else args.batch_size):
+        found += continued(generator, batch, stream=alone and not args.show_exits and not args.compare)
+    if args.output_file is not None:
+        write_text(Path(args.output_file), "".join(json.dumps(line(each, args)) + "\n" for each in found))
+        print(f"{len(found)} continuations in {args.output_file}", file=sys.stderr)
+    return found
+
+
+def batches(prompts: list[str], size: int) -> Iterator[list[str]]:
+    """So many prompts at a time."""
+    for start in range(0, len(prompts), size):
+        yield prompts[start : start + size]
+
+
+def continued(generator: Generator, prompts: list[str], stream: bool) -> list[Continuation]:
+    """Continue some prompts and show them."""
+    args, policy = generator.args, generator.policy
+    streams = stream and (generator.strategy is None or generator.strategy.beams == 1)
+    if streams:
+        print(prompts[0], end="", flush=True)
+    found = generator.run(prompts, generator.strategy, args.strategy == "sample", policy, streams)
+    plain = generator.run(prompts, None, False, Policy()) if args.compare else [None] * len(prompts)
+    for each, beside in zip(found, plain, strict=True):
+        if beside is not None:
+            print(f"{each.prompt}\n  greedy: {beside.text}\n  {args.strategy}: {each.text}\n", flush=True)
+        elif args.show_exits:
+            print(each.prompt + generator.coloured(each), flush=True)
+        elif not streams:
+            print(each.prompt + each.text, flush=True)
+    if args.show_exits:
+        print(legend(generator.model.num_exit_layers, found), flush=True)
+    return found
+
+
+def legend(depth: int, found: list[Continuation]) -> str:
+    """The shades of all layers, and how deep tokens went."""
+    layers = [layer for each in found for layer in each.exit_layers]
+    mean = sum(layers) / max(1, len(layers))
+    shades = " ".join(painted(str(layer), layer, depth) for layer in range(1, depth + 1))
+    return f"layers: {shades}; {len(layers)} tokens, {mean:.2f} of {depth} layers on average"
+
+
+def line(found: Continuation, args: GenerateArguments) -> dict:
+    """A line of the output file."""
+    held = {"prompt": found.prompt, "continuation": found.text, "tokens": found.tokens, "strategy": args.strategy}
+    return held if found.exit_layers is None else held | {"exit_layers": found.exit_layers}

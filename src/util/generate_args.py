@@ -1,0 +1,160 @@
+"""The arguments of generate.py: prompts, strategy, and what is printed or written."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from decoding.strategies import Strategy, bucket
+from util.additional_args import flag
+from util.arguments import ModelArguments
+from util.checks import raise_together
+
+EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "gpt2_stories"
+# --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
+STRATEGIES = {
+    "greedy": None,
+    "sample": None,
+    "beam": "plain",
+    "contrastive": "contrastive",
+    "acd": "acd",
+    "dola": "dola",
+    "dola_static": "dola_static",
+}
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass
+class GeneratingModelArguments(ModelArguments):
+    """Which model; by default the small GPT-2 that comes with this repository."""
+
+    model_name_or_path: str = flag(
+        str(EMBEDDED_MODEL),
+        "A folder or a name on the hub, such as gpt2-xl or Qwen/Qwen3-0.6B. Without it the small GPT-2 that comes with "
+        "this repository, which tells stories.",
+    )
+
+
+@dataclass
+class GenerateArguments:
+    """Prompts, how they are continued, and what is shown."""
+
+    _argument_group_name = "generation"
+
+    prompt: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Text to continue; several in quotes are continued one by one.", "aliases": ["-p"]},
+    )
+    prompt_file: str | None = flag(
+        None, "File of prompts: one per line, or .jsonl of objects with a 'prompt'. Continued in batches."
+    )
+    strategy: str = flag(
+        "greedy",
+        f"One of {', '.join(STRATEGIES)}. greedy and sample may leave early (see the decoding policy); the others run "
+        "every layer: beam sums log-probabilities, contrastive and acd contrast the last layer with an earlier one "
+        "(arXiv:2210.15097, arXiv:2305.01628), dola with the one that differs most (arXiv:2309.03883).",
+    )
+    max_new_tokens: int = flag(60, "New tokens at most.", "l")
+    alpha: float = flag(0.1, "Of contrast: tokens of at least alpha times the highest probability are scored.", "a")
+    intermediate_layer: int | None = flag(
+        None, "The layer contrasted with, for contrastive, acd and dola_static; the number of layers minus 2.", "i"
+    )
+    upper_layer: int | None = flag(None, "The layer that is contrasted; the last where not given.")
+    amateur_temperature: float = flag(0.5, "Of contrastive: temperature of the earlier layer's distribution.", "t")
+    coefficient: float = flag(1.0, "Of contrastive: weight of the earlier layer's log-probabilities.")
+    beam_size: int | None = flag(None, "Beams, of sums of scores without a norm of length; 5 for beam and contrastive.")
+    early_exit_layers: str | None = flag(
+        None,
+        "Of dola and dola_static: layers as DoLa's code takes them, the last contrasted with the others, such as "
+        "16,32 or 0,2,..,32; or a bucket, low or high; high where not given.",
+    )
+    lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head; False is DoLa's own arithmetic.")
+    temperature: float = flag(1.0, "Of sample.")
+    top_k: int = flag(50, "Of sample: draw among the k likeliest tokens; 0 for all.")
+    top_p: float = flag(1.0, "Of sample: draw among the likeliest tokens that have this much probability together.")
+    repetition_penalty: float = flag(1.0, "Divide the scores of tokens that are there already; 1.0 is none.")
+    compare: bool = flag(False, "Print the plain greedy continuation beside that of the strategy.")
+    show_exits: bool = flag(False, "Colour each token by the layer it left after, shallow blue to deep red.")
+    output_file: str | None = flag(
+        None, "Write a JSON line per prompt there, with the layers tokens left after.", "out"
+    )
+    batch_size: int = flag(8, "Prompts of a file that are continued together.")
+    seed: int = flag(0, "Of sample.")
+    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.")
+    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.strategy not in STRATEGIES:
+            problems.append(f"--strategy {self.strategy}: valid are {', '.join(STRATEGIES)}.")
+        if self.dtype not in DTYPES:
+            problems.append(f"--dtype {self.dtype}: valid are {', '.join(DTYPES)}.")
+        if self.prompt is None and self.prompt_file is None:
+            problems.append("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
+        if self.prompt_file is not None and not Path(self.prompt_file).is_file():
+            problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                problems.append(f"--{name} {getattr(self, name)} is too small: valid are 1 and above.")
+        if not self.temperature > 0:
+            problems.append(f"--temperature {self.temperature}: valid are numbers above 0.")
+        if self.show_exits and STRATEGIES.get(self.strategy):
+            problems.append(f"--show_exits needs greedy or sample: {self.strategy} runs every layer for every token.")
+        if self.compare and self.strategy == "greedy":
+            problems.append("--compare shows another strategy beside greedy: give --strategy.")
+        raise_together(problems)
+
+    def strategy_of(self, num_layers: int, tied: bool) -> Strategy | None:
+        """The strategy in a model of this depth; None for greedy and sample.
+
+        Raises:
+            ValueError: Its layers are not there.
+        """
+        name = STRATEGIES[self.strategy]
+        if name is None:
+            return None
+        amateurs, expert = self._layers(num_layers, tied)
+        strategy = Strategy(
+            name,
+            amateurs,
+            expert,
+            self.alpha,
+            self.amateur_temperature,
+            self.coefficient,
+            self.lens_final_norm,
+            self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1),
+        )
+        strategy.check(num_layers)
+        return strategy
+
+    def _layers(self, num_layers: int, tied: bool) -> tuple[tuple[int, ...], int | None]:
+        """Layers contrasted with, and the contrasted one, None for the last."""
+        if self.strategy == "beam":
+            return (), None
+        if not self.strategy.startswith("dola") or (self.strategy == "dola_static" and self.early_exit_layers is None):
+            lower = self.intermediate_layer
+            return (num_layers - 2 if lower is None else lower,), self.upper_layer
+        named = self.early_exit_layers or "high"
+        if named in ("low", "high"):
+            return bucket(named, num_layers, tied), self.upper_layer
+        *amateurs, expert = layers_of(named)
+        return tuple(amateurs), expert
+
+
+def layers_of(text: str) -> list[int]:
+    """Layers of a list such as 16,32 or 0,2,..,32, where .. goes on by the step before it.
+
+    Raises:
+        ValueError: The text is no such list of two or more.
+    """
+    words = [word.strip() for word in text.split(",")]
+    layers: list[int] = []
+    for place, word in enumerate(words):
+        if word == ".." and len(layers) >= 2 and place + 1 < len(words) and words[place + 1].isdigit():
+            step, end = layers[-1] - layers[-2], int(words[place + 1])
+            layers += range(layers[-1] + step, end, step) if step > 0 else []
+        elif word.isdigit():
+            layers.append(int(word))
+        else:
+            raise ValueError(f"--early_exit_layers {text}: valid are lists such as 16,32 or 0,2,..,32, or low or high.")
+    if len(layers) < 2:
+        raise ValueError(f"--early_exit_layers {text} names one layer, but one is contrasted with another.")
+    return layers

@@ -1,0 +1,71 @@
+"""The flags of generate.py: which strategy they come to, and what is refused."""
+
+import pytest
+
+from util.generate_args import GenerateArguments, layers_of
+
+
+def strategy(num_layers=48, tied=True, **flags):
+    return GenerateArguments(prompt="a", **flags).strategy_of(num_layers, tied)
+
+
+def test_greedy_and_sample_are_the_loops_own():
+    assert strategy(strategy="greedy") is None and strategy(strategy="sample") is None
+
+
+def test_the_amateur_of_gpt2_xl_is_layer_46_of_48():
+    found = strategy(strategy="contrastive")
+    assert (found.name, found.amateurs, found.expert, found.beams) == ("contrastive", (46,), None, 5)
+    assert (found.alpha, found.temperature, found.coefficient) == (0.1, 0.5, 1.0)
+    assert strategy(strategy="acd").beams == 1 and strategy(strategy="beam").beams == 5
+
+
+def test_layers_may_be_named():
+    found = strategy(strategy="acd", intermediate_layer=12, upper_layer=40, alpha=0.2)
+    assert (found.amateurs, found.expert, found.alpha) == ((12,), 40, 0.2)
+    found = strategy(strategy="dola", early_exit_layers="0,2,..,32")
+    assert (found.amateurs, found.expert) == (tuple(range(0, 32, 2)), 32)
+    found = strategy(strategy="dola_static", early_exit_layers="16,32")
+    assert (found.amateurs, found.expert) == ((16,), 32)
+    assert strategy(strategy="dola_static").amateurs == (46,)
+
+
+def test_dola_takes_a_bucket():
+    assert strategy(32, strategy="dola").amateurs == tuple(range(16, 32, 2))
+    assert strategy(32, False, strategy="dola", early_exit_layers="low").amateurs == tuple(range(0, 16, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("16,32", [16, 32]), ("0,2,..,8", [0, 2, 4, 6, 8]), ("1, 4, .., 11", [1, 4, 7, 10, 11])]
+)
+def test_lists_of_layers(text, layers):
+    assert layers_of(text) == layers
+
+
+@pytest.mark.parametrize("text", ["16", "", "a,b", "..,3", "1,..,9", "1,2,..", "1,2,..,x", "-1,4"])
+def test_what_is_no_list_of_layers_is_refused(text):
+    with pytest.raises(ValueError, match="--early_exit_layers"):
+        layers_of(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "There is nothing to continue: give -p TEXT or --prompt_file FILE"),
+        ({"prompt": "a", "strategy": "cd"}, "--strategy cd: valid are greedy, sample, beam, contrastive"),
+        ({"prompt_file": "nowhere.txt"}, "--prompt_file nowhere.txt: there is no such file"),
+        ({"prompt": "a", "max_new_tokens": 0}, "--max_new_tokens 0 is too small"),
+        ({"prompt": "a", "temperature": 0.0}, "--temperature 0.0"),
+        ({"prompt": "a", "dtype": "int8"}, "--dtype int8: valid are float32"),
+        ({"prompt": "a", "strategy": "beam", "show_exits": True}, "--show_exits needs greedy or sample"),
+        ({"prompt": "a", "compare": True}, "--compare shows another strategy beside greedy"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        GenerateArguments(**flags)
+
+
+def test_a_layer_that_the_model_has_not_is_refused():
+    with pytest.raises(ValueError, match="Layer 9 cannot be contrasted with layer 8: valid are 0 to 7"):
+        strategy(8, strategy="acd", intermediate_layer=9)
