@@ -12,19 +12,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.generate
 
 from jobs.generating import generate
-from util import AdditionalArguments
-from util.generate_args import GenerateArguments, GeneratingModelArguments
+from util import AdditionalArguments, DecoderArguments
+from util.generate_args import GenerateArguments
 from util.parser import ArgumentParser
 
 
 def main(argv: list[str] | None = None):
     """Continue the prompts of a command line; see `jobs.generating.generate`. Exits with 2 after a sentence on what is
     wrong."""
-    parser = ArgumentParser((GeneratingModelArguments, GenerateArguments, AdditionalArguments))
+    parser = ArgumentParser((DecoderArguments, GenerateArguments, AdditionalArguments))
     try:
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
         parts = []
-        for kind in (GeneratingModelArguments, GenerateArguments, AdditionalArguments):
+        for kind in (DecoderArguments, GenerateArguments, AdditionalArguments):
             parts.append(kind(**{name: given[name] for name in kind.__dataclass_fields__ if name in given}))
         return generate(*parts)
     except (ValueError, OSError, ImportError) as error:

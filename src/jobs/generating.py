@@ -18,7 +18,7 @@ from decoding.policy import Policy
 from decoding.strategies import Strategy
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
 from models import deploying_class
-from tasks.readers import READERS, read_records
+from tasks.readers import read_records
 from training.evaluation import padded
 from training.reporting import explain
 from util import AdditionalArguments, ModelArguments, update_autoconfig
@@ -52,7 +52,7 @@ class Generator:
         self.args = args
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        config = load_config(model_args, decoders=True)
+        config = load_config(model_args, encoder=None)
         update_autoconfig(config, additional_args, max_answer_length=args.max_new_tokens)
         self.policy = Policy.from_config(config)
         depth = deploying_class(config).adapter_class.count_layers(config)
@@ -155,21 +155,17 @@ def read_prompts(args: GenerateArguments) -> list[str]:
     """Those of the command line, then those of the file.
 
     Raises:
-        ValueError: A record of the file has no text as its 'prompt', or there is no prompt at all.
+        ValueError: The file is of no known kind, is empty, or has a record without a text as its 'prompt'.
     """
     prompts = [args.prompt] if isinstance(args.prompt, str) else list(args.prompt or ())
     if args.prompt_file is not None:
         path = Path(args.prompt_file)
-        if path.suffix in READERS:
-            rows = read_records(path)
-            wrong = next((n for n, row in enumerate(rows, 1) if not isinstance(row.get("prompt"), str)), None)
-            if wrong:
-                raise ValueError(f"{path}, record {wrong}: expected an object with a text as its 'prompt'.")
-            prompts += [row["prompt"] for row in rows]
-        else:
-            prompts += [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError(f"{args.prompt_file} holds no prompt.")
+        rows = read_records(path)
+        column = "text" if path.suffix == ".txt" else "prompt"
+        wrong = next((n for n, row in enumerate(rows, 1) if not isinstance(row.get(column), str)), None)
+        if wrong:
+            raise ValueError(f"{path}, record {wrong}: expected an object with a text as its 'prompt'.")
+        prompts += [row[column] for row in rows]
     return prompts
 
 

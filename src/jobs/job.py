@@ -12,11 +12,12 @@ from transformers import GenerationConfig, PrinterCallback, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from decoding.policy import Policy
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, refuse_long_blocks
 from jobs.resuming import SETTINGS, find_start
 from jobs.setup import announce_policy, choose_best_by, model_dtype, policy_of, quieten
 from models import deploying_class
 from tasks import features, find_task, load_examples, train_features
+from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
 from training.processes import by_main, process_index
 from training.reporting import check_trackers, describe, point_trackers, table, track_settings
@@ -106,17 +107,24 @@ class Job:
         self.model_args, self.data_args, self.args = model_args, data_args, training_args
         set_seed(training_args.seed)
         self.task = find_task(kind, data_args)
-        choose_best_by(training_args, self.task.metric)
-        config = load_config(model_args)
+        choose_best_by(training_args, self.task)
+        config = load_config(model_args, encoder=not self.continues)
         overruled = policy_of(config)
         self._take(additional_args, config)
         announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
         self.tokenizer = load_tokenizer(model_args)
         model = load_model(model_args, config, model_dtype(training_args))
         fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, training_args.do_train)
+        if self.continues:
+            refuse_long_blocks(config, data_args.block_size)
         self.trained = False
         self.splits = {stage: self._load_split(stage) for stage in SPLITS if getattr(training_args, f"do_{stage}")}
         self.trainer = self._make_trainer(model)
+
+    @property
+    def continues(self) -> bool:
+        """Whether texts are learned and continued, by a model without an encoder."""
+        return self.task.kind is LANGUAGE_MODELING
 
     def _take(self, additional_args: AdditionalArguments, config) -> None:
         max_length = getattr(self.data_args, self.task.kind.target_limit)
@@ -217,6 +225,9 @@ class Job:
         starts = metrics.get(f"{prefix}starts", 1)
         note = f" (started {starts} times: seconds are summed over its parts)" if starts > 1 else ""
         print(f"\n{self.task.name}, {SPLITS[stage]}, {describe(self.policy)}{note}\n{table(metrics, self.shows_flops)}")
+        if f"{prefix}perplexity_by_layer" in metrics:
+            found = metrics[f"{prefix}perplexity_by_layer"].items()
+            print("  perplexity by layer: " + ", ".join(f"{layer}: {value:.2f}" for layer, value in found))
         print(f"Results are in {self.args.output_dir}, predictions and traces in {run.folder}.", flush=True)
 
     def _evaluate_loss(self, data: datasets.Dataset) -> dict:
@@ -233,7 +244,12 @@ class Job:
         with self.args.main_process_first(desc=f"loading the {SPLITS[stage]} split"):
             examples = self._examples(SPLITS[stage], labelled=stage == "eval")
             if not self.args.predict_with_generate and stage == "eval":
-                return train_features(self.task, examples, self.tokenizer, self.data_args)
+                return self._train_features(examples)
+            if self.continues:
+                limits = (self.data_args.prompt_length, self._limit)
+                chosen, prompts = beginnings(examples, self.tokenizer, *limits)
+                measured = self._train_features(examples) if stage == "eval" else None
+                return DecodingData(self.task, chosen, prompts, measured)
             return DecodingData(self.task, examples, features(self.task, examples, self.tokenizer, self.data_args))
 
     def _examples(self, split: str, labelled: bool) -> datasets.Dataset:
@@ -264,8 +280,17 @@ class Job:
 
     def _train_set(self) -> datasets.Dataset:
         with self.args.main_process_first(desc="preparing the training data"):
-            examples = self._examples("train", labelled=True)
-            return train_features(self.task, examples, self.tokenizer, self.data_args)
+            return self._train_features(self._examples("train", labelled=True))
+
+    def _train_features(self, examples: datasets.Dataset) -> datasets.Dataset:
+        if self.continues:
+            return blocks(examples, self.tokenizer, self.data_args.block_size)
+        return train_features(self.task, examples, self.tokenizer, self.data_args)
+
+    @property
+    def _limit(self) -> int:
+        """Longest answer of an evaluation, in tokens."""
+        return self.args.generation_max_length or getattr(self.data_args, "val_" + self.task.kind.target_limit)
 
     def _eval_set(self) -> DecodingData | datasets.Dataset | None:
         """What is evaluated in training: the validation split, also where --do_eval was not given."""
@@ -276,9 +301,8 @@ class Job:
     def _generation(self, held: GenerationConfig) -> GenerationConfig:
         """The checkpoint's generation settings with those of the command line."""
         args = self.data_args
-        limit = "val_" + self.task.kind.target_limit
+        limits = {"max_new_tokens": self._limit} if self.continues else {"max_length": self._limit}
         wanted = {
-            "max_length": self.args.generation_max_length or getattr(args, limit),
             "num_beams": args.num_beams or self.args.generation_num_beams or held.num_beams or 1,
             "repetition_penalty": args.repetition_penalty,
             "no_repeat_ngram_size": args.no_repeat_ngram_size,
@@ -291,7 +315,8 @@ class Job:
                 "combined with exits: give --num_beams 1."
             )
         generation = copy.deepcopy(held)
-        generation.update(max_new_tokens=None, **{name: value for name, value in wanted.items() if value is not None})
+        generation.update(max_new_tokens=None, max_length=None)
+        generation.update(**limits, **{name: value for name, value in wanted.items() if value is not None})
         return generation
 
     def _token_id(self, token: str | None) -> int | None:

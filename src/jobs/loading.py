@@ -35,11 +35,11 @@ def one_sentence(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {reason.rstrip('.,:')}.") from error
 
 
-def load_config(model_args: ModelArguments, decoders: bool = False):
+def load_config(model_args: ModelArguments, encoder: bool | None = True):
     """The config of the checkpoint, or --config_name's; its architecture is one that can be deployed.
 
     Args:
-        decoders: Whether a model without an encoder will do.
+        encoder: Whether the model has to have one; None takes both kinds.
     """
     name = model_args.config_name or model_args.model_name_or_path
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
@@ -47,10 +47,9 @@ def load_config(model_args: ModelArguments, decoders: bool = False):
     with one_sentence(f"The config of {name} cannot be read"):
         config = AutoConfig.from_pretrained(name, **_hub_options(model_args))
     deploying_class(config)
-    if not config.is_encoder_decoder and not decoders:
-        raise ValueError(
-            f"{name} is a {config.model_type}: this script needs an encoder and a decoder, such as t5 or mt5."
-        )
+    if encoder is not None and config.is_encoder_decoder != encoder:
+        wanted = "an encoder and a decoder, such as t5 or mt5" if encoder else "a decoder alone, such as gpt2 or llama"
+        raise ValueError(f"{name} is a {config.model_type}: this script needs {wanted}.")
     return config
 
 
@@ -149,6 +148,13 @@ def fit_embeddings(model, tokenizer: PreTrainedTokenizerBase, name: str, trainin
         )
     model.resize_token_embeddings(tokens)
     logger.info("The embeddings grew from %d to %d rows for the tokenizer.", rows, tokens)
+
+
+def refuse_long_blocks(config, size: int) -> None:
+    """Refuse blocks longer than the texts the model was made for."""
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and size > longest:
+        raise ValueError(f"--block_size is {size}, but the model was made for {longest} tokens: lower it.")
 
 
 @contextmanager

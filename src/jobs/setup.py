@@ -8,7 +8,8 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
-from tasks import HEADLINES, METRICS
+from tasks import HEADLINES, METRICS, Task
+from tasks.language_modeling import LANGUAGE_MODELING
 from training.reporting import explain
 from training.trainer import full_eval_dtype
 from util import TrainingArguments
@@ -32,8 +33,9 @@ def quieten(training_args: TrainingArguments) -> None:
     datasets.disable_progress_bars()
 
 
-def choose_best_by(training_args: TrainingArguments, metric: str) -> None:
-    """The best checkpoint is the one of the best score of the task, or of the lowest loss where none is decoded.
+def choose_best_by(training_args: TrainingArguments, task: Task) -> None:
+    """The best checkpoint is the one of the best score of the task, of the lowest perplexity where texts are continued,
+    or of the lowest loss where none is decoded.
 
     Raises:
         ValueError: --metric_for_best_model names what an evaluation of this task does not have.
@@ -41,8 +43,11 @@ def choose_best_by(training_args: TrainingArguments, metric: str) -> None:
     if not training_args.do_train:
         return
     if training_args.predict_with_generate:
-        valid = METRICS[metric](["a"], [["a"]])
-        training_args.best_by(HEADLINES[metric])
+        valid = [*METRICS[task.metric](["a"], [["a"]])]
+        if task.kind is LANGUAGE_MODELING:
+            valid += ["perplexity", "loss"]
+            training_args.best_by("perplexity", more_is_better=False)
+        training_args.best_by(HEADLINES[task.metric])
     else:
         valid = ["loss"]
         training_args.best_by("loss", more_is_better=False)

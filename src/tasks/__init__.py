@@ -1,4 +1,4 @@
-"""The tasks: question answering, summarization and translation, as data.
+"""The tasks: question answering, summarization, translation and language modeling, as data.
 
 A run is `find_task` -> `load_examples` -> `features` (or `train_features`) -> decode -> `best_window` -> `score`.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks import loading
 from tasks.features import Feature, best_window, features, train_features
+from tasks.language_modeling import LANGUAGE_MODELING
 from tasks.loading import load_examples
 from tasks.metrics import EXAMPLE_METRICS, HEADLINES, METRICS, generated_length, is_scored, score
 from tasks.question_answering import QUESTION_ANSWERING
@@ -15,7 +16,7 @@ from tasks.summarization import SUMMARIZATION
 from tasks.task import Kind, Source, Task
 from tasks.translation import TRANSLATION
 
-KINDS = {kind.name: kind for kind in (QUESTION_ANSWERING, SUMMARIZATION, TRANSLATION)}
+KINDS = {kind.name: kind for kind in (QUESTION_ANSWERING, SUMMARIZATION, TRANSLATION, LANGUAGE_MODELING)}
 
 SQUAD_COLUMNS = {"context": "context", "question": "question", "answers": "answers"}
 INVENTED_SIZES = {"train": 20_000, "validation": 500, "test": 500}
@@ -81,10 +82,14 @@ _ALL = [
         QUESTION_ANSWERING,
         "squad",
         SQUAD_COLUMNS,
-        generator="invented_facts",
+        generator="invented.invented_facts",
         sizes=INVENTED_SIZES,
     ),
-    _summarization("invented_dialogues", "dialogue", "summary", generator="invented_dialogues", sizes=INVENTED_SIZES),
+    _summarization(
+        "invented_dialogues", "dialogue", "summary", generator="invented.invented_dialogues", sizes=INVENTED_SIZES
+    ),
+    Task("wikitext", LANGUAGE_MODELING, "rouge", sources=(Source("Salesforce/wikitext", config="wikitext-2-raw-v1"),)),
+    Task("invented_stories", LANGUAGE_MODELING, "rouge", generator="stories.invented_stories", sizes=INVENTED_SIZES),
 ]
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

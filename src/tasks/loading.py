@@ -113,7 +113,8 @@ def _load_records(task: Task, data_args: Any, split: str, cache_dir: str | None,
     if file:
         return Records(file, read_records(file))
     if task.generator:
-        make = getattr(importlib.import_module("tasks.invented"), task.generator)
+        module, name = task.generator.split(".")
+        make = getattr(importlib.import_module(f"tasks.{module}"), name)
         return Records(
             f"{task.name} {split}", make(split, getattr(data_args, SPLIT_LIMITS[split]) or task.sizes[split])
         )

@@ -1,4 +1,4 @@
-"""Small readers of local JSON, JSONL and CSV files. What is wrong with a file is said in one ValueError."""
+"""Small readers of local JSON, JSONL, CSV and text files. What is wrong with a file is said in one ValueError."""
 
 import csv
 import io
@@ -110,6 +110,11 @@ def _read_csv(path: Path, text: str) -> Iterator[dict]:
         raise ValueError(f"line {lines.line_num} of {path} is not valid CSV: {error}") from None
 
 
+def _read_lines(path: Path, text: str) -> Iterator[dict]:
+    # not splitlines(), which also breaks at characters that may stand inside a text
+    yield from ({"text": line.rstrip("\r")} for line in text.split("\n") if line.strip())
+
+
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
@@ -129,4 +134,4 @@ def _name(value: Any) -> str:
     )
 
 
-READERS = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
+READERS = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_lines}

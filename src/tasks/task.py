@@ -29,7 +29,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the tasks of one kind have in common; one of question_answering, summarization, translation.
+    """What the tasks of one kind have in common; one of question_answering, summarization, translation,
+    language_modeling.
 
     Attributes:
         name: the kind, as in `run_<name>.py`.
@@ -70,7 +71,8 @@ class Task:
         columns: role -> dotted path; a list on the way is mapped over (`answers.text`).
         sources: where the data set is, best first; a later one is used, with a warning, where an earlier one fails.
         aliases: further spellings of --dataset_name that mean this task.
-        generator: function of `tasks.invented` that makes the records instead of a source.
+        generator: module and function of `tasks` that makes the records instead of a source, such as
+            invented.invented_facts.
         sizes: split -> number of records the generator makes.
     """
 

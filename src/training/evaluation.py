@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
 from tasks import EXAMPLE_METRICS, Feature, Task, best_window, generated_length, is_scored, score
+from training.perplexity import perplexities
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
 from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
 from training.reporting import environment, progress
@@ -31,11 +32,16 @@ SORTED_BATCHES = 64
 
 @dataclass(frozen=True)
 class DecodingData:
-    """One split of a task, ready to be decoded. Its length is that of its examples; each has one feature or more."""
+    """One split of a task, ready to be decoded. Its length is that of its examples; each has one feature or more.
+
+    Attributes:
+        measured: Blocks of text whose perplexity is measured beside, or None.
+    """
 
     task: Task
     examples: Dataset
     features: list[Feature]
+    measured: Dataset | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -287,6 +293,7 @@ def summarise(
     scored = prefix != "predict" or any(is_scored(data.task, each) for each in data.examples["references"])
     metrics = {
         **(score(data.task, texts, data.examples) if scored else {}),
+        **({} if data.measured is None else perplexities(model, data.measured, options.batch_size)),
         "gen_len": float(np.mean([each.length for each in chosen])),
         **exit_metrics(flat, layers, len(data)),
         **threshold_metrics(lines),
@@ -390,4 +397,6 @@ def data_fingerprint(data: DecodingData) -> str:
         hashed.update(f"{feature.example_id} {feature.window} {feature.input_ids}".encode())
     for references in data.examples["references"]:
         hashed.update(repr(references).encode())
+    for row in data.measured or ():
+        hashed.update(repr((row["input_ids"], row["labels"])).encode())
     return hashed.hexdigest()[:16]

@@ -3,6 +3,8 @@
 from util.additional_args import AdditionalArguments, update_autoconfig
 from util.arguments import (
     DataArguments,
+    DecoderArguments,
+    LanguageModelingArguments,
     ModelArguments,
     QuestionAnsweringArguments,
     SummarizationArguments,
@@ -15,6 +17,8 @@ from util.arguments import (
 __all__ = [
     "AdditionalArguments",
     "DataArguments",
+    "DecoderArguments",
+    "LanguageModelingArguments",
     "ModelArguments",
     "QuestionAnsweringArguments",
     "SummarizationArguments",

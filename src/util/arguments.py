@@ -10,7 +10,9 @@ from util.checks import beam_problems, data_problems, folder_problems, length_pr
 from util.parser import ArgumentParser
 from util.training_args import TrainingArguments
 
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+EMBEDDED_MODEL = ASSETS / "t5_exits_trained"
+EMBEDDED_DECODER = ASSETS / "gpt2_stories"
 DATA_SUFFIXES = (".json", ".jsonl", ".csv")
 
 # Bare names of old jobs -> the organisation that holds them on the hub today.
@@ -69,9 +71,27 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """Which examples, and how much of them; common to all tasks."""
+class DecoderArguments(ModelArguments):
+    """Which decoder-only model."""
 
+    model_name_or_path: str = flag(
+        str(EMBEDDED_DECODER),
+        "A folder or a name on the hub, such as gpt2-xl or Qwen/Qwen3-0.6B. Without it the small GPT-2 that comes with "
+        "this repository, which tells stories.",
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which examples, and how much of them; common to all tasks.
+
+    Attributes:
+        model_class: The model arguments that go with them.
+        suffixes: Endings of the files they may be read from.
+    """
+
+    model_class = ModelArguments
+    suffixes = DATA_SUFFIXES
     _argument_group_name = "data"
 
     dataset_name: str | None = flag(
@@ -100,8 +120,8 @@ class DataArguments:
             value = getattr(self, name)
             if value is None:
                 continue
-            if Path(value).suffix.lower() not in DATA_SUFFIXES:
-                problems.append(f"--{name} {value} is of no known kind: valid endings are {', '.join(DATA_SUFFIXES)}.")
+            if Path(value).suffix.lower() not in self.suffixes:
+                problems.append(f"--{name} {value} is of no known kind: valid endings are {', '.join(self.suffixes)}.")
             elif not Path(value).is_file():
                 problems.append(f"--{name} {value}: there is no such file.")
         return problems
@@ -212,6 +232,34 @@ class TranslationArguments(TextToTextArguments):
     max_source_length: int = flag(1024, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
 
 
+@dataclass
+class LanguageModelingArguments(GenerationArguments, DataArguments):
+    """Data of run_language_modeling.py."""
+
+    model_class = DecoderArguments
+    suffixes = (*DATA_SUFFIXES, ".txt")
+    default_output_dir = "save/language_modeling"
+    _argument_group_name = "data"
+
+    text_column: str | None = flag(None, "Column of the texts; text, or the first. A .txt file has one text per line.")
+    prompt_column: str | None = flag(
+        None, "Column of prompts, joined to their texts as they are: they are continued, and do not count in the loss."
+    )
+    block_size: int = flag(256, "Tokens of a block in training and of perplexity; texts follow one another.")
+    prompt_length: int = flag(16, "Tokens of a text's beginning that is continued, where there is no --prompt_column.")
+    max_continuation_length: int = flag(64, "New tokens at most in training's evaluations, N of --exit_position_temp.")
+    val_max_continuation_length: int | None = flag(
+        None, "New tokens at most in evaluation; as --max_continuation_length where not given."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_max_continuation_length is None:
+            self.val_max_continuation_length = self.max_continuation_length
+        small = [name for name in ("block_size", "prompt_length") if getattr(self, name) < 2]
+        raise_together([f"--{name} {getattr(self, name)} is too small: valid are 2 and above." for name in small])
+
+
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments, AdditionalArguments]
 
 
@@ -228,15 +276,15 @@ def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = No
 
     Exits with code 2 after a sentence per problem on stderr, and with 0 after --help.
     """
-    parser = ArgumentParser((ModelArguments, data_class, AdditionalArguments, TrainingArguments))
+    classes = (data_class.model_class, data_class, AdditionalArguments, TrainingArguments)
+    parser = ArgumentParser(classes)
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         given = parser.given(argv)
         if given.get("do_train") and not ({"dataset_name", "validation_file"} & set(given)):
             given.setdefault("eval_strategy", "no")  # there is nothing to evaluate on
         given.setdefault("output_dir", data_class.default_output_dir)
-        built = _build((ModelArguments, data_class, AdditionalArguments, TrainingArguments), given)
-        model_args, data_args, additional_args, training_args = built
+        model_args, data_args, additional_args, training_args = _build(classes, given)
         check_arguments(data_args, training_args, additional_args)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from decoding.strategies import Strategy, bucket
 from util.additional_args import flag
-from util.arguments import ModelArguments
 from util.checks import raise_together
 
-EMBEDDED_MODEL = Path(__file__).resolve().parents[1] / "assets" / "gpt2_stories"
 # --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
 STRATEGIES = {
     "greedy": None,
@@ -23,17 +21,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
-class GeneratingModelArguments(ModelArguments):
-    """Which model; by default the small GPT-2 that comes with this repository."""
-
-    model_name_or_path: str = flag(
-        str(EMBEDDED_MODEL),
-        "A folder or a name on the hub, such as gpt2-xl or Qwen/Qwen3-0.6B. Without it the small GPT-2 that comes with "
-        "this repository, which tells stories.",
-    )
-
-
-@dataclass
 class GenerateArguments:
     """Prompts, how they are continued, and what is shown."""
 
@@ -44,7 +31,7 @@ class GenerateArguments:
         metadata={"help": "Text to continue; several in quotes are continued one by one.", "aliases": ["-p"]},
     )
     prompt_file: str | None = flag(
-        None, "File of prompts: one per line, or .jsonl of objects with a 'prompt'. Continued in batches."
+        None, "File of prompts: .txt with one per line, or .jsonl, .json, .csv with a 'prompt'. Continued in batches."
     )
     strategy: str = flag(
         "greedy",

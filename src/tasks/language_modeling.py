@@ -1,0 +1,96 @@
+"""Language modeling: texts to learn, to measure the perplexity of, and whose beginnings are continued."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from tasks.features import Feature, special_ids
+from tasks.task import Kind, Parts, Task, text_of
+
+logger = logging.getLogger(__name__)
+
+IGNORED_LABEL = -100
+
+
+def columns(task: Task, data_args: Any, names: Sequence[str]) -> dict[str, str]:
+    """The texts: by flag, else the data set's, else the column called text, else the first."""
+    first = "text" if "text" in names or not names else next((name for name in names if name != "id"), "text")
+    found = {"text": data_args.text_column or task.columns.get("text", first)}
+    return {"prompt": data_args.prompt_column, **found} if data_args.prompt_column else found
+
+
+def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
+    """A text, behind the prompt it answers where there is one."""
+    text = text_of(values["text"])
+    return Parts(text_of(values.get("prompt")), text, [text] if text.strip() else [])
+
+
+LANGUAGE_MODELING = Kind(
+    name="language_modeling",
+    metric="rouge",
+    source_limit="prompt_length",
+    target_limit="max_continuation_length",
+    windowed=False,
+    drops_empty=True,
+    flags={"prompt": "prompt_column", "text": "text_column"},
+    columns=columns,
+    parts=parts,
+)
+
+
+def blocks(examples: Dataset, tokenizer: PreTrainedTokenizerBase, size: int) -> Dataset:
+    """Columns input_ids and labels of what is learned and measured.
+
+    Texts without prompts follow one another, each ended, and are cut into blocks of `size` tokens, the last one
+    shorter. With prompts each is a row of its own, cut at `size`, and the prompt's labels do not count.
+    """
+    before, _ = special_ids(tokenizer)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    prompts, texts = (_ids(tokenizer, examples[name]) for name in ("prompt", "source"))
+    if any(prompts):
+        rows = [
+            ([*before, *prompt, *text, *end], [IGNORED_LABEL] * (len(before) + len(prompt)) + [*text, *end])
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        cut = sum(len(ids) > size for ids, _ in rows)
+        if cut:
+            logger.warning("%d of %d texts are longer than --block_size %d tokens and were cut", cut, len(rows), size)
+        rows = [(ids[:size], labels[:size]) for ids, labels in rows]
+    else:
+        whole = list(chain.from_iterable([*before, *text, *end] for text in texts))
+        pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+        rows = [(piece, piece) for piece in pieces if len(piece) > 1]
+    made = [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels} for ids, labels in rows]
+    return Dataset.from_list(made)
+
+
+def beginnings(
+    examples: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, most: int
+) -> tuple[Dataset, list[Feature]]:
+    """The examples whose texts go on behind a prompt, with what comes there as their reference, and the prompts.
+
+    A prompt is the example's own, or the first `length` tokens of its text; references have at most `most` tokens.
+    """
+    before, _ = special_ids(tokenizer)
+    kept, features, references = [], [], []
+    ids = zip(*(_ids(tokenizer, examples[name]) for name in ("prompt", "source")), strict=True)
+    for index, (prompt, text) in enumerate(ids):
+        prompt, rest = (prompt, text) if prompt else (text[:length], text[length:])
+        if prompt and rest:
+            kept.append(index)
+            features.append(Feature(examples[index]["id"], 0, [*before, *prompt]))
+            references.append([tokenizer.decode(rest[:most], skip_special_tokens=True).strip()])
+    if not kept:
+        raise ValueError(f"No text is longer than --prompt_length {length} tokens, so there is nothing to continue.")
+    if len(kept) < len(examples):
+        logger.info("%d of %d texts are longer than their prompt and are continued", len(kept), len(examples))
+    chosen = examples.select(kept).remove_columns("references").add_column("references", references)
+    return chosen, features
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,0 +1,48 @@
+"""Perplexity per layer against the library's loss, whatever the batches."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+
+from support import DECODERS
+from training.perplexity import perplexities
+
+
+def rows(count):
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(2, 61, (length,), generator=generator).tolist() for length in range(4, 4 + count)]
+    return Dataset.from_list([{"input_ids": each, "labels": [-100, -100, *each[2:]]} for each in ids])
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_the_last_layers_is_the_exponential_of_the_librarys_loss(kind):
+    model, blocks = DECODERS[kind](0), rows(5)
+    found = perplexities(model, blocks, 2)
+    total = count = 0
+    with torch.no_grad():
+        for row in blocks:
+            loss = model(torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss
+            counted = len(row["labels"]) - 2
+            total, count = total + float(loss) * counted, count + counted
+    assert found["loss"] == pytest.approx(total / count, rel=1e-4)
+    assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-3)
+    assert list(found["perplexity_by_layer"]) == ["1", "2", "3", "4"]
+    assert found["perplexity_by_layer"]["4"] == found["perplexity"]
+
+
+def test_batches_change_nothing_and_the_mode_is_restored():
+    model, blocks = DECODERS["gpt2"](1).train(), rows(7)
+    alone, together = perplexities(model, blocks, 1), perplexities(model, blocks, 4)
+    assert model.training
+    for layer, value in alone["perplexity_by_layer"].items():
+        assert together["perplexity_by_layer"][layer] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_layers_perplexity_is_that_of_a_model_that_ends_there():
+    model, blocks = DECODERS["llama"](2), rows(4)
+    found = perplexities(model, blocks, 4)["perplexity_by_layer"]
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+    assert perplexities(model, blocks, 4)["perplexity"] == pytest.approx(found["2"], rel=1e-4)
