@@ -4,7 +4,12 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from util import QuestionAnsweringArguments, SummarizationArguments, TranslationArguments
+from util import (
+    LanguageModelingArguments,
+    QuestionAnsweringArguments,
+    SummarizationArguments,
+    TranslationArguments,
+)
 
 CORPUS = [
     "question: who built the old stone bridge? context: The bridge was built by Ada Quill in the year 1901.",
@@ -16,6 +21,7 @@ ARGUMENTS = {
     "question_answering": QuestionAnsweringArguments,
     "summarization": SummarizationArguments,
     "translation": TranslationArguments,
+    "language_modeling": LanguageModelingArguments,
 }
 
 

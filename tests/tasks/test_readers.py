@@ -89,7 +89,7 @@ def test_squads_nested_json_is_flattened(write):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.txt", "x", r"a.txt ends in '.txt'; files that can be read end in .json, .jsonl, .csv"),
+        ("a.xml", "x", r"a.xml ends in '.xml'; files that can be read end in .json, .jsonl, .csv, .txt"),
         ("a.jsonl", "", "a.jsonl is empty"),
         ("a.csv", "\n \n", "a.csv is empty"),
         ("a.csv", "text,summary\n", "a.csv is empty"),
