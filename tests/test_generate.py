@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import AutoTokenizer, GenerationConfig
 
 import generate
 from jobs.generating import shade
@@ -97,6 +98,21 @@ def test_an_encoder_decoder_reads_the_prompt_and_writes_its_answer(tiny_t5_dir, 
         flags = ["--model_name_or_path", str(tiny_t5_dir), "-p", "Where?", "-l", "5", "--strategy", strategy]
         (found,) = generate.main([*flags, "--device", "cpu"])
         assert 1 <= len(found.tokens) <= 5
+
+
+def test_stop_strings_end_an_answer_and_need_the_tokenizer(tiny_gpt2_dir):
+    model, tokenizer = (
+        DeployGPT2LMHeadModel.from_pretrained(tiny_gpt2_dir),
+        AutoTokenizer.from_pretrained(tiny_gpt2_dir),
+    )
+    ids = tokenizer("The tower", return_tensors="pt")["input_ids"]
+    whole = tokenizer.decode(model.generate(ids, max_new_tokens=9)[0, ids.shape[1] :])
+    end = next(part for part in whole[2:] if part.isalnum())
+    for held in ({"stop_strings": [end]}, {"generation_config": GenerationConfig(stop_strings=[end], pad_token_id=1)}):
+        cut = model.generate(ids, max_new_tokens=9, tokenizer=tokenizer, **held)
+        assert tokenizer.decode(cut[0, ids.shape[1] :]).count(end) == 1 and cut.shape[1] < ids.shape[1] + 9
+    with pytest.raises(ValueError, match="need the tokenizer: give tokenizer="):
+        model.generate(ids, stop_strings=[end])
 
 
 @pytest.mark.parametrize(

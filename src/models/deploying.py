@@ -12,7 +12,12 @@ from functools import cache
 
 import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
+from transformers.generation import (
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.loop import Result, decode
@@ -115,6 +120,7 @@ class EarlyExitGeneration:
                 kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
             output = super().generate(**shared, **kwargs)
             return (output, None) if return_trace else output
+        shared["stopping_criteria"] = self._stopping(stopping_criteria, generation_config, kwargs)
         self._refuse_missing_weights(policy)
         seconds = self._run_encoder(shared, kwargs)
         results: list[Result] = []
@@ -194,6 +200,18 @@ class EarlyExitGeneration:
             torch.cuda.synchronize(hidden.device)  # the clock is read after the encoder, not after its launch
         kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden)
         return {"encoder_forward": time.perf_counter() - started}
+
+    def _stopping(self, criteria, generation_config, kwargs: dict):
+        """The criteria of the call with that of its stop strings, which the library forgets beside a callable."""
+        tokenizer = kwargs.pop("tokenizer", None)
+        held = (generation_config or self.generation_config).stop_strings
+        strings = kwargs.get("stop_strings") or held
+        if not strings:
+            return criteria
+        if tokenizer is None:
+            raise ValueError(f"generate got stop_strings {strings!r}, which need the tokenizer: give tokenizer=.")
+        kwargs["stop_strings"] = None
+        return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, strings)])
 
     def _other_search(self, generation_config, kwargs: dict) -> str | None:
         """The setting that asks for a search other than greedy or sampling, as text, or None."""

@@ -1,0 +1,165 @@
+"""What every layer would say behind a prompt: a picture of the final top tokens' probability, and a table of the top k.
+
+    python src/analysis/prompt_lens.py -p "Once upon a time" --tokens 3 --out save/lens
+
+Layer 0 is the embedding. Every layer's state is final-normed and read through the model's own head.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis.drawing import Drawing, finish, panels, shown
+from decoding.policy import Policy
+from jobs.loading import load_config, load_model, load_tokenizer
+from util import DecoderArguments
+from util.additional_args import flag
+from util.checks import raise_together
+from util.files import write_text
+from util.parser import ArgumentParser
+
+
+@dataclass
+class LensArguments:
+    """What is looked at and where it goes."""
+
+    _argument_group_name = "lens"
+
+    prompt: str | None = field(default=None, metadata={"help": "Text to continue.", "aliases": ["-p"]})
+    tokens: int = flag(1, "How many of the full model's next tokens are looked at.")
+    top_k: int = flag(5, "Tokens per layer.", "k")
+    lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head.")
+    out: str = flag("save/lens", "Folder of prompt_lens.png, .json and .txt.")
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"--{name} {getattr(self, name)} is too small: valid are 1 and above."
+            for name in ("tokens", "top_k")
+            if getattr(self, name) < 1
+        ]
+        if not self.prompt:
+            problems.append("There is nothing to look at: give -p TEXT.")
+        raise_together(problems)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One position: what comes next, layer by layer from 0 to L.
+
+    Attributes:
+        text: The token the full model says.
+        tokens, probabilities: Of every layer its k likeliest tokens' texts, and what it gives them, [L + 1][k].
+        final: Texts of the last layer's k likeliest tokens.
+        final_probabilities: What every layer gives these, [L + 1][k].
+    """
+
+    text: str
+    tokens: list[list[str]]
+    probabilities: list[list[float]]
+    final: list[str]
+    final_probabilities: list[list[float]]
+
+
+@torch.no_grad()
+def read(
+    model, tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: int, top_k: int, final_norm: bool = True
+) -> list[Reading]:
+    """A reading for each of the next tokens, fewer where the model ends."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    found, trace = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        max_new_tokens=tokens,
+        num_beams=1,
+        do_sample=False,
+        policy=Policy(),
+        return_trace=True,
+        return_states=True,
+    )
+    adapter, length = model.bare_adapter(), int(trace.lengths[0])
+    said = found[0, found.shape[1] - length :].tolist()
+    return [
+        _reading(adapter, tokenizer, torch.from_numpy(trace.states[0, step]), token, top_k, final_norm)
+        for step, token in enumerate(said)
+    ]
+
+
+def _reading(adapter, tokenizer, states: torch.Tensor, token: int, top_k: int, final_norm: bool) -> Reading:
+    states = states.to(adapter.output_weight)  # [L + 1, D]
+    normed = adapter.normalise(states)
+    if not final_norm:
+        normed = torch.cat([states[:-1], normed[-1:]])
+    p = adapter.head(normed).float().softmax(-1)
+    top = p.topk(top_k, dim=-1)
+    final = top.indices[-1]
+    return Reading(
+        text=tokenizer.decode([token]),
+        tokens=[[tokenizer.decode([each]) for each in row] for row in top.indices.tolist()],
+        probabilities=top.values.tolist(),
+        final=[tokenizer.decode([each]) for each in final.tolist()],
+        final_probabilities=p[:, final].tolist(),
+    )
+
+
+def text_of(prompt: str, readings: Sequence[Reading]) -> str:
+    """A table per position: a row per layer with its likeliest tokens, the last layer last."""
+    blocks = [f"Prompt: {prompt!r}"]
+    for reading in readings:
+        cells = [
+            [f"{text!r} {p:.3f}" for text, p in zip(texts, row, strict=True)]
+            for texts, row in zip(reading.tokens, reading.probabilities, strict=True)
+        ]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        rows = [
+            f"{layer:>5}  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for layer, row in enumerate(cells)
+        ]
+        blocks.append("\n".join([f"Next: {reading.text!r}", "layer  likeliest tokens", *rows]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def draw(prompt: str, readings: Sequence[Reading]) -> Drawing:
+    """Probability of the final top tokens at every layer, a panel per position."""
+    figure, axes = panels(1, len(readings))
+    for panel, reading in zip(axes[0], readings, strict=True):
+        for text, values in zip(reading.final, zip(*reading.final_probabilities, strict=True), strict=True):
+            panel.plot(range(len(values)), values, marker="o", markersize=3, linewidth=1.2, label=shown(text))
+        panel.set_ylim(-0.02, 1.02)
+        finish(panel, "layer", "probability", f"next: {shown(reading.text)}", legend=True)
+    title = f"Probability of the final top tokens at every layer behind: {shown(prompt[-60:])}"
+    note = "Layer 0 is the embedding. Every layer is read through the model's own head"
+    return Drawing(title, figure, [], {"readings": [asdict(reading) for reading in readings]}, note)
+
+
+def main(argv: list[str] | None = None) -> list[Reading]:
+    parser = ArgumentParser((DecoderArguments, LensArguments))
+    try:
+        given = parser.given(sys.argv[1:] if argv is None else list(argv))
+        model_args, args = (
+            kind(**{name: given[name] for name in kind.__dataclass_fields__ if name in given})
+            for kind in (DecoderArguments, LensArguments)
+        )
+        config = load_config(model_args, encoder=None)
+        tokenizer = load_tokenizer(model_args)
+        model = load_model(model_args, config, torch.float32).eval()
+        readings = read(model, tokenizer, args.prompt, args.tokens, args.top_k, args.lens_final_norm)
+        text = text_of(args.prompt, readings)
+        write_text(Path(args.out) / "prompt_lens.txt", text)
+        path = draw(args.prompt, readings).save(Path(args.out), "prompt_lens")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(text)
+    print(f"Picture: {path}")
+    return readings
+
+
+if __name__ == "__main__":
+    main()

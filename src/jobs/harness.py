@@ -1,0 +1,208 @@
+"""Our models in lm-evaluation-harness, under the name `early_exit`; imported only where that package is installed.
+
+Generation tasks run under the policy; log-likelihoods are those of a layer, read as an exit is, by default the last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from dataclasses import fields
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+
+from decoding.policy import Policy
+from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from training.evaluation import padded
+from training.reporting import explain
+from util import AdditionalArguments, DecoderArguments, update_autoconfig
+
+logger = logging.getLogger(__name__)
+
+POLICY_FLAGS = tuple(field.name for field in fields(AdditionalArguments) if field.init)
+# New tokens of a task that names no number.
+MAX_NEW_TOKENS = 256
+Scored = tuple[tuple[str, str], list[int], list[int]]
+
+
+@register_model("early_exit")
+class EarlyExitLM(TemplateLM):
+    """A decoder-only model under a policy of early exits.
+
+    Args:
+        pretrained: Folder or hub name; the embedded GPT-2 where not given.
+        likelihood_layer: The layer whose log-likelihoods are taken, from 1; the last where not given.
+        dtype, device, batch_size, max_length: As usual; max_length bounds prompt and answer together.
+        policy: Flags of early exit by their names, such as use_early_exit=True,exit_conf_threshold=0.9.
+
+    Raises:
+        ValueError: A name is none of these, or the settings do not fit the model.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        likelihood_layer: int | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int | str = 8,
+        max_length: int | None = None,
+        max_batch_size: int | None = None,
+        **policy: Any,
+    ):
+        super().__init__()
+        unknown = [name for name in policy if name not in POLICY_FLAGS]
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown)}: no such argument; valid beside the flags of early exit are "
+                "pretrained, likelihood_layer, dtype, device, batch_size and max_length."
+            )
+        model_args = DecoderArguments() if pretrained is None else DecoderArguments(model_name_or_path=pretrained)
+        config = load_config(model_args, encoder=False)
+        update_autoconfig(config, AdditionalArguments(**policy), max_answer_length=MAX_NEW_TOKENS)
+        self.policy = Policy.from_config(config)
+        self.tokenizer = load_tokenizer(model_args)
+        # The harness names a GPU where nothing is given, whether there is one or not.
+        where = torch.device((device or "cuda") if torch.cuda.is_available() else "cpu")
+        self.model = load_model(model_args, config, getattr(torch, dtype)).to(where).eval()
+        fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
+        self.policy.check(self.model.num_exit_layers)
+        self.likelihood_layer = likelihood_layer or self.model.num_exit_layers
+        if not 1 <= self.likelihood_layer <= self.model.num_exit_layers:
+            raise ValueError(
+                f"likelihood_layer is {likelihood_layer}: valid are 1 to {self.model.num_exit_layers} for this model."
+            )
+        self.batch_size = 8 if str(batch_size).startswith("auto") else int(batch_size)
+        self.max_length = max_length or getattr(config, "max_position_embeddings", None) or 2048
+        self.layers_run, self.tokens_generated = 0, 0
+        logger.info("Policy: %s.", explain(self.policy, self.model.num_exit_layers))
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without context."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Under which the harness caches requests."""
+        return self.tokenizer.name_or_path.replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+        special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return self.tokenizer(string, verbose=False, **special)["input_ids"]
+
+    # ----------------------------------------------------------------------------------------------------- likelihoods
+    def _loglikelihood_tokens(self, requests: list[Scored], disable_tqdm: bool = False, **kwargs) -> list:
+        """(sum of log-probabilities, whether each token is the likeliest) of continuations, at the layer."""
+        order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
+        found: list = [None] * len(requests)
+        for start in tqdm(range(0, len(order), self.batch_size), disable=disable_tqdm, desc="Log-likelihoods"):
+            chosen = order[start : start + self.batch_size]
+            for index, value in zip(chosen, self._scores([requests[i] for i in chosen]), strict=True):
+                found[index] = value
+                self.cache_hook.add_partial("loglikelihood", requests[index][0], value)
+        return found
+
+    @torch.no_grad()
+    def _scores(self, requests: list[Scored]) -> list[tuple[float, bool]]:
+        rows = [(context + continuation)[-(self.max_length + 1) :] for _, context, continuation in requests]
+        inputs = padded([row[:-1] for row in rows], self.tokenizer.pad_token_id or 0, None, left=False)
+        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        states = self.model.normed_states(**inputs)[self.likelihood_layer - 1]
+        scores = []
+        for hidden, row, (*_, continuation) in zip(states, rows, requests, strict=True):
+            first = len(row) - 1 - len(continuation)
+            log_p = self.model.lm_head(hidden[first : len(row) - 1]).float().log_softmax(-1)
+            tokens = torch.tensor(continuation, device=log_p.device)
+            total = float(log_p.gather(1, tokens[:, None]).sum())
+            scores.append((total, bool((log_p.argmax(-1) == tokens).all())))
+        return scores
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, longer ones in windows that do not overlap in what they predict."""
+        totals = []
+        for request in tqdm(requests, disable=disable_tqdm, desc="Whole texts"):
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            pieces = [(("", ""), *make_disjoint_window(window)) for window in windows]
+            total = sum(value for value, _ in self._loglikelihood_tokens(pieces, disable_tqdm=True))
+            totals.append(total)
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    # ------------------------------------------------------------------------------------------------------ generation
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        """Continuations under the policy, cut before the first of the task's ends."""
+        found: list = [None] * len(requests)
+        groups: dict[str, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            groups[repr(sorted(request.args[1].items(), key=str))].append(index)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="Continuations") as bar:
+            for indices in groups.values():
+                for start in range(0, len(indices), self.batch_size):
+                    chosen = indices[start : start + self.batch_size]
+                    texts = self._continue([requests[i].args[0] for i in chosen], requests[chosen[0]].args[1])
+                    for index, text in zip(chosen, texts, strict=True):
+                        found[index] = text
+                        self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    bar.update(len(chosen))
+        return found
+
+    def _continue(self, contexts: list[str], settings: dict) -> list[str]:
+        settings = dict(settings)
+        until = settings.pop("until", None) or []
+        until = [until] if isinstance(until, str) else [each for each in until if each]
+        length = settings.pop("max_gen_toks", MAX_NEW_TOKENS)
+        if self.max_length <= length:
+            raise ValueError(f"A task asks for {length} new tokens, but max_length is {self.max_length} in all.")
+        ids = [self.tok_encode(context)[-(self.max_length - length) :] for context in contexts]
+        inputs = padded(ids, self.tokenizer.pad_token_id or 0, None, left=True)
+        drawn = {
+            name: settings[name]
+            for name in ("temperature", "top_k", "top_p")
+            if settings.get("do_sample") and settings.get(name) is not None
+        }
+        sequences, trace = self.model.generate(
+            **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
+            max_new_tokens=length,
+            do_sample=bool(settings.get("do_sample")),
+            num_beams=1,
+            **drawn,
+            **({"stop_strings": until, "tokenizer": self.tokenizer} if until else {}),
+            policy=self.policy,
+            return_trace=True,
+        )
+        self.layers_run += int(trace.exit_layers.sum())
+        self.tokens_generated += int(trace.lengths.sum())
+        answers = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        texts = [
+            self.tokenizer.decode(answer[:length], skip_special_tokens=True)
+            for answer, length in zip(answers, trace.lengths.tolist(), strict=True)
+        ]
+        return [_before(text, until) for text in texts]
+
+    def get_model_info(self) -> dict:
+        """What the harness writes beside its results: the policy, and how deep generated tokens went."""
+        depth = {"block_avg": self.layers_run / self.tokens_generated} if self.tokens_generated else {}
+        return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth}
+
+
+def _before(text: str, ends: list[str]) -> str:
+    """The text before the first of the ends."""
+    for end in ends:
+        text = text.split(end)[0]
+    return text
