@@ -2,6 +2,8 @@
 
     python src/scripts/benchmark_decoding.py --out benchmark.json
     python src/scripts/benchmark_decoding.py --of pruning contrast --tokens 24 --out benchmark.json
+    python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning
+    python src/scripts/benchmark_decoding.py --size gpt2 --of search --batch 1 --tokens 80 --repetitions 3
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
 repetition, printed as median and spread. A bound is measured on the spot: the weight matrices that the policy reads are
@@ -31,50 +33,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from transformers import T5Config, T5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmark_models import GPT2_SIZES, SIZES, Workload, make_workload
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
+from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
-from models import DeployT5ForConditionalGeneration
 from util.files import write_json
 
-GROUPS = ("depth", "pruning", "contrast", "free")
-SIZES = {
-    "t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
-    "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
-    "t5-large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
-    "tiny": {"d_model": 64, "d_ff": 128, "num_layers": 4, "num_heads": 4},
-}
-
-
+GROUPS = ("depth", "pruning", "contrast", "free", "search")
 # Confidences that adaptive pruning is timed at.
 SCRIPTED = (0.05, 0.5, 0.9)
-# One token alone is plausible where the others' logits are lower by more than this (alpha 0.1).
-PLAUSIBLE_GAP = math.log(10)
-# Mean gap between the two highest of 32,128 normal numbers, in deviations.
-MEAN_GAP = 0.22
-
-
-def build_model(size: str, dtype: torch.dtype, device: str, several: float) -> DeployT5ForConditionalGeneration:
-    """A T5 of the given size with random weights, its head untied and scaled for `several`. It never ends a sequence.
-
-    The gap of the two highest logits is about exponential, so a share of exp(-gap / mean) of them is above log 10,
-    where one token alone is plausible.
-    """
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=32128, d_kv=64, decoder_start_token_id=0, eos_token_id=None, **SIZES[size])
-    config.scale_decoder_outputs = False
-    model = DeployT5ForConditionalGeneration(config)
-    deviation = PLAUSIBLE_GAP / (MEAN_GAP * -math.log(1 - several))
-    head = torch.randn(config.vocab_size, config.d_model) * deviation * config.d_model**-0.5
-    model.lm_head.weight = torch.nn.Parameter(head)
-    return model.eval().to(device=device, dtype=dtype)
-
+# Of contrastive generation.
+BEAMS = 5
 
 # Of FREE, every token that may wait does: a synchronisation at every eighth token.
 WAITING = 7
@@ -157,52 +132,77 @@ class Script:
         return Verdict(len(likeliest))
 
 
-def bound(model, passes: Passes, source: torch.Tensor, tokens: int) -> None:
-    """The weight matrices of each token's layers and the head, multiplied in order for every token; the source's keys
-    and values once. `source` is [B, S, D]."""
-    batch, _, width = source.shape
-    blocks = [_matrices(block) for block in model.decoder.block]
-    head = model.lm_head.weight
-    widths = (width, model.config.num_heads * model.config.d_kv, model.config.d_ff)
+def bound(workload: Workload, passes: Passes, batch: int, tokens: int) -> None:
+    """The weight matrices of each token's layers and the head, multiplied in order for every token; what the input
+    meets, once."""
+    layers, head, prompt = workload.layers, workload.head, workload.prompt
+    widths = {matrix.shape[0] for matrix in (*layers[0], head)}
     inputs = {
-        rows: {size: source.new_zeros(batch * rows, size) for size in widths}
+        rows: {width: prompt.new_zeros(batch * rows, width) for width in widths}
         for rows in {1, *(rows for token in passes.tokens for *_, rows in token)}
     }
-    for _, cross in blocks[: max(first + layers for token in passes.tokens for first, layers, _ in token)]:
-        for matrix in cross:
-            F.linear(source, matrix)
-    for _, token in zip(range(tokens), cycle(passes.tokens), strict=False):
-        for first, layers, rows in token:
-            for matrices, _ in blocks[first : first + layers]:
+    source = {width: prompt if width == prompt.shape[1] else prompt.new_zeros(len(prompt), width) for width in widths}
+    deepest = max(first + count for token in passes.tokens for first, count, _ in token)
+    for matrices in workload.once if workload.prefilled else workload.once[:deepest]:
+        for matrix in matrices:
+            source[matrix.shape[0]].mm(matrix)
+    if workload.prefilled:
+        inputs[1][head.shape[0]].mm(head)
+    for _, token in zip(range(tokens - workload.prefilled), cycle(passes.tokens), strict=False):
+        for first, count, rows in token:
+            for matrices in layers[first : first + count]:
                 for matrix in matrices:
-                    F.linear(inputs[rows][matrix.shape[1]], matrix)
-        F.linear(inputs[1][width], head)
+                    inputs[rows][matrix.shape[0]].mm(matrix)
+        inputs[1][head.shape[0]].mm(head)
 
 
-def _matrices(block) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    own, cross, dense = block.layer[0].SelfAttention, block.layer[1].EncDecAttention, block.layer[-1].DenseReluDense
-    feed_forward = [dense.wi.weight] if hasattr(dense, "wi") else [dense.wi_0.weight, dense.wi_1.weight]
-    per_token = [own.q, own.k, own.v, own.o, cross.q, cross.o]
-    return [*(module.weight for module in per_token), *feed_forward, dense.wo.weight], [cross.k.weight, cross.v.weight]
-
-
-def contenders(
-    model, source: torch.Tensor, mask: torch.Tensor, tokens: int, groups: Sequence[str]
-) -> dict[str, Callable]:
-    """Everything that is timed: Hugging Face's generate, each policy, and the bounds asked for."""
+def contenders(workload: Workload, batch: int, tokens: int, groups: Sequence[str]) -> dict[str, Callable]:
+    """Everything that is timed: Hugging Face's generate, each policy, the bounds asked for, and contrastive search."""
+    model = workload.model
 
     def generate(function, **kwargs):
-        encoded = BaseModelOutput(last_hidden_state=source)
-        return function(encoder_outputs=encoded, attention_mask=mask, max_new_tokens=tokens, **kwargs)
+        return function(**workload.inputs(), max_new_tokens=tokens, **kwargs)
 
     runs = {}
     if {"depth", "free"} & set(groups):
-        runs["hf generate"] = lambda: generate(lambda **kw: T5ForConditionalGeneration.generate(model, **kw))
+        runs["hf generate"] = lambda: generate(lambda **kw: workload.library.generate(model, **kw))
     for name, (policy, passes) in policies(model.num_exit_layers, groups).items():
         runs[name] = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
         if passes is not None and {"depth", "free"} & set(groups):
-            runs[f"{name}: bound"] = lambda passes=passes: bound(model, passes, source, tokens)
+            runs[f"{name}: bound"] = lambda passes=passes: bound(workload, passes, batch, tokens)
+    if "search" in groups:
+        strategy = Strategy("contrastive", (model.num_exit_layers - 2,), beams=BEAMS)
+        runs["contrastive beams"] = lambda: generate(model.generate, strategy=strategy)
+        runs["contrastive beams, no cache"] = lambda: uncached(model, workload.inputs()["input_ids"], strategy, tokens)
     return runs
+
+
+def uncached(model, prompt: torch.Tensor, strategy: Strategy, tokens: int) -> list[list[int]]:
+    """The loop that cached search replaces: every beam of every row by itself, its whole prefix at every step."""
+    adapter, answers = model.bare_adapter(), []
+    for row in prompt.tolist():
+        beams = [(0.0, row)]
+        for _ in range(tokens):
+            grown = []
+            for total, ids in beams:
+                states = model(torch.tensor([ids], device=prompt.device), output_hidden_states=True).hidden_states
+                last = {layer: states[layer][:, -1] for layer in strategy.layers(model.num_exit_layers)}
+                scores = _contrastive_scores(adapter, model, strategy, last)[0]
+                best = scores.topk(strategy.beams)
+                grown += [(total + float(s), [*ids, int(v)]) for s, v in zip(*best, strict=True)]
+            beams = sorted(grown, key=lambda beam: -beam[0])[: strategy.beams]
+        answers.append(beams[0][1])
+    return answers
+
+
+def _contrastive_scores(adapter, model, strategy: Strategy, states: dict[int, torch.Tensor]) -> torch.Tensor:
+    """Scores from the library's states, of which the last layer's are normed already."""
+    last = model.num_exit_layers
+    log_p = adapter.head(states[last]).float().log_softmax(-1)
+    amateur = adapter.head(adapter.normalise(states[strategy.amateurs[0]])).float()
+    log_a = (amateur / strategy.temperature).log_softmax(-1)
+    outside = log_p < log_p.amax(-1, keepdim=True) + math.log(strategy.alpha)
+    return (log_p - strategy.coefficient * log_a).masked_fill(outside, -torch.inf)
 
 
 def measure(runs: dict[str, Callable], repetitions: int, device: str) -> dict[str, list[float]]:
@@ -234,6 +234,10 @@ def ratio(seconds: dict[str, list[float]], faster: str, slower: str) -> dict[str
 
 # What is reported: name of the figure -> what is timed, and what it is compared with.
 FIGURES = {
+    f"contrastive generation, {BEAMS} beams / a loop over beams without a cache": (
+        "contrastive beams",
+        "contrastive beams, no cache",
+    ),
     "full depth / its own bound": ("full depth", "full depth: bound"),
     "half depth / its own bound": ("half depth", "half depth: bound"),
     "full depth / hf generate": ("full depth", "hf generate"),
@@ -282,7 +286,7 @@ def crossing(model, batch: int, repetitions: int) -> dict[str, float]:
     no longer than the whole head, when a copy serves one exit; the median over repetitions.
     """
     adapter, size = model.bare_adapter(), model.config.vocab_size
-    states = torch.randn(batch, model.config.d_model, dtype=model.dtype, device=model.device)
+    states = torch.randn(batch, model.config.hidden_size, dtype=model.dtype, device=model.device)
     found = []
     for _ in range(repetitions):
         whole = _seconds(lambda: adapter.head(states), model)
@@ -332,36 +336,37 @@ def peak_while(run: Callable) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def prepare(arguments: argparse.Namespace, batch: int):
-    """Model, encoded source [B, S, D] and its mask."""
-    model = build_model(arguments.size, getattr(torch, arguments.dtype), arguments.device, arguments.several)
-    shape = (batch, arguments.source, model.config.d_model)
-    source = torch.randn(shape, dtype=model.dtype, device=arguments.device)
-    return model, source, torch.ones(shape[:2], dtype=torch.long, device=arguments.device)
+def prepare(arguments: argparse.Namespace, batch: int) -> Workload:
+    """What is timed at a batch size."""
+    dtype = getattr(torch, arguments.dtype)
+    return make_workload(arguments.size, dtype, arguments.device, arguments.several, batch, arguments.source)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="t5-base")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--source", type=int, default=64, help="encoder tokens")
+    parser.add_argument("--source", type=int, default=64, help="tokens of the encoder, or of the prompt")
     parser.add_argument("--tokens", type=int, default=64, help="generated tokens")
     parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups of figures")
+    parser.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
     parser.add_argument("--several", type=float, default=0.2, help="share of exits with several plausible tokens")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", help="where to write the figures as JSON")
     parser.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if "search" in arguments.of and arguments.size not in GPT2_SIZES:
+        parser.error(f"--of search needs a decoder-only size: {', '.join(GPT2_SIZES)}.")
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> dict:
     arguments = parse(argv)
     if arguments.peak_of:
-        model, source, mask = prepare(arguments, arguments.batch[0])
-        run = contenders(model, source, mask, arguments.tokens, ["depth"])[arguments.peak_of]
+        workload = prepare(arguments, arguments.batch[0])
+        run = contenders(workload, arguments.batch[0], arguments.tokens, ["depth"])[arguments.peak_of]
         print(peak_while(run))
         return {}
     report = {
@@ -376,8 +381,8 @@ def main(argv: list[str] | None = None) -> dict:
         "batches": {},
     }
     for batch in arguments.batch:
-        model, source, mask = prepare(arguments, batch)
-        runs = contenders(model, source, mask, arguments.tokens, arguments.of)
+        workload = prepare(arguments, batch)
+        runs = contenders(workload, batch, arguments.tokens, arguments.of)
         report["batches"][str(batch)] = figures(measure(runs, arguments.repetitions, arguments.device))
         print(f"\n{arguments.size}, {arguments.dtype}, batch {batch}: times as fast (median, min to max)")
         for name, found in report["batches"][str(batch)].items():
@@ -387,7 +392,7 @@ def main(argv: list[str] | None = None) -> dict:
             notes["exits with several plausible tokens"] = plausible_share(runs["JSD"]())
             notes["the same from 0.8 L"] = plausible_share(runs["JSD, late"]())
         if "pruning" in arguments.of:
-            found = crossing(model, batch, arguments.repetitions)
+            found = crossing(workload.model, batch, arguments.repetitions)
             notes["copying rows pays up to rows * k / V"] = found["median"]
         if "free" in arguments.of:
             counts = runs["lossless from L/6"]().counts

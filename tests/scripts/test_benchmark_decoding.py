@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from util.files import read_json
 
@@ -22,7 +23,7 @@ def test_figures_are_written_for_every_batch(benchmark, tmp_path, capsys):
     report = read_json(out)
     assert set(report["batches"]) == {"1", "3"}
     for figures in report["batches"].values():
-        assert set(figures) == set(benchmark["FIGURES"])
+        assert set(figures) == {name for name in benchmark["FIGURES"] if not name.startswith("contrastive generation")}
         assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in figures.values())
     shown = capsys.readouterr().out
     assert "half depth / full depth" in shown and "copying rows pays up to" in shown
@@ -35,6 +36,25 @@ def test_one_group_of_figures_can_be_asked_for(benchmark, capsys):
     report = benchmark["main"]([*arguments, "--of", "pruning"])
     assert "fixed pruning k=512 / softmax" in report["batches"]["1"]
     assert not any("hf generate" in name or "JSD" in name for name in report["batches"]["1"])
+
+
+def test_a_decoder_only_model_and_its_contrastive_search(benchmark, capsys):
+    arguments = ["--size", "tiny-gpt2", "--batch", "2", "--source", "5", "--tokens", "3", "--repetitions", "1"]
+    report = benchmark["main"]([*arguments, "--of", "depth", "search", "--no-memory"])
+    figures = report["batches"]["2"]
+    assert "half depth / its own bound" in figures and "full depth / hf generate" in figures
+    assert "contrastive generation, 5 beams / a loop over beams without a cache" in figures
+    with pytest.raises(SystemExit) as stop:
+        benchmark["main"](["--of", "search"])
+    assert stop.value.code == 2 and "needs a decoder-only size: gpt2, gpt2-medium" in capsys.readouterr().err
+
+
+def test_both_loops_over_beams_find_the_same(benchmark):
+    with torch.no_grad():
+        workload = benchmark["make_workload"]("tiny-gpt2", torch.float64, "cpu", 0.9, 2, 5)
+        runs = benchmark["contenders"](workload, 2, 4, ["search"])
+        found = runs["contrastive beams"]().tolist()
+        assert [row[5:] for row in found] == [row[5:] for row in runs["contrastive beams, no cache"]()]
 
 
 def test_a_ratio_is_how_many_times_as_fast(benchmark):
