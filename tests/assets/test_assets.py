@@ -28,7 +28,7 @@ def test_everything_needed_is_there_and_small(name):
     files = {path.name for path in (ASSETS / name).iterdir()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert needed <= files
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 16 * 2**20
+    assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) <= 8 * 2**20
 
 
 def test_weights_are_stored_in_16_bit_and_loaded_as_float32(name):
