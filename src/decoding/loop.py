@@ -319,15 +319,7 @@ def begin_call(
 ) -> Call:
     """Buffers and records of a call, empty, for a prompt of a shape (B, P)."""
     batch, prompt = shape
-    states = SKIPPED_STATES[policy.skipped](
-        batch,
-        adapter.num_layers,
-        adapter.kv_heads,
-        adapter.head_dim,
-        decoding.max_length,
-        adapter.kv_dtype,
-        adapter.device,
-    )
+    states = SKIPPED_STATES[policy.skipped].of(adapter, batch, decoding.max_length)
     states.causal = policy.causal
     width = adapter.output_weight.shape[1] if decoding.keep_states else None
     recorder = Recorder(batch, adapter.num_layers, prompt, width)

@@ -32,15 +32,7 @@ def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> T
     beams = strategy.beams
     batch = rows // beams
     keep = strategy.layers(adapter.num_layers)
-    states = CopyStates(
-        rows,
-        adapter.num_layers,
-        adapter.kv_heads,
-        adapter.head_dim,
-        decoding.max_length,
-        adapter.kv_dtype,
-        adapter.device,
-    )
+    states = CopyStates.of(adapter, rows, decoding.max_length)
     ids = prompt.new_full((rows, decoding.max_length), decoding.pad_token_id)
     ids[:, :width] = prompt
     ended = torch.zeros(rows, dtype=torch.bool, device=prompt.device)

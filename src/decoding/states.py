@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -192,6 +192,12 @@ class States:
         self.values: list[Tensor | None] = [None] * (num_layers + 1)
         self.filled = [[0] * batch for _ in range(num_layers + 1)]
         self.left: Tensor | None = None
+
+    @classmethod
+    def of(cls, adapter, batch: int, capacity: int) -> Self:
+        """Empty ones for so many rows of so many slots of an adapter's model."""
+        sizes = (adapter.num_layers, adapter.kv_heads, adapter.head_dim, capacity)
+        return cls(batch, *sizes, adapter.kv_dtype, adapter.device)
 
     @property
     def batch(self) -> int:

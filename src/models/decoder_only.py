@@ -30,6 +30,11 @@ class Linear(NamedTuple):
         """Of a linear layer, whose own weight is [out, in]."""
         return cls(module.weight.t(), module.bias)
 
+    @classmethod
+    def stored(cls, module: nn.Module) -> Linear:
+        """Of a norm, or of a layer whose own weight is [in, out] as GPT-2's are."""
+        return cls(module.weight, module.bias)
+
     def __call__(self, hidden: Tensor, block: Block) -> Tensor:
         """The product with the states [n, in] of a block, [n, out]."""
         if block.several:
@@ -212,6 +217,36 @@ class DecoderOnlyAdapter(Adapter):
         )
 
 
-def layer_norm(hidden: Tensor, norm: Linear, eps: float) -> Tensor:
-    """The library's norm with mean and bias."""
-    return F.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, eps)
+class FusedLayerWeights(NamedTuple):
+    """The parameters of one layer of GPT-2 and GPT-NeoX themselves, no copies; `qkv` holds query, key and value."""
+
+    attention_norm: Linear
+    qkv: Linear
+    attention_out: Linear
+    feed_forward_norm: Linear
+    inner: Linear
+    outer: Linear
+    activation: nn.Module
+
+
+class LayerNormAdapter(DecoderOnlyAdapter):
+    """Base of those with a norm of mean and bias before each block and a feed-forward block without gate.
+
+    A subclass sets `eps` and `final_norm` as well; the weights of its layers are named as in `FusedLayerWeights`.
+    """
+
+    def norm(self, hidden: Tensor, norm: Linear) -> Tensor:
+        return F.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, self.eps)
+
+    def close(self, weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+        attended = hidden + weights.attention_out(context, block)
+        return attended + self.feed_forward(weights, attended, block)
+
+    def feed_forward(self, weights, hidden: Tensor, block: Block) -> Tensor:
+        """What the feed-forward block adds to the residual stream."""
+        inner = weights.activation(weights.inner(self.norm(hidden, weights.feed_forward_norm), block))
+        return weights.outer(inner, block)
+
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """Final norm, [n, D]."""
+        return self.norm(hidden, self.final_norm)

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
-from models.decoder_only import DecoderOnlyAdapter, Linear, layer_norm
+from models.decoder_only import FusedLayerWeights, LayerNormAdapter, Linear
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
 
 
-class GPT2LayerWeights(NamedTuple):
-    """The parameters of one layer themselves, no copies. Its linear layers hold their weights as [in, out]."""
-
-    attention_norm: Linear
-    qkv: Linear
-    attention_out: Linear
-    feed_forward_norm: Linear
-    inner: Linear
-    outer: Linear
-    activation: nn.Module
-
-
-class GPT2Adapter(DecoderOnlyAdapter):
+class GPT2Adapter(LayerNormAdapter):
     """How a token passes a GPT-2."""
 
     def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
@@ -40,7 +26,7 @@ class GPT2Adapter(DecoderOnlyAdapter):
         self.head_dim = config.n_embd // config.n_head
         self.layers = [None, *(_layer_weights(block) for block in model.transformer.h)]
         self.eps = config.layer_norm_epsilon
-        self.final_norm = Linear(model.transformer.ln_f.weight, model.transformer.ln_f.bias)
+        self.final_norm = Linear.stored(model.transformer.ln_f)
         self.scales = [_attention_scale(config, layer, self.head_dim) for layer in range(self.num_layers + 1)]
 
     def embed(self, tokens: Tensor, block: Block) -> Tensor:
@@ -49,26 +35,17 @@ class GPT2Adapter(DecoderOnlyAdapter):
         hidden = F.embedding(tokens, transformer.wte.weight)
         return (hidden + F.embedding(self.positions(block), transformer.wpe.weight)).flatten(0, 1)
 
-    def project(self, weights: GPT2LayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        projected = weights.qkv(layer_norm(hidden, weights.attention_norm, self.eps), block)
+    def project(self, weights: FusedLayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        projected = weights.qkv(self.norm(hidden, weights.attention_norm), block)
         return tuple(self.split(part, block.width) for part in projected.chunk(3, dim=-1))
-
-    def close(self, weights: GPT2LayerWeights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
-        hidden = hidden + weights.attention_out(context, block)
-        inner = weights.activation(weights.inner(layer_norm(hidden, weights.feed_forward_norm, self.eps), block))
-        return hidden + weights.outer(inner, block)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
         weights = self.layers[layer]
-        normed = layer_norm(hidden, weights.attention_norm, self.eps)
+        normed = self.norm(hidden, weights.attention_norm)
         width = hidden.shape[-1]
         projected = F.linear(normed, weights.qkv.weight[:, width:].t(), weights.qkv.bias[width:])
         return projected.view(len(hidden), 2, self.kv_heads, self.head_dim).unbind(1)
-
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Final norm, [n, D]."""
-        return layer_norm(hidden, self.final_norm, self.eps)
 
     def cost(self, policy: Policy) -> Cost:
         """Sizes for the FLOP counter."""
@@ -82,9 +59,9 @@ class DeployGPT2LMHeadModel(EarlyExitGeneration, EarlyExitGPT2LMHeadModel):
     adapter_class = GPT2Adapter
 
 
-def _layer_weights(block: nn.Module) -> GPT2LayerWeights:
+def _layer_weights(block: nn.Module) -> FusedLayerWeights:
     modules = (block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj)
-    return GPT2LayerWeights(*(Linear(module.weight, module.bias) for module in modules), block.mlp.act)
+    return FusedLayerWeights(*map(Linear.stored, modules), block.mlp.act)
 
 
 def _attention_scale(config, layer: int, head_dim: int) -> float:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
-from models.decoder_only import DecoderOnlyAdapter, Linear, Rotary, layer_norm
+from models.decoder_only import FusedLayerWeights, LayerNormAdapter, Linear, Rotary
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import EarlyExitGPTNeoXForCausalLM
 
 
-class GPTNeoXLayerWeights(NamedTuple):
-    """The parameters of one layer themselves, no copies. `qkv` holds query, key and value of a head side by side."""
-
-    attention_norm: Linear
-    qkv: Linear
-    attention_out: Linear
-    feed_forward_norm: Linear
-    inner: Linear
-    outer: Linear
-    activation: nn.Module
-
-
-class GPTNeoXAdapter(DecoderOnlyAdapter):
+class GPTNeoXAdapter(LayerNormAdapter):
     """How a token passes a GPT-NeoX: part of each head is turned, and both blocks may read the layer's input."""
 
     def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
@@ -37,7 +23,7 @@ class GPTNeoXAdapter(DecoderOnlyAdapter):
         self.head_dim = config.hidden_size // self.heads
         self.layers = [None, *map(_layer_weights, decoder.layers)]
         self.eps = config.layer_norm_eps
-        self.final_norm = Linear(decoder.final_layer_norm.weight, decoder.final_layer_norm.bias)
+        self.final_norm = Linear.stored(decoder.final_layer_norm)
         self.rotary = Rotary(decoder.rotary_emb, capacity, self.final_norm.weight)
         self.parallel = config.use_parallel_residual
         self.scales = [self.head_dim**-0.5] * (self.num_layers + 1)
@@ -46,15 +32,15 @@ class GPTNeoXAdapter(DecoderOnlyAdapter):
         """Token embedding, [N * width, D]."""
         return F.embedding(tokens.flatten(), self.model.gpt_neox.embed_in.weight)
 
-    def project(self, weights: GPTNeoXLayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        projected = weights.qkv(layer_norm(hidden, weights.attention_norm, self.eps), block)
+    def project(self, weights: FusedLayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        projected = weights.qkv(self.norm(hidden, weights.attention_norm), block)
         heads = projected.view(-1, block.width, self.heads, 3 * self.head_dim).transpose(1, 2)
         return heads.chunk(3, dim=-1)
 
-    def close(self, weights: GPTNeoXLayerWeights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
-        attended = hidden + weights.attention_out(context, block)
-        normed = layer_norm(hidden if self.parallel else attended, weights.feed_forward_norm, self.eps)
-        return attended + weights.outer(weights.activation(weights.inner(normed, block)), block)
+    def close(self, weights: FusedLayerWeights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+        if not self.parallel:
+            return super().close(weights, hidden, context, block)
+        return hidden + weights.attention_out(context, block) + self.feed_forward(weights, hidden, block)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
@@ -63,13 +49,9 @@ class GPTNeoXAdapter(DecoderOnlyAdapter):
         matrix = weights.qkv.weight.t().view(self.heads, 3, size, width)[:, 1:].reshape(-1, width)
         bias = weights.qkv.bias
         bias = None if bias is None else bias.view(self.heads, 3, size)[:, 1:].reshape(-1)
-        projected = F.linear(layer_norm(hidden, weights.attention_norm, self.eps), matrix, bias)
+        projected = F.linear(self.norm(hidden, weights.attention_norm), matrix, bias)
         keys, values = projected.view(len(hidden), self.heads, 2, size).unbind(2)
         return self.turned(keys, rows, slots), values
-
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Final norm, [n, D]."""
-        return layer_norm(hidden, self.final_norm, self.eps)
 
     def cost(self, policy: Policy) -> Cost:
         """Sizes for the FLOP counter."""
@@ -83,14 +65,13 @@ class DeployGPTNeoXForCausalLM(EarlyExitGeneration, EarlyExitGPTNeoXForCausalLM)
     adapter_class = GPTNeoXAdapter
 
 
-def _layer_weights(layer: nn.Module) -> GPTNeoXLayerWeights:
+def _layer_weights(layer: nn.Module) -> FusedLayerWeights:
     attention, dense = layer.attention, layer.mlp
-    first, second = layer.input_layernorm, layer.post_attention_layernorm
-    return GPTNeoXLayerWeights(
-        Linear(first.weight, first.bias),
+    return FusedLayerWeights(
+        Linear.stored(layer.input_layernorm),
         Linear.of(attention.query_key_value),
         Linear.of(attention.dense),
-        Linear(second.weight, second.bias),
+        Linear.stored(layer.post_attention_layernorm),
         Linear.of(dense.dense_h_to_4h),
         Linear.of(dense.dense_4h_to_h),
         dense.act,

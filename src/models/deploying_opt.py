@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.states import Block
-from models.decoder_only import DecoderOnlyAdapter, Linear, layer_norm
+from models.decoder_only import LayerNormAdapter, Linear
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import EarlyExitOPTForCausalLM
 
@@ -22,14 +22,14 @@ class OPTLayerWeights(NamedTuple):
     q: Linear
     k: Linear
     v: Linear
-    o: Linear
+    attention_out: Linear
     feed_forward_norm: Linear
     inner: Linear
     outer: Linear
     activation: nn.Module
 
 
-class OPTAdapter(DecoderOnlyAdapter):
+class OPTAdapter(LayerNormAdapter):
     """How a token passes an OPT of any size but 350m, whose norms and widths are others."""
 
     def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
@@ -45,7 +45,7 @@ class OPTAdapter(DecoderOnlyAdapter):
         self.head_dim = config.hidden_size // self.heads
         self.layers = [None, *map(_layer_weights, decoder.layers)]
         self.eps = decoder.final_layer_norm.eps
-        self.final_norm = Linear(decoder.final_layer_norm.weight, decoder.final_layer_norm.bias)
+        self.final_norm = Linear.stored(decoder.final_layer_norm)
         self.scales = [self.head_dim**-0.5] * (self.num_layers + 1)
 
     def embed(self, tokens: Tensor, block: Block) -> Tensor:
@@ -56,24 +56,15 @@ class OPTAdapter(DecoderOnlyAdapter):
         return (hidden + F.embedding(positions, decoder.embed_positions.weight)).flatten(0, 1)
 
     def project(self, weights: OPTLayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        normed = layer_norm(hidden, weights.attention_norm, self.eps)
+        normed = self.norm(hidden, weights.attention_norm)
         return tuple(self.split(linear(normed, block), block.width) for linear in (weights.q, weights.k, weights.v))
-
-    def close(self, weights: OPTLayerWeights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
-        hidden = hidden + weights.o(context, block)
-        inner = weights.activation(weights.inner(layer_norm(hidden, weights.feed_forward_norm, self.eps), block))
-        return hidden + weights.outer(inner, block)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
         weights = self.layers[layer]
-        normed = layer_norm(hidden, weights.attention_norm, self.eps)
+        normed = self.norm(hidden, weights.attention_norm)
         shape = (len(hidden), self.kv_heads, self.head_dim)
         return tuple(F.linear(normed, each.weight.t(), each.bias).view(shape) for each in (weights.k, weights.v))
-
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Final norm, [n, D]."""
-        return layer_norm(hidden, self.final_norm, self.eps)
 
     def cost(self, policy: Policy) -> Cost:
         """Sizes for the FLOP counter."""
@@ -89,11 +80,10 @@ class DeployOPTForCausalLM(EarlyExitGeneration, EarlyExitOPTForCausalLM):
 
 def _layer_weights(layer: nn.Module) -> OPTLayerWeights:
     attention = layer.self_attn
-    first, second = layer.self_attn_layer_norm, layer.final_layer_norm
     return OPTLayerWeights(
-        Linear(first.weight, first.bias),
+        Linear.stored(layer.self_attn_layer_norm),
         *(Linear.of(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
-        Linear(second.weight, second.bias),
+        Linear.stored(layer.final_layer_norm),
         Linear.of(layer.fc1),
         Linear.of(layer.fc2),
         layer.activation_fn,
