@@ -6,9 +6,11 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 import generate
-from jobs.generating import shade
+from jobs.generating import Continuation, Generator, shade
 from models import DeployGPT2LMHeadModel
 from support import plain_generate
+from util import AdditionalArguments, DecoderArguments
+from util.generate_args import GenerateArguments
 
 
 def lines(text):
@@ -78,6 +80,17 @@ def test_tokens_are_coloured_by_the_layer_they_left_after(run, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     _, shown = run(*flags)
     assert "\033" not in shown.out and f"[{found.exit_layers[0]}]" in shown.out
+
+
+def test_a_character_of_several_tokens_is_coloured_once_it_is_whole(run, tiny_gpt2_dir, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
+    model_args, args = DecoderArguments(model_name_or_path=str(tiny_gpt2_dir)), GenerateArguments(prompt="a")
+    generator = Generator(model_args, args, AdditionalArguments())
+    prompt, answer = (tokenizer(text)["input_ids"] for text in ("The ", "\U0001f642 tower"))
+    found = Continuation("The ", "\U0001f642 tower", answer, [2] * (len(answer) - 1) + [4], prompt)
+    shown = generator.coloured(found)
+    assert "\ufffd" not in shown and "\U0001f642[2]" in shown and shown.endswith("[4]")
 
 
 def test_a_file_is_continued_in_batches_and_written(run, tmp_path):

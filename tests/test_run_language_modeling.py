@@ -84,6 +84,7 @@ def test_the_loss_alone(tiny_gpt2_dir, text_file, tmp_path):
     ("flags", "message"),
     [
         (("--block_size", "4096"), "--block_size is 4096, but the model was made for 128 tokens"),
+        (("--label_smoothing_factor", "0.1"), "--label_smoothing_factor is not there for language modeling"),
         (("--prompt_length", "100"), "No text is longer than --prompt_length 100"),
         (("--static_exit_layer", "9"), "static_exit_layer is 9: valid are 1 to 4"),
     ],

@@ -218,6 +218,9 @@ def read_speeds(folder: Path) -> dict[tuple[str, str], Speed]:
         held = read_json(path)
         if "policies" in held:
             group = (held["task"], held["model"])
-            rows = [*(speeds[group].rows if group in speeds else ()), *held["policies"]]
+            rows = [
+                *(speeds[group].rows if group in speeds else ()),
+                *(row for row in held["policies"] if "relative" in row),
+            ]
             speeds[group] = Speed(held["settings"], rows)
     return speeds

@@ -80,7 +80,7 @@ def processed(
     scores = decoding.process(ids, scores)
     empty = (scores == -torch.inf).all(-1)
     if strategy.row is not None and bool(empty.any()):
-        own = decoding.process(ids, replace(strategy, name="plain").scores(adapter, hidden))
+        own = decoding.process(ids, replace(strategy, name="plain", amateurs=()).scores(adapter, hidden))
         scores = torch.where(empty[:, None], own, scores)
     return scores
 

@@ -8,7 +8,7 @@ arXiv:2305.01628, DoLa arXiv:2309.03883.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,16 +89,21 @@ class Strategy:
             states: Layer -> h^l of the tokens at hand, [n, D].
         """
         top = adapter.num_layers if self.expert is None else self.expert
-        log_p = self._logits(adapter, top, states[top]).log_softmax(-1)
+        logits = self._logits(adapter, [top, *self.amateurs], states)
+        log_p = logits[0].log_softmax(-1)
         if self.row is None:
             return log_p
-        amateurs = torch.stack([self._logits(adapter, layer, states[layer]) for layer in self.amateurs], 1)
+        amateurs = logits[1:].transpose(0, 1)
         plausible = log_p >= log_p.amax(-1, keepdim=True) + (math.log(self.alpha) if self.alpha else -math.inf)
         return self.row.score(log_p, amateurs, plausible, self).masked_fill(~plausible, -torch.inf)
 
-    def _logits(self, adapter, layer: int, hidden: Tensor) -> Tensor:
-        normed = adapter.normalise(hidden) if self.final_norm or layer == adapter.num_layers else hidden
-        return adapter.head(normed).float()
+    def _logits(self, adapter, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
+        """Logits of several layers, [J, n, V], in one product: the head is read once for all of them."""
+        normed = [
+            adapter.normalise(states[layer]) if self.final_norm or layer == adapter.num_layers else states[layer]
+            for layer in layers
+        ]
+        return adapter.head(torch.cat(normed)).float().unflatten(0, (len(layers), -1))
 
 
 @dataclass(frozen=True)

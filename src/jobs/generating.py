@@ -37,12 +37,14 @@ class Continuation:
         text: The new tokens, without special ones.
         tokens: Their ids, end-of-sequence included.
         exit_layers: Layers each ran; None where a strategy ran all of them.
+        prompt_tokens: The prompt's ids.
     """
 
     prompt: str
     text: str
     tokens: list[int]
     exit_layers: list[int] | None
+    prompt_tokens: list[int]
 
 
 class Generator:
@@ -101,13 +103,24 @@ class Generator:
         )
         start = inputs["input_ids"].shape[1] if decoder else 1
         answers = sequences[:, start:].tolist()
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         found = []
-        for row, (prompt, text, answer) in enumerate(zip(prompts, texts, answers, strict=True)):
+        for row, (prompt, own, answer) in enumerate(zip(prompts, ids, answers, strict=True)):
             length = self._length(answer) if trace is None else int(trace.lengths[row])
             layers = None if trace is None else trace.exit_layers[row, :length].tolist()
-            found.append(Continuation(prompt, text, answer[:length], layers))
+            text = self._text(own, answer[:length])
+            found.append(Continuation(prompt, text, answer[:length], layers, own))
         return found
+
+    def _text(self, prompt: list[int], answer: list[int]) -> str:
+        """New tokens as they read behind their prompt: some tokenizers begin no text with a space."""
+        if self.model.config.is_encoder_decoder:
+            return self.tokenizer.decode(answer, skip_special_tokens=True)
+        before = self.tokenizer.decode(prompt, skip_special_tokens=True)
+        return self.tokenizer.decode([*prompt, *answer], skip_special_tokens=True)[len(before) :]
+
+    def shown(self, found: Continuation, text: str) -> str:
+        """The prompt, and a text behind it; on a line of its own where it is an answer and no continuation."""
+        return f"{found.prompt}\n{text}" if self.model.config.is_encoder_decoder else found.prompt + text
 
     def _ids(self, prompt: str) -> list[int]:
         ids = self.tokenizer(prompt)["input_ids"]
@@ -124,14 +137,17 @@ class Generator:
         return next((place + 1 for place, token in enumerate(answer) if token in ends), len(answer))
 
     def _streamer(self) -> TextStreamer:
-        return TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        answers = self.model.config.is_encoder_decoder  # whose prompt is not among the tokens that come
+        return TextStreamer(self.tokenizer, skip_prompt=answers, skip_special_tokens=True)
 
     def coloured(self, found: Continuation) -> str:
         """The continuation, each token in the shade of its exit layer; with NO_COLOR set, the layer behind it."""
-        depth = self.model.num_exit_layers
+        depth, last = self.model.num_exit_layers, len(found.tokens) - 1
         pieces, text = [], ""
         for place, layer in enumerate(found.exit_layers):
-            longer = self.tokenizer.decode(found.tokens[: place + 1], skip_special_tokens=True)
+            longer = self._text(found.prompt_tokens, found.tokens[: place + 1])
+            if longer.endswith("\ufffd") and place < last:
+                continue  # part of a character, shown with the token that completes it
             pieces.append(painted(longer[len(text) :], layer, depth))
             text = longer
         return "".join(pieces)
@@ -198,17 +214,17 @@ def continued(generator: Generator, prompts: list[str], stream: bool) -> list[Co
     """Continue some prompts and show them."""
     args, policy = generator.args, generator.policy
     streams = stream and (generator.strategy is None or generator.strategy.beams == 1)
-    if streams:
-        print(prompts[0], end="", flush=True)
+    if streams and generator.model.config.is_encoder_decoder:
+        print(prompts[0], flush=True)
     found = generator.run(prompts, generator.strategy, args.strategy == "sample", policy, streams)
     plain = generator.run(prompts, None, False, Policy()) if args.compare else [None] * len(prompts)
     for each, beside in zip(found, plain, strict=True):
         if beside is not None:
             print(f"{each.prompt}\n  greedy: {beside.text}\n  {args.strategy}: {each.text}\n", flush=True)
         elif args.show_exits:
-            print(each.prompt + generator.coloured(each), flush=True)
+            print(generator.shown(each, generator.coloured(each)), flush=True)
         elif not streams:
-            print(each.prompt + each.text, flush=True)
+            print(generator.shown(each, each.text), flush=True)
     if args.show_exits:
         print(legend(generator.model.num_exit_layers, found), flush=True)
     return found

@@ -15,6 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from decoding.policy import Policy
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
@@ -102,7 +103,9 @@ class EarlyExitLM(TemplateLM):
         return self.tokenizer(string, verbose=False, **special)["input_ids"]
 
     # ----------------------------------------------------------------------------------------------------- likelihoods
-    def _loglikelihood_tokens(self, requests: list[Scored], disable_tqdm: bool = False, **kwargs) -> list:
+    def _loglikelihood_tokens(
+        self, requests: list[Scored], disable_tqdm: bool = False, cached: bool = True, **kwargs
+    ) -> list:
         """(sum of log-probabilities, whether each token is the likeliest) of continuations, at the layer."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         found: list = [None] * len(requests)
@@ -110,7 +113,8 @@ class EarlyExitLM(TemplateLM):
             chosen = order[start : start + self.batch_size]
             for index, value in zip(chosen, self._scores([requests[i] for i in chosen]), strict=True):
                 found[index] = value
-                self.cache_hook.add_partial("loglikelihood", requests[index][0], value)
+                if cached:
+                    self.cache_hook.add_partial("loglikelihood", requests[index][0], value)
         return found
 
     @torch.no_grad()
@@ -121,6 +125,7 @@ class EarlyExitLM(TemplateLM):
         states = self.model.normed_states(**inputs)[self.likelihood_layer - 1]
         scores = []
         for hidden, row, (*_, continuation) in zip(states, rows, requests, strict=True):
+            continuation = continuation[-(len(row) - 1) :]  # of a longer one the last tokens, behind the first kept
             first = len(row) - 1 - len(continuation)
             log_p = self.model.lm_head(hidden[first : len(row) - 1]).float().log_softmax(-1)
             tokens = torch.tensor(continuation, device=log_p.device)
@@ -139,7 +144,7 @@ class EarlyExitLM(TemplateLM):
                 context_len=1,
             )
             pieces = [(("", ""), *make_disjoint_window(window)) for window in windows]
-            total = sum(value for value, _ in self._loglikelihood_tokens(pieces, disable_tqdm=True))
+            total = sum(value for value, _ in self._loglikelihood_tokens(pieces, True, cached=False))
             totals.append(total)
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
@@ -171,6 +176,7 @@ class EarlyExitLM(TemplateLM):
             raise ValueError(f"A task asks for {length} new tokens, but max_length is {self.max_length} in all.")
         ids = [self.tok_encode(context)[-(self.max_length - length) :] for context in contexts]
         inputs = padded(ids, self.tokenizer.pad_token_id or 0, None, left=True)
+        start = inputs["input_ids"].shape[1]
         drawn = {
             name: settings[name]
             for name in ("temperature", "top_k", "top_p")
@@ -182,13 +188,13 @@ class EarlyExitLM(TemplateLM):
             do_sample=bool(settings.get("do_sample")),
             num_beams=1,
             **drawn,
-            **({"stop_strings": until, "tokenizer": self.tokenizer} if until else {}),
+            stopping_criteria=StoppingCriteriaList([Until(self.tokenizer, until, start)] if until else []),
             policy=self.policy,
             return_trace=True,
         )
         self.layers_run += int(trace.exit_layers.sum())
         self.tokens_generated += int(trace.lengths.sum())
-        answers = sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        answers = sequences[:, start:].tolist()
         texts = [
             self.tokenizer.decode(answer[:length], skip_special_tokens=True)
             for answer, length in zip(answers, trace.lengths.tolist(), strict=True)
@@ -199,6 +205,19 @@ class EarlyExitLM(TemplateLM):
         """What the harness writes beside its results: the policy, and how deep generated tokens went."""
         depth = {"block_avg": self.layers_run / self.tokens_generated} if self.tokens_generated else {}
         return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth}
+
+
+class Until(StoppingCriteria):
+    """Ends a row once one of the texts occurs behind the prompt, of `start` slots."""
+
+    def __init__(self, tokenizer, ends: list[str], start: int):
+        self.tokenizer, self.ends, self.start = tokenizer, ends, start
+        self.window = 2 + max(len(end.encode()) for end in ends)  # a token is a byte at least
+
+    def __call__(self, input_ids, scores, **kwargs) -> torch.Tensor:
+        last = input_ids[:, max(self.start, input_ids.shape[1] - self.window) :]
+        texts = self.tokenizer.batch_decode(last, skip_special_tokens=True)
+        return torch.tensor([any(end in text for end in self.ends) for text in texts], device=input_ids.device)
 
 
 def _before(text: str, ends: list[str]) -> str:

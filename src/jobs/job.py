@@ -113,10 +113,13 @@ class Job:
         self._take(additional_args, config)
         announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
         self.tokenizer = load_tokenizer(model_args)
+        self.longest_text = getattr(config, "max_position_embeddings", None)
         model = load_model(model_args, config, model_dtype(training_args))
         fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, training_args.do_train)
         if self.continues:
             refuse_long_blocks(config, data_args.block_size)
+            if training_args.label_smoothing_factor:
+                raise ValueError("--label_smoothing_factor is not there for language modeling: leave it out.")
         self.trained = False
         self.splits = {stage: self._load_split(stage) for stage in SPLITS if getattr(training_args, f"do_{stage}")}
         self.trainer = self._make_trainer(model)
@@ -246,8 +249,9 @@ class Job:
             if not self.args.predict_with_generate and stage == "eval":
                 return self._train_features(examples)
             if self.continues:
-                limits = (self.data_args.prompt_length, self._limit)
-                chosen, prompts = beginnings(examples, self.tokenizer, *limits)
+                chosen, prompts = beginnings(
+                    examples, self.tokenizer, self.data_args.prompt_length, self._limit, self.longest_text
+                )
                 measured = self._train_features(examples) if stage == "eval" else None
                 return DecodingData(self.task, chosen, prompts, measured)
             return DecodingData(self.task, examples, features(self.task, examples, self.tokenizer, self.data_args))

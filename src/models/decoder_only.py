@@ -58,7 +58,9 @@ class Rotary:
     """
 
     def __init__(self, module: nn.Module, capacity: int, like: Tensor):
-        kind, trained = module.rope_type, module.original_max_seq_len
+        kind, settings = module.rope_type, module.config.rope_parameters
+        trained = settings.get("original_max_position_embeddings") if kind == "longrope" else None
+        trained = trained or module.original_max_seq_len
         if kind in STRETCHING and capacity > trained:
             raise ValueError(
                 f"The model's rotary positions are of the kind {kind!r}, which change beyond {trained} tokens: prompt "

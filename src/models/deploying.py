@@ -100,6 +100,9 @@ class EarlyExitGeneration:
             strategy.check(self.num_exit_layers)
             if policy.exits:
                 raise ValueError(f"The strategy {strategy.name} runs all layers: it goes without early exits.")
+        ignored = [name for name in ("inputs_embeds", "position_ids") if kwargs.get(name) is not None]
+        if ignored and not self.config.is_encoder_decoder:
+            raise ValueError(f"generate got {ignored[0]}, but the decode loop embeds input_ids itself: leave it out.")
         searching = self._other_search(generation_config, kwargs)
         if searching and strategy is not None:
             raise ValueError(f"The strategy {strategy.name} has beams of its own, but {searching} was given: drop it.")

@@ -33,13 +33,8 @@ class OPTAdapter(LayerNormAdapter):
     """How a token passes an OPT of any size but 350m, whose norms and widths are others."""
 
     def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
-        config, decoder = model.config, model.model.decoder
-        if decoder.final_layer_norm is None or decoder.project_out is not None:
-            raise ValueError(
-                "This OPT has no final norm before its head, or projects before it, as OPT-350m does: early-exit "
-                "decoding supports the other sizes."
-            )
         super().__init__(model, prompt, model_kwargs, capacity)
+        config, decoder = model.config, model.model.decoder
         self.refuse_more_than(config.max_position_embeddings)
         self.heads = self.kv_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // self.heads
@@ -73,9 +68,21 @@ class OPTAdapter(LayerNormAdapter):
 
 
 class DeployOPTForCausalLM(EarlyExitGeneration, EarlyExitOPTForCausalLM):
-    """OPT with early exits."""
+    """OPT with early exits.
+
+    Raises:
+        ValueError: It is built as OPT-350m is.
+    """
 
     adapter_class = OPTAdapter
+
+    def __init__(self, config):
+        super().__init__(config)
+        if self.model.decoder.final_layer_norm is None or self.model.decoder.project_out is not None:
+            raise ValueError(
+                "This OPT has no final norm before its head, or projects before it, as OPT-350m does: early-exit "
+                "decoding supports the other sizes."
+            )
 
 
 def _layer_weights(layer: nn.Module) -> OPTLayerWeights:

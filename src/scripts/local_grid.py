@@ -61,8 +61,10 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
     policies = []
     for index, flags in enumerate(runs, start=1):
         policies.append(policy_arguments(setting, flags))
-        # Rows of the head are copied at batch 1; nothing else that a run reports depends on its batch.
-        batch = None if policies[-1].type_vocab_reduct else BATCH
+        # Rows of the head are copied at batch 1, and an adaptive threshold is fitted batch by batch; nothing else that
+        # a run reports depends on its batch.
+        alone = policies[-1].type_vocab_reduct or policies[-1].use_adapt_threshold
+        batch = None if alone else BATCH
         with redirect_stdout(StringIO()):  # hundreds of tables; the files hold them
             metrics = job.evaluate(policies[-1], batch)
         depth = metrics["eval_block_avg"]

@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("save/drafts"))
     parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
-    parser.add_argument("--threshold", help="drafts end below this confidence; where not given, that of methods.txt")
+    parser.add_argument("--threshold", help="of the drafts' confidence; results go to OUT_THRESHOLD")
     parser.add_argument("--layers", nargs="+", type=int, help="of the exit; all where not given")
     parser.add_argument("--drafts", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="tokens that may wait at most")
     parser.add_argument("--examples", type=int, default=100, help="of each task")
@@ -90,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         method = read_methods()["lossless"]
         if arguments.threshold is not None:
             method = [*method, "--shallow2deep_conf_threshold", arguments.threshold]
+            arguments.out = arguments.out.with_name(f"{arguments.out.name}_{arguments.threshold}")
         for name, setting in settings.items():
             sweep_setting(name, setting, method, arguments, clock)
     except ValueError as error:

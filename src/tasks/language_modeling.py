@@ -60,32 +60,52 @@ def blocks(examples: Dataset, tokenizer: PreTrainedTokenizerBase, size: int) -> 
         if cut:
             logger.warning("%d of %d texts are longer than --block_size %d tokens and were cut", cut, len(rows), size)
         rows = [(ids[:size], labels[:size]) for ids, labels in rows]
+        held = [(ids, labels) for ids, labels in rows if any(label != IGNORED_LABEL for label in labels[1:])]
+        if len(held) < len(rows):
+            lost = len(rows) - len(held)
+            logger.warning("%d of %d texts were left out: their prompts fill --block_size %d", lost, len(rows), size)
+        rows = held
     else:
         whole = list(chain.from_iterable([*before, *text, *end] for text in texts))
         pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
         rows = [(piece, piece) for piece in pieces if len(piece) > 1]
+    if not rows:
+        raise ValueError(f"No text has a token to predict within --block_size {size}: raise it.")
     made = [{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels} for ids, labels in rows]
     return Dataset.from_list(made)
 
 
 def beginnings(
-    examples: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, most: int
+    examples: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, most: int, longest: int | None = None
 ) -> tuple[Dataset, list[Feature]]:
     """The examples whose texts go on behind a prompt, with what comes there as their reference, and the prompts.
 
     A prompt is the example's own, or the first `length` tokens of its text; references have at most `most` tokens.
+    Where prompt and answer may not take more than `longest` tokens together, a longer prompt is cut from the left.
     """
     before, _ = special_ids(tokenizer)
+    room = None if longest is None else longest - most - len(before)
+    if room is not None and room < 1:
+        raise ValueError(
+            f"--val_max_continuation_length {most} leaves no room for a prompt in {longest} tokens: lower it."
+        )
     kept, features, references = [], [], []
+    cut = 0
     ids = zip(*(_ids(tokenizer, examples[name]) for name in ("prompt", "source")), strict=True)
     for index, (prompt, text) in enumerate(ids):
         prompt, rest = (prompt, text) if prompt else (text[:length], text[length:])
         if prompt and rest:
             kept.append(index)
+            if room is not None and len(prompt) > room:
+                prompt, cut = prompt[-room:], cut + 1
             features.append(Feature(examples[index]["id"], 0, [*before, *prompt]))
             references.append([tokenizer.decode(rest[:most], skip_special_tokens=True).strip()])
     if not kept:
         raise ValueError(f"No text is longer than --prompt_length {length} tokens, so there is nothing to continue.")
+    if cut:
+        logger.warning(
+            "%d of %d prompts are longer than the %d tokens there is room for and were cut", cut, len(kept), room
+        )
     if len(kept) < len(examples):
         logger.info("%d of %d texts are longer than their prompt and are continued", len(kept), len(examples))
     chosen = examples.select(kept).remove_columns("references").add_column("references", references)

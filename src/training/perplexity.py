@@ -34,7 +34,9 @@ def perplexities(model, blocks: Dataset, batch_size: int) -> dict:
         ]
         totals = sums if not totals else [a + b for a, b in zip(totals, sums, strict=True)]
     model.train(was_training)
-    means = [total / max(1, count) for total in totals]
+    if not count:
+        raise ValueError("No token of the texts counts, so there is no perplexity: their prompts fill --block_size.")
+    means = [total / count for total in totals]
     by_layer = {str(layer): math.exp(min(mean, 700.0)) for layer, mean in enumerate(means, 1)}
     return {"loss": means[-1], "perplexity": by_layer[str(len(means))], "perplexity_by_layer": by_layer}
 

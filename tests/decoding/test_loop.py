@@ -19,7 +19,7 @@ from decoding.confidence import CONFIDENCES, Measure
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES
 from decoding.states import BUCKETS
-from support import DECODERS, POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
+from support import DECODERS, POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_llama, tiny_t5
 
 T5_KINDS = {
     "tied": {},
@@ -497,7 +497,7 @@ def test_a_measure_of_ones_own_is_a_function_and_a_row(monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2])
+@pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2, tiny_llama])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_cuda_decodes_what_the_cpu_decodes(build, policy):
     with double_precision(build(15)) as model:

@@ -220,3 +220,18 @@ def test_scores_outside_the_plausible_set_are_minus_infinity():
     scores, _ = formula(model, ids, mask, STRATEGIES["contrastive"])
     p = functional.softmax(model(ids, attention_mask=mask).logits[:, -1], -1)
     assert ((scores > -math.inf) == (p >= 0.05 * p.amax(-1, keepdim=True))).all()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_cuda_searches_as_the_cpu_does(name):
+    strategy = Strategy(**{**STRATEGIES[name].__dict__, "beams": 3})
+    with double_precision(tiny_gpt2(3)) as model:
+        ids, mask = sources(3, 3, left=True)
+        expected = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=LENGTH, strategy=strategy)
+        model.cuda()
+        found = model.generate(
+            input_ids=ids.cuda(), attention_mask=mask.cuda(), max_new_tokens=LENGTH, strategy=strategy
+        )
+        assert found.tolist() == expected.tolist()

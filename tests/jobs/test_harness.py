@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("lm_eval")
 
-from jobs.harness import EarlyExitLM
+from jobs.harness import EarlyExitLM, Until
 from models import DeployGPT2LMHeadModel
 
 SCRIPT = Path(__file__).resolve().parents[2] / "src" / "run_lm_eval.py"
@@ -60,6 +60,24 @@ def test_a_continuation_that_the_model_would_say_is_greedy(folder):
     said = lm.model.generate(ids, max_new_tokens=3)[0, ids.shape[1] :].tolist()
     (found,) = lm._loglikelihood_tokens([(("", ""), ids[0].tolist(), said)], disable_tqdm=True)
     assert found[1]
+
+
+def test_a_continuation_longer_than_the_model_counts_with_its_last_tokens(folder):
+    lm = EarlyExitLM(folder, max_length=6)
+    ids = lm.tok_encode("The tower of Dover is red. It rains there.")
+    assert len(ids) > 8
+    (found,) = lm._loglikelihood_tokens([(("", ""), ids[:2], ids[2:])], True, cached=False)
+    (same,) = lm._loglikelihood_tokens([(("", ""), ids[-7:-6], ids[-6:])], True, cached=False)
+    assert found == pytest.approx(same)
+
+
+def test_an_end_is_looked_for_behind_the_prompt_alone(folder):
+    lm = EarlyExitLM(folder)
+    stops = Until(lm.tokenizer, ["tower of"], 2)
+    ids = lm.tok_encode("The tower of")
+    assert not bool(stops(torch.tensor([ids]), None)) and bool(
+        Until(lm.tokenizer, ["tower of"], 0)(torch.tensor([ids]), None)
+    )
 
 
 def test_whole_texts_are_cut_into_windows(folder):

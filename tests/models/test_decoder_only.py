@@ -91,6 +91,13 @@ def test_scaled_rotary_positions_are_the_librarys(name):
             assert model.generate(**inputs, policy=policy).tolist() == plain_generate(model, **inputs).tolist()
 
 
+@pytest.mark.parametrize("name", ["inputs_embeds", "position_ids"])
+def test_what_the_loop_would_ignore_is_refused(name):
+    model, (ids, _) = tiny_llama(0), sources(0, 1)
+    with pytest.raises(ValueError, match=f"generate got {name}, but the decode loop embeds input_ids itself"):
+        model.generate(ids, **{name: torch.zeros(1, 9, 24)}, policy=Policy())
+
+
 def test_positions_that_change_with_the_length_are_refused_beyond_it():
     model = tiny_llama(6, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
     ids, _ = sources(6, 1)

@@ -58,6 +58,19 @@ def test_what_comes_behind_a_beginning_is_its_reference(tokenizer):
     assert prompts[0].input_ids == ids(tokenizer, "Where? ") and chosen[0]["references"] == ["In Elm."]
 
 
+def test_prompts_that_fill_a_block_are_left_out_and_long_ones_are_cut(tokenizer, caplog):
+    pairs = (("Where are you? In Dover? ", "In Elm."), ("Who? ", "Bob"))
+    size = len(ids(tokenizer, pairs[0][0]))
+    assert len(blocks(examples(*pairs), tokenizer, size)) == 1
+    assert f"1 of 2 texts were left out: their prompts fill --block_size {size}" in caplog.text
+    with pytest.raises(ValueError, match="No text has a token to predict within --block_size 3"):
+        blocks(examples(pairs[0]), tokenizer, 3)
+    _, (prompt, _) = beginnings(examples(*pairs), tokenizer, 5, 6, longest=10)
+    assert prompt.input_ids == ids(tokenizer, pairs[0][0])[-4:] and "1 of 2 prompts are longer" in caplog.text
+    with pytest.raises(ValueError, match="leaves no room for a prompt in 6"):
+        beginnings(examples(*pairs), tokenizer, 5, 6, longest=6)
+
+
 def test_texts_that_are_all_too_short_are_refused(tokenizer):
     with pytest.raises(ValueError, match="No text is longer than --prompt_length 50 tokens"):
         beginnings(examples(("", "The tower")), tokenizer, 50, 6)

@@ -46,3 +46,9 @@ def test_a_layers_perplexity_is_that_of_a_model_that_ends_there():
     model.model.layers = model.model.layers[:2]
     model.config.num_hidden_layers = 2
     assert perplexities(model, blocks, 4)["perplexity"] == pytest.approx(found["2"], rel=1e-4)
+
+
+def test_nothing_to_predict_is_refused():
+    blocks = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [-100] * 3}])
+    with pytest.raises(ValueError, match="there is no perplexity"):
+        perplexities(DECODERS["gpt2"](0), blocks, 1)

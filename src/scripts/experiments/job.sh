@@ -67,13 +67,18 @@ sweep() {
 }
 
 every_task() {
-    method_name=$1
+    method_name=$1 failed=
     shift
     for setting_name in $SETTINGS; do
         case $setting_name in
             *_longt5) quarter=3 ;;
             *) quarter=6 ;;
         esac
-        run "$setting_name" "$method_name" --shallow_exit_layer "${SHALLOW:-$quarter}" "$@"
+        # A task that cannot be run, such as one whose data are not there, does not keep the others from it.
+        (run "$setting_name" "$method_name" --shallow_exit_layer "${SHALLOW:-$quarter}" "$@") || failed="$failed $setting_name"
     done
+    if [ -n "$failed" ]; then
+        echo "Not run:$failed" >&2
+        exit 1
+    fi
 }
