@@ -125,7 +125,7 @@ def finish(axes: Axes, x: str, y: str, title: str = "", legend: bool = False) ->
         axes.legend(fontsize=6.5, framealpha=0.85)
 
 
-def shown(text: str) -> str:
+def as_label(text: str) -> str:
     """A token's text as a label: visible where it is blank, harmless where it has signs of its own."""
     return repr(text)[1:-1].replace("$", r"\$") or "''"
 

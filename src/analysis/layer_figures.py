@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.drawing import Drawing, Runs, finish, is_trained, panels
+from analysis.drawing import Drawing, Runs, as_label, finish, is_trained, panels
 from analysis.runs import RunFiles, where
 
 PRUNED = ("softmax + fixed", "softmax + decaying", "softmax + adaptive")
@@ -139,8 +139,8 @@ def what_is_contrasted(runs: Runs) -> Drawing | None:
             (("p", f"p, layer {layer}"), ("p_amateur", f"p, amateur layer {amateur}"), ("s", "contrastive s"))
         ):
             panel.bar(places + 0.27 * (offset - 1), contrast[name], width=0.27, label=label)
-        panel.set_xticks(places, [shown(text) for text in contrast["texts"]], rotation=30)
-        title = f"{task}, {model}\n{line['id']}, token {index + 1} ({shown(line['texts'][index])})"
+        panel.set_xticks(places, [as_label(text) for text in contrast["texts"]], rotation=30)
+        title = f"{task}, {model}\n{line['id']}, token {index + 1} ({as_label(line['texts'][index])})"
         finish(panel, "plausible tokens (V_head)", "probability", title, legend=True)
         values.append(
             {"task": task, "model": model, "example": line["id"], "token": index + 1, "layer": layer, **contrast}
@@ -175,7 +175,7 @@ def divergence(runs: Runs) -> Drawing | None:
     for column, (task, model, run) in enumerate(shown):
         line = next((each for each in run.details("jsds") if 4 <= len(each["tokens"]) <= 14), next(run.details("jsds")))
         discounted = _discounted(line)
-        _heat(axes[0][column], discounted, [shown(text) for text in line["texts"]])
+        _heat(axes[0][column], discounted, [as_label(text) for text in line["texts"]])
         finish(
             axes[0][column], "token", "earlier layer j", f"{task}, {model}\nJSD(exit layer, j) / distance, {line['id']}"
         )

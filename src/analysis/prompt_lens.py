@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.drawing import Drawing, finish, panels, shown
+from analysis.drawing import Drawing, as_label, finish, panels
 from decoding.policy import Policy
 from jobs.loading import load_config, load_model, load_tokenizer
 from util import DecoderArguments
@@ -131,10 +131,10 @@ def draw(prompt: str, readings: Sequence[Reading]) -> Drawing:
     figure, axes = panels(1, len(readings))
     for panel, reading in zip(axes[0], readings, strict=True):
         for text, values in zip(reading.final, zip(*reading.final_probabilities, strict=True), strict=True):
-            panel.plot(range(len(values)), values, marker="o", markersize=3, linewidth=1.2, label=shown(text))
+            panel.plot(range(len(values)), values, marker="o", markersize=3, linewidth=1.2, label=as_label(text))
         panel.set_ylim(-0.02, 1.02)
-        finish(panel, "layer", "probability", f"next: {shown(reading.text)}", legend=True)
-    title = f"Probability of the final top tokens at every layer behind: {shown(prompt[-60:])}"
+        finish(panel, "layer", "probability", f"next: {as_label(reading.text)}", legend=True)
+    title = f"Probability of the final top tokens at every layer behind: {as_label(prompt[-60:])}"
     note = "Layer 0 is the embedding. Every layer is read through the model's own head"
     return Drawing(title, figure, [], {"readings": [asdict(reading) for reading in readings]}, note)
 
