@@ -122,14 +122,17 @@ def table(points: list[Point], speed: dict[str, dict[str, float]] | None = None)
     for data in dict.fromkeys(point.data for point in points):
         full = full_depth(points, data)
         some = [point for point in points if point.data == data]
-        head = f"{'policy':<24}{full.score_name:>9}{'exit layer':>12}{'decoder FLOPs':>15}{'tokens/s':>10}"
+        wide = max(24, *(len(point.label) + 1 for point in some))
+        head = f"{'policy':<{wide}}{full.score_name:>9}{'exit layer':>12}{'decoder FLOPs':>15}{'tokens/s':>10}"
         lines = [f"{data}, {full.examples} examples (FLOPs and tokens/s relative to full depth)", head]
         for point in some:
             fast = point.tokens_per_second / full.tokens_per_second
             if speed is not None:
                 fast = speed[point.policy["task"]][point.label]
             flops = point.decoder_flops / full.decoder_flops
-            lines.append(f"{point.label:<24}{point.score:>9.2f}{point.exit_layer:>12.2f}{flops:>15.2f}{fast:>10.2f}")
+            lines.append(
+                f"{point.label:<{wide}}{point.score:>9.2f}{point.exit_layer:>12.2f}{flops:>15.2f}{fast:>10.2f}"
+            )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
