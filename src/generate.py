@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.ge
 
 from jobs.generating import generate
 from util import AdditionalArguments, DecoderArguments
+from util.arguments import build
 from util.generate_args import GenerateArguments
 from util.parser import ArgumentParser
 
@@ -20,13 +21,11 @@ from util.parser import ArgumentParser
 def main(argv: list[str] | None = None):
     """Continue the prompts of a command line; see `jobs.generating.generate`. Exits with 2 after a sentence on what is
     wrong."""
-    parser = ArgumentParser((DecoderArguments, GenerateArguments, AdditionalArguments))
+    classes = (DecoderArguments, GenerateArguments, AdditionalArguments)
+    parser = ArgumentParser(classes)
     try:
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
-        parts = []
-        for kind in (DecoderArguments, GenerateArguments, AdditionalArguments):
-            parts.append(kind(**{name: given[name] for name in kind.__dataclass_fields__ if name in given}))
-        return generate(*parts)
+        return generate(*build(classes, given))
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:

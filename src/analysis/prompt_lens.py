@@ -22,6 +22,7 @@ from decoding.policy import Policy
 from jobs.loading import load_config, load_model, load_tokenizer
 from util import DecoderArguments
 from util.additional_args import flag
+from util.arguments import build
 from util.checks import raise_together
 from util.files import write_text
 from util.parser import ArgumentParser
@@ -143,10 +144,7 @@ def main(argv: list[str] | None = None) -> list[Reading]:
     parser = ArgumentParser((DecoderArguments, LensArguments))
     try:
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
-        model_args, args = (
-            kind(**{name: given[name] for name in kind.__dataclass_fields__ if name in given})
-            for kind in (DecoderArguments, LensArguments)
-        )
+        model_args, args = build((DecoderArguments, LensArguments), given)
         config = load_config(model_args, encoder=None)
         tokenizer = load_tokenizer(model_args)
         model = load_model(model_args, config, torch.float32).eval()

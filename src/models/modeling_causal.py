@@ -13,6 +13,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from models.exit_training import ExitTraining
+from training.losses import IGNORED_LABEL
 
 
 class CausalMixin(ExitTraining):
@@ -48,7 +49,7 @@ class CausalMixin(ExitTraining):
         if labels is None or not self.trains_exits:
             rest = {"past_key_values": past_key_values, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
             return super().forward(**inputs, **rest, labels=labels, **kwargs)
-        ahead = labels.new_full(labels.shape, -100)
+        ahead = labels.new_full(labels.shape, IGNORED_LABEL)
         ahead[:, :-1] = labels[:, 1:]
         loss, logits = self.layers_loss(lambda: self.normed_states(**inputs), ahead)
         return CausalLMOutputWithPast(loss=loss, logits=logits)

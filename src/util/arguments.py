@@ -284,7 +284,7 @@ def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = No
         if given.get("do_train") and not ({"dataset_name", "validation_file"} & set(given)):
             given.setdefault("eval_strategy", "no")  # there is nothing to evaluate on
         given.setdefault("output_dir", data_class.default_output_dir)
-        model_args, data_args, additional_args, training_args = _build(classes, given)
+        model_args, data_args, additional_args, training_args = build(classes, given)
         check_arguments(data_args, training_args, additional_args)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
@@ -309,7 +309,7 @@ def check_arguments(
     )
 
 
-def _build(classes: tuple[type, ...], given: dict[str, Any]) -> list[Any]:
+def build(classes: tuple[type, ...], given: dict[str, Any]) -> list[Any]:
     """An object of each class from the flags that were given; what is wrong with any of them is raised together."""
     built, problems = [], []
     for each in classes:
