@@ -22,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import HfArgumentParser, PreTrainedTokenizerFast, T5Config
+from transformers import HfArgumentParser, PretrainedConfig, PreTrainedTokenizerFast, T5Config
 
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from tasks.invented import invented_dialogues, invented_facts
@@ -365,9 +365,8 @@ def train_meta_head(arguments: BuildArguments, tokenizer, body) -> EarlyExitT5Fo
 
 
 # ------------------------------------------------------------------------------------------------------------- storing
-def store(model, tokenizer, folder: Path) -> None:
-    """Write the checkpoint with 16-bit weights and a config that asks for float32 when it is loaded."""
-    config = make_stored_config(model.config)
+def store(model, tokenizer, folder: Path, config: PretrainedConfig) -> None:
+    """Write the checkpoint with 16-bit weights and this config, which asks for float32 when it is loaded."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "config.json", config.to_diff_dict() | {"dtype": "float32"})
@@ -391,7 +390,7 @@ def main(arguments: BuildArguments) -> None:
     tokenizer = build_tokenizer()
     body = train_body(arguments, tokenizer)
     model = train_meta_head(arguments, tokenizer, body)
-    store(model, tokenizer, Path(arguments.out))
+    store(model, tokenizer, Path(arguments.out), make_stored_config(model.config))
     for name in (BODY_STATE, META_STATE):
         (work / name).unlink()
     if not any(work.iterdir()):

@@ -20,13 +20,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from build_assets import Cycle, Progress, train
+from build_assets import Cycle, Progress, store, train
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2TokenizerFast
 
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
 from tasks.stories import invented_stories
-from util.files import write_json
 
 VOCABULARY = 2048
 END = "<|endoftext|>"
@@ -92,15 +91,12 @@ def batches(tokenizer, rows: int, length: int, first_step: int) -> Iterator[dict
         step += 1
 
 
-def store(model, tokenizer, folder: Path) -> None:
-    """Write the checkpoint with 16-bit weights and a config that asks for float32 when it is loaded."""
-    config = copy.deepcopy(model.config)
-    del config.intermediate_loss_fn
-    config.architectures = ["GPT2LMHeadModel"]
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / "config.json", config.to_diff_dict() | {"dtype": "float32"})
-    (folder / "model.safetensors").chmod(0o644)  # the library writes it readable for its owner only
+def make_stored_config(config: GPT2Config) -> GPT2Config:
+    """The config of the finished checkpoint: nothing in it asks for training."""
+    stored = copy.deepcopy(config)
+    del stored.intermediate_loss_fn
+    stored.architectures = ["GPT2LMHeadModel"]
+    return stored
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -126,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     progress.load()
     stream = batches(tokenizer, arguments.rows, arguments.length, progress.step)
     train(model, (Cycle(arguments.steps, arguments.learning_rate),), stream, progress)
-    store(model, tokenizer, arguments.out)
+    store(model, tokenizer, arguments.out, make_stored_config(model.config))
     (work / "body.pt").unlink()
     work.rmdir()
     print(f"{arguments.out} is complete.")
