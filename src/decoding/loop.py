@@ -384,7 +384,7 @@ def run_token(
         if not asked:
             continue
         exit = _exit(call, layer, rows if len(asked) == len(rows) else [rows[i] for i in asked], survivors, final)
-        confidences = policy.measure.compute(exit).clamp(max=1).tolist()
+        confidences = _measure(policy, exit)
         if policy.measure.contrasts:
             exit.remember()
         recorder.tried(exit, confidences, exit.sizes if policy.measure.contrasts else None)
@@ -489,6 +489,22 @@ def _exit(call: Call, layer: int, rows: list[int], survivors: Survivors | None, 
         alpha=call.policy.alpha,
         final=None if final is None else final[rows],
     )
+
+
+def _measure(policy: Policy, exit: ExitState) -> list[float]:
+    """The confidence of every row at an exit, at most 1.
+
+    Raises:
+        ValueError: The measure returned something else than a number per row.
+    """
+    found = policy.measure.compute(exit)
+    if not isinstance(found, Tensor) or found.shape != (len(exit.rows),):
+        what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"{found!r}"
+        raise ValueError(
+            f"The measure {policy.confidence!r} returned {what} at layer {exit.layer}: valid is one number per row, "
+            f"a tensor of shape [{len(exit.rows)}]."
+        )
+    return found.clamp(max=1).tolist()
 
 
 def _prune(call: Call, exit: ExitState, confidences: list[float], leaving: list[int]) -> Survivors | None:

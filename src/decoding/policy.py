@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from decoding.confidence import CONFIDENCES, Measure
+from decoding.fields import wrong_types
 from decoding.pruning import VOCABULARIES, Budget
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS
@@ -82,7 +83,7 @@ class Policy:
     causal: bool = True
 
     def __post_init__(self):
-        problems = self._problems()
+        problems = wrong_types(self) or self._problems()
         if problems:
             raise ValueError(" ".join(problems))
 
@@ -90,8 +91,8 @@ class Policy:
     def from_config(cls, config) -> Policy:
         """The policy that `update_autoconfig`, or an older checkpoint's config.json, wrote into a model's config."""
         static = getattr(config, "static_exit_layer", None)
-        one_exit = bool(getattr(config, "use_shallow_deep", None))
-        if not one_exit and not getattr(config, "use_early_exit", None):
+        one_exit, several = _switch(config, "use_shallow_deep"), _switch(config, "use_early_exit")
+        if not one_exit and not several:
             return cls(static_exit=static)
         shared = {
             "vocabulary": vocabulary_of(_given(config, "type_vocab_reduct", None)),
@@ -106,7 +107,7 @@ class Policy:
             "copy_share": _given(config, "copy_share", 0.25),
             "alpha": _given(config, "contrastive_alpha", 0.1),
             "emit": _given(config, "emit", "exit"),
-            "adapts": bool(_given(config, "use_adapt_threshold", False)),
+            "adapts": _switch(config, "use_adapt_threshold"),
             **_skipped(config, one_exit),
         }
         if one_exit:
@@ -115,14 +116,14 @@ class Policy:
                 raise ValueError("use_shallow_deep needs a shallow_exit_layer: give the layer of its one exit.")
             return cls(
                 confidence=_given(config, "shallow2deep_conf_type", "softmax"),
-                threshold=_given(config, "shallow2deep_conf_threshold", 1.0),
+                threshold=_given(config, "shallow2deep_conf_threshold", _default_threshold(config)),
                 first_exit=layer,
                 last_exit=layer,
                 **shared,
             )
         return cls(
             confidence=_given(config, "exit_conf_type", "softmax"),
-            threshold=_given(config, "exit_conf_threshold", 1.0),
+            threshold=_given(config, "exit_conf_threshold", _default_threshold(config)),
             first_exit=_given(config, "exit_min_layer", 1),
             **shared,
         )
@@ -321,17 +322,23 @@ class Policy:
 def _skipped(config, one_exit: bool) -> dict:
     """What fills skipped layers, and how it is verified: one exit recomputes unless told to copy, several copy unless
     told to recompute; verification needs recomputing."""
-    lossless = bool(_given(config, "lossless", False))
+    lossless = _switch(config, "lossless")
     rollback = _given(config, "rollback_conf_threshold", None)
-    copies = bool(_given(config, "copy_skipped_hidden_states", False))
+    copies = _switch(config, "copy_skipped_hidden_states")
     default = "recompute" if lossless or (one_exit and not copies) else "copy"
     return {
         "skipped": _given(config, "skipped_states", default),
         "verification": "exact" if lossless else "none" if rollback is None else "rollback",
         "rollback_threshold": rollback,
         "num_speculations": _given(config, "num_speculations", LOSSLESS_SPECULATIONS if lossless else None),
-        "causal": bool(_given(config, "parallel_causal_mask", True)),
+        "causal": _switch(config, "parallel_causal_mask", True),
     }
+
+
+def _default_threshold(config) -> float:
+    """Without a threshold nothing leaves early, but where the full model verifies every token, which costs no token
+    its place: there every token is drafted."""
+    return 0.0 if _switch(config, "lossless") else 1.0
 
 
 def vocabulary_of(value: str | bool | None) -> str:
@@ -343,3 +350,11 @@ def vocabulary_of(value: str | bool | None) -> str:
 def _given(config, name: str, default):
     value = getattr(config, name, None)
     return default if value is None else value
+
+
+def _switch(config, name: str, default: bool = False) -> bool:
+    """A flag that is on or off; a text such as "False" would be on."""
+    value = _given(config, name, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}: valid is True or False.")
+    return value

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from decoding.contrastive import jensen_shannon
+from decoding.fields import wrong_types
 
 # DoLa's buckets of a deep model reach this far from the first or the last layer.
 DEEP, REACH = 40, 20
@@ -45,7 +46,7 @@ class Strategy:
     beams: int = 1
 
     def __post_init__(self):
-        problems = [
+        problems = wrong_types(self) or [
             f"strategy is {self.name!r}: valid are {', '.join(STRATEGIES)}." * (self.name not in STRATEGIES),
             f"alpha is {self.alpha}: valid are 0 to 1." * (not 0 <= self.alpha <= 1),
             f"amateur temperature is {self.temperature}: valid are numbers above 0." * (not self.temperature > 0),

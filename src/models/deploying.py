@@ -6,15 +6,23 @@ sampling and greedy loops by `decoding.loop.decode`. Beams and other searches wi
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
+    MinLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     StoppingCriteriaList,
     StopStringCriteria,
 )
@@ -26,6 +34,7 @@ from decoding.search import search
 from decoding.sequences import Decoding
 from decoding.strategies import Strategy
 from decoding.thresholds import AdaptiveThreshold
+from models.adapter import effective_mask
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +47,28 @@ OTHER_SEARCHES = (
     "dola_layers",
 )
 
+# Processors of the library that read what the model was given, and with it the padding of a shorter row.
+SOURCE_READERS = (EncoderRepetitionPenaltyLogitsProcessor, EncoderNoRepeatNGramLogitsProcessor)
+PROMPT_READERS = (NoRepeatNGramLogitsProcessor,)
+
 
 @cache
-def announce(policy: str) -> None:
-    """Say once that a policy is in force which came with the config and not with the call."""
-    logger.warning("Tokens leave the decoder early, as the model's config says: %s", policy)
+def announce(sentence: str) -> None:
+    """Say something once."""
+    logger.warning(sentence)
+
+
+@contextmanager
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every module is given back its own mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class EarlyExitGeneration:
@@ -55,6 +81,27 @@ class EarlyExitGeneration:
 
     adapter_class: type
     threshold: AdaptiveThreshold | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """The library's, of a checkpoint of this architecture: another one's weights would be left out and made anew.
+
+        Raises:
+            ValueError: The checkpoint is another architecture's.
+        """
+        if isinstance(config, PreTrainedConfig):
+            held = config.model_type
+        else:
+            held = PreTrainedConfig.get_config_dict(config or pretrained_model_name_or_path, **kwargs)[0].get(
+                "model_type"
+            )
+        own = cls.config_class.model_type
+        if held not in (None, own):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a {held}, but {cls.__name__} loads {own} checkpoints: "
+                "models.deploying_class(config) gives the class for a config."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def generate(
         self,
@@ -91,25 +138,8 @@ class EarlyExitGeneration:
         Raises:
             ValueError: The policy does not fit the model, or is combined with a search that cannot leave early.
         """
-        if policy is None:
-            policy = Policy.from_config(self.config)
-            if policy.exits:
-                announce(str(policy.describe()))
-        policy.check(self.num_exit_layers)
-        if strategy is not None:
-            strategy.check(self.num_exit_layers)
-            if policy.exits:
-                raise ValueError(f"The strategy {strategy.name} runs all layers: it goes without early exits.")
-        ignored = [name for name in ("inputs_embeds", "position_ids") if kwargs.get(name) is not None]
-        if ignored and not self.config.is_encoder_decoder:
-            raise ValueError(f"generate got {ignored[0]}, but the decode loop embeds input_ids itself: leave it out.")
-        searching = self._other_search(generation_config, kwargs)
-        if searching and strategy is not None:
-            raise ValueError(f"The strategy {strategy.name} has beams of its own, but {searching} was given: drop it.")
-        if searching and policy.exits:
-            raise ValueError(
-                f"Early exits need greedy decoding or sampling, but {searching} was given: drop one of them."
-            )
+        policy = self._policy(policy, strategy)
+        self._refuse_inputs(inputs, kwargs)
         shared = {
             "inputs": inputs,
             "generation_config": generation_config,
@@ -117,13 +147,75 @@ class EarlyExitGeneration:
             "stopping_criteria": stopping_criteria,
             "streamer": streamer,
         }
-        if searching:
-            if self.config.is_encoder_decoder and kwargs.get("past_key_values") is None:
-                # The library sizes the cache it makes by the number of encoder layers.
-                kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            output = super().generate(**shared, **kwargs)
-            return (output, None) if return_trace else output
-        shared["stopping_criteria"] = self._stopping(stopping_criteria, generation_config, kwargs)
+        kept = {"keep_logprobs": return_logprobs, "keep_states": return_states}
+        with without_dropout(self):
+            if self._refuse_other_search(generation_config, kwargs, policy, strategy):
+                output, trace = self._library_search(shared, kwargs), None
+            else:
+                output, trace = self._leave_early(shared, kwargs, policy, strategy, kept)
+        return (output, trace) if return_trace else output
+
+    def _policy(self, policy: Policy | None, strategy: Strategy | None) -> Policy:
+        """The policy in force: the call's, else the config's.
+
+        Raises:
+            ValueError: It is none, or does not fit the model or the strategy.
+        """
+        for name, value, kind in (("policy", policy, Policy), ("strategy", strategy, Strategy)):
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"generate got {name}={value!r}: valid are a {kind.__name__} and None.")
+        if policy is None:
+            policy = Policy.from_config(self.config)
+            if policy.exits:
+                announce(f"Tokens leave the decoder early, as the model's config says: {policy.describe()}")
+        policy.check(self.num_exit_layers)
+        if strategy is not None:
+            strategy.check(self.num_exit_layers)
+            if policy.exits:
+                raise ValueError(f"The strategy {strategy.name} runs all layers: it goes without early exits.")
+        return policy
+
+    def _refuse_inputs(self, inputs, kwargs: dict) -> None:
+        """Refuse inputs that hold no token, masks that do not fit them, and what the loop would not read."""
+        ignored = [name for name in ("inputs_embeds", "position_ids") if kwargs.get(name) is not None]
+        if ignored and not self.config.is_encoder_decoder:
+            raise ValueError(f"generate got {ignored[0]}, but the decode loop embeds input_ids itself: leave it out.")
+        encoded = kwargs.get("encoder_outputs")
+        given = {
+            "input_ids": kwargs.get("input_ids") if inputs is None else inputs,
+            "inputs_embeds": kwargs.get("inputs_embeds"),
+            "encoder_outputs": None if encoded is None else encoded[0],
+        }
+        name, source = next(((name, value) for name, value in given.items() if value is not None), (None, None))
+        _refuse_shape(name, source, "attention_mask", kwargs.get("attention_mask"))
+        prompt = kwargs.get("decoder_input_ids")
+        _refuse_shape("decoder_input_ids", prompt, "decoder_attention_mask", kwargs.get("decoder_attention_mask"))
+
+    def _refuse_other_search(self, generation_config, kwargs: dict, policy: Policy, strategy: Strategy | None) -> bool:
+        """Whether the library's own search is asked for.
+
+        Raises:
+            ValueError: It is, together with a strategy or with exits.
+        """
+        searching = self._other_search(generation_config, kwargs)
+        if searching and strategy is not None:
+            raise ValueError(f"The strategy {strategy.name} has beams of its own, but {searching} was given: drop it.")
+        if searching and policy.exits:
+            raise ValueError(
+                f"Early exits need greedy decoding or sampling, but {searching} was given: drop one of them."
+            )
+        return searching is not None
+
+    def _library_search(self, shared: dict, kwargs: dict):
+        if self.config.is_encoder_decoder and kwargs.get("past_key_values") is None:
+            # The library sizes the cache it makes by the number of encoder layers.
+            kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        return super().generate(**shared, **kwargs)
+
+    def _leave_early(self, shared: dict, kwargs: dict, policy: Policy, strategy: Strategy | None, kept: dict):
+        """(what Hugging Face's generate returns, the trace) of the decode loop, or of a strategy's search."""
+        streamer = shared["streamer"]
+        self._take_stop_strings(shared, kwargs)
         self._refuse_missing_weights(policy)
         seconds = self._run_encoder(shared, kwargs)
         results: list[Result] = []
@@ -132,22 +224,23 @@ class EarlyExitGeneration:
         # no collective runs in the loop, so ranks need not wait for each other.
         def run_loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
             settings = (model_kwargs, logits_processor, stopping_criteria, generation_config, streamer)
+            self._announce_padding(logits_processor, generation_config, model_kwargs)
             if strategy is not None:
                 result = self._search(input_ids, strategy, *settings)
             else:
-                kept = {"keep_logprobs": return_logprobs, "keep_states": return_states}
                 result = self._decode(input_ids, policy, *settings, **kept)
             results.append(result)
             return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
 
+        if strategy is not None and strategy.beams > 1:  # the library repeats each prompt, and masks, by it
+            _set(shared, kwargs, "num_beams", strategy.beams)
         # The loop has states of its own, and the library's cache takes longer to make than a short answer.
-        kwargs["use_cache"] = False
+        _set(shared, kwargs, "use_cache", False)
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
         if result.trace is not None:
             result.trace.seconds.update(seconds)
-        output = self._as_output(sequences, result, generation_config, kwargs)
-        return (output, result.trace) if return_trace else output
+        return self._as_output(sequences, result, shared["generation_config"], kwargs), result.trace
 
     @property
     def num_exit_layers(self) -> int:
@@ -173,10 +266,23 @@ class EarlyExitGeneration:
     def _search(self, prompt, strategy, model_kwargs, processors, criteria, generation_config, streamer) -> Result:
         if generation_config.do_sample and strategy.beams > 1:
             raise ValueError(f"do_sample draws one continuation, but {strategy.beams} beams were asked for.")
-        prompt, model_kwargs = _repeated(prompt, model_kwargs, strategy.beams)
+        if strategy.beams > 1 and (generation_config.num_return_sequences or 1) > 1:
+            raise ValueError("A strategy's beams have one result, the best: leave num_return_sequences out.")
         adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
         decoding = _decoding(processors, criteria, generation_config, streamer)
         return Result(search(adapter, prompt, decoding, strategy), None)
+
+    def _announce_padding(self, processors, generation_config, model_kwargs: dict) -> None:
+        """Say once that padding counts as text for a processor that reads the prompt, as it does in the library."""
+        kinds = SOURCE_READERS if self.config.is_encoder_decoder else (*SOURCE_READERS, *PROMPT_READERS)
+        if generation_config.min_length and not generation_config.min_new_tokens:
+            kinds += (MinLengthLogitsProcessor,)
+        readers = [type(each).__name__ for each in processors if isinstance(each, kinds)]
+        if readers and effective_mask(model_kwargs.get("attention_mask")) is not None:
+            announce(
+                f"{', '.join(readers)} counts the padding of shorter rows as text, as in the library's generate: a row "
+                "alone, or in a batch of equal lengths, may be continued otherwise."
+            )
 
     def _estimator(self, policy: Policy) -> AdaptiveThreshold | None:
         """The adaptive threshold that lives on the model, refitted on what earlier calls saw; None where none is in
@@ -204,17 +310,18 @@ class EarlyExitGeneration:
         kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden)
         return {"encoder_forward": time.perf_counter() - started}
 
-    def _stopping(self, criteria, generation_config, kwargs: dict):
-        """The criteria of the call with that of its stop strings, which the library forgets beside a callable."""
+    def _take_stop_strings(self, shared: dict, kwargs: dict) -> None:
+        """Make a criterion of the stop strings, which the library forgets beside a callable."""
         tokenizer = kwargs.pop("tokenizer", None)
-        held = (generation_config or self.generation_config).stop_strings
+        held = (shared["generation_config"] or self.generation_config).stop_strings
         strings = kwargs.get("stop_strings") or held
         if not strings:
-            return criteria
+            return
         if tokenizer is None:
             raise ValueError(f"generate got stop_strings {strings!r}, which need the tokenizer: give tokenizer=.")
-        kwargs["stop_strings"] = None
-        return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, strings)])
+        _set(shared, kwargs, "stop_strings", None)
+        criteria = [*(shared["stopping_criteria"] or ()), StopStringCriteria(tokenizer, strings)]
+        shared["stopping_criteria"] = StoppingCriteriaList(criteria)
 
     def _other_search(self, generation_config, kwargs: dict) -> str | None:
         """The setting that asks for a search other than greedy or sampling, as text, or None."""
@@ -256,6 +363,36 @@ class EarlyExitGeneration:
         return output(sequences=sequences, **kept)
 
 
+def _refuse_shape(name: str | None, source, mask_name: str, mask) -> None:
+    """Refuse a source [B, T, ...] without a token, and a mask that is not [B, T] or hides a whole row."""
+    shape = None if source is None else tuple(source.shape[:2])
+    if shape is not None and 0 in shape:
+        raise ValueError(f"generate got {name} of shape {list(source.shape)}: at least one row of one token is needed.")
+    if shape is None or mask is None:
+        return
+    if tuple(mask.shape) != shape:
+        raise ValueError(
+            f"generate got {mask_name} of shape {list(mask.shape)} beside {name} of shape {list(source.shape)}: "
+            f"valid is {list(shape)}."
+        )
+    empty = (mask == 0).all(1)
+    if bool(empty.any()):
+        raise ValueError(
+            f"generate got {mask_name} whose row {int(empty.nonzero()[0])} hides every token: leave it out."
+        )
+
+
+def _set(shared: dict, kwargs: dict, name: str, value) -> None:
+    """Set a generation setting of a call: in its generation_config where it has one, beside which the library wants
+    no other, else as a keyword."""
+    if shared["generation_config"] is None:
+        kwargs[name] = value
+        return
+    kwargs.pop(name, None)
+    shared["generation_config"] = copy.copy(shared["generation_config"])
+    setattr(shared["generation_config"], name, value)
+
+
 def _decoding(processors, criteria, generation_config, streamer, **kept) -> Decoding:
     """What Hugging Face prepared, as the loop wants it."""
     pad = generation_config._pad_token_tensor
@@ -270,19 +407,6 @@ def _decoding(processors, criteria, generation_config, streamer, **kept) -> Deco
         keep_logits=bool(generation_config.return_dict_in_generate and generation_config.output_logits),
         **kept,
     )
-
-
-def _repeated(prompt: torch.Tensor, model_kwargs: dict, times: int) -> tuple[torch.Tensor, dict]:
-    """Every row of a batch `times` times, one after the other."""
-    if times == 1:
-        return prompt, model_kwargs
-    repeated = dict(model_kwargs)
-    for name in ("attention_mask", "decoder_attention_mask"):
-        if repeated.get(name) is not None:
-            repeated[name] = repeated[name].repeat_interleave(times, 0)
-    if repeated.get("encoder_outputs") is not None:
-        repeated["encoder_outputs"] = (repeated["encoder_outputs"][0].repeat_interleave(times, 0),)
-    return prompt.repeat_interleave(times, 0), repeated
 
 
 def _elsewhere(parameter: torch.nn.Parameter, device: torch.device) -> bool:

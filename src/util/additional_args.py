@@ -36,10 +36,10 @@ class PolicyArguments:
         f"What is measured at an exit: one of {', '.join(CONFIDENCES)}; softmax where nothing is given. 'meta' needs a "
         "checkpoint with a trained confidence head (--train_meta_cm_head).",
     )
-    exit_conf_threshold: float = flag(
-        1.0,
+    exit_conf_threshold: float | None = flag(
+        None,
         "A token leaves where its confidence is strictly above this number between 0 and 1: 1.0 is the full model, "
-        "token for token, and lower is faster.",
+        "token for token, and lower is faster. Where not given 1.0, and 0 with --lossless, which drafts every token.",
     )
     exit_position_temp: float | None = flag(
         None,
@@ -93,7 +93,9 @@ class PolicyArguments:
     )
     shallow_exit_layer: int | None = flag(None, "Layers of the shallow model, in decoding and in shallow-deep losses.")
     shallow2deep_conf_type: str | None = flag(None, "What is measured at the shallow exit, as --exit_conf_type.")
-    shallow2deep_conf_threshold: float = flag(1.0, "Threshold of the shallow exit, between 0 and 1.")
+    shallow2deep_conf_threshold: float | None = flag(
+        None, "Threshold of the shallow exit, between 0 and 1; where not given as --exit_conf_threshold."
+    )
     use_adapt_threshold: bool = flag(
         False,
         "Refit the shallow exit's threshold on the tokens seen so far (two Beta components, FREE section 4.3).",

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from decoding.confidence import CONFIDENCES
+from decoding.fields import wrong_types
 from decoding.policy import Policy
 
 INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
@@ -34,7 +35,7 @@ LATER = {
 # Flags that act only while --use_early_exit is True, and the values that ask for nothing.
 EARLY_EXIT_ONLY = {
     "exit_conf_type": None,
-    "exit_conf_threshold": 1.0,
+    "exit_conf_threshold": None,
     "exit_position_temp": None,
     "exit_min_layer": None,
     "type_vocab_reduct": None,
@@ -43,7 +44,7 @@ EARLY_EXIT_ONLY = {
 SHALLOW_ONLY = {
     "shallow_exit_layer": None,
     "shallow2deep_conf_type": None,
-    "shallow2deep_conf_threshold": 1.0,
+    "shallow2deep_conf_threshold": None,
     "use_adapt_threshold": False,
     "copy_skipped_hidden_states": False,
 }
@@ -67,6 +68,9 @@ def raise_together(problems: list[str]) -> None:
 
 def contradictions(args: Any) -> list[str]:
     """Sentences on what `args` (AdditionalArguments) asks for and cannot have; the model's depth is not looked at."""
+    mistyped = wrong_types(args)
+    if mistyped:  # of which no range can be told
+        return [*_unavailable(args), *mistyped]
     return [*_unavailable(args), *_out_of_range(args), *_exclusive(args)] or _policy_problems(args)
 
 
@@ -83,13 +87,14 @@ def without_effect(args: Any) -> list[str]:
         sentences += idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
         return sentences + idle(EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
     policy = Policy.from_config(args)
+    idle_threshold = _idle_threshold(args, policy)
     if args.use_shallow_deep:
         del several["exit_position_temp"]
-        sentences = idle(several, "With --use_shallow_deep True")
+        sentences = idle_threshold + idle(several, "With --use_shallow_deep True")
         if not policy.measure.contrasts:
             sentences += idle(CONTRAST_ONLY, f"With --shallow2deep_conf_type {policy.confidence}")
         return sentences
-    sentences = idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
+    sentences = idle_threshold + idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
     if not policy.prunes:
         sentences += idle(PRUNING_ONLY, "Without --type_vocab_reduct")
     elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
@@ -97,6 +102,14 @@ def without_effect(args: Any) -> list[str]:
     if not policy.measure.contrasts:
         sentences += idle(CONTRAST_ONLY, f"With --exit_conf_type {policy.confidence}")
     return sentences
+
+
+def _idle_threshold(args: Any, policy: Policy) -> list[str]:
+    """A sentence where no confidence can be above the threshold."""
+    if policy.threshold < 1:
+        return []
+    flag = "--shallow2deep_conf_threshold" if args.use_shallow_deep else "--exit_conf_threshold"
+    return [f"No token can leave early, since no confidence is above 1: give a {flag} below 1."]
 
 
 def data_problems(data_args: Any, training_args: Any) -> list[str]:

@@ -91,3 +91,26 @@ def test_description_names_every_setting():
     assert pruned["k"] == 7 and pruned["alpha"] == 0.2 and pruned["emit"] == "exit"
     assert Policy(static_exit=3).describe() == {"method": "static", "static_exit": 3}
     assert Policy().describe() == {"method": "full"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"threshold": "high"}, "threshold is 'high': valid is a number."),
+        ({"first_exit": 4.5}, "first_exit is 4.5: valid is a whole number."),
+        ({"static_exit": True}, "static_exit is True: valid is a whole number or None."),
+        ({"confidence": CONFIDENCES["softmax"]}, "valid is a text or None."),
+        ({"adapts": "False"}, "adapts is 'False': valid is True or False."),
+    ],
+)
+def test_a_value_of_another_type_is_refused(settings, sentence):
+    with pytest.raises(ValueError) as refused:
+        Policy(**settings)
+    assert str(refused.value).endswith(sentence)
+
+
+@pytest.mark.parametrize("name", ["use_early_exit", "use_shallow_deep", "lossless", "use_adapt_threshold"])
+def test_a_config_whose_switch_is_a_text_is_refused(name):
+    exits = {"use_shallow_deep": True, "shallow_exit_layer": 1}
+    with pytest.raises(ValueError, match=f"{name} is 'False': valid is True or False"):
+        Policy.from_config(SimpleNamespace(**{**exits, name: "False"}))

@@ -156,6 +156,20 @@ def test_processors_see_the_scores_and_sampling_draws_from_them():
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_t5])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_beams_of_a_batch_are_those_of_its_rows_under_a_penalty(build, beams):
+    with double_precision(build(10)) as model:
+        ids, mask = sources(10, 4, left=not model.config.is_encoder_decoder)
+        wanted = {"max_new_tokens": LENGTH, "repetition_penalty": 1.5, "strategy": Strategy("acd", (2,), beams=beams)}
+        together = model.generate(ids, attention_mask=mask, **wanted)
+        for row in range(4):
+            own = ids[row][mask[row] == 1][None]
+            (alone,) = answers_of(model.generate(own, **wanted), 1 if model.config.is_encoder_decoder else own.shape[1])
+            start = 1 if model.config.is_encoder_decoder else ids.shape[1]
+            assert together[row, start : start + len(alone)].tolist() == alone
+
+
 def test_one_beam_streams_what_it_returns():
     model = tiny_gpt2(7)
     ids, _ = sources(7, 1)
@@ -202,6 +216,8 @@ def test_layers_that_are_not_there_are_refused_and_so_are_exits():
         model.generate(ids, strategy=STRATEGIES["acd"], policy=Policy(static_exit=2))
     with pytest.raises(ValueError, match="has beams of its own"):
         model.generate(ids, strategy=STRATEGIES["acd"], num_beams=3)
+    with pytest.raises(ValueError, match="beams have one result, the best: leave num_return_sequences out"):
+        model.generate(ids, strategy=Strategy("acd", (2,), beams=2), num_return_sequences=2)
     with pytest.raises(ValueError, match="draws one continuation, but 2 beams"):
         model.generate(ids, strategy=Strategy("acd", (2,), beams=2), do_sample=True)
 

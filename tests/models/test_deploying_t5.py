@@ -1,13 +1,23 @@
 """generate of the deployed T5s: dtypes, checkpoints, in-place changes, what Hugging Face's callers expect of it."""
 
+import logging
+import re
+
 import pytest
 import torch
-from transformers import T5Config
+from transformers import AutoConfig, GenerationConfig, LongT5Config, T5Config
 from transformers.generation import GenerateEncoderDecoderOutput
 
+from decoding.confidence import CONFIDENCES, Measure
 from decoding.policy import Policy
-from models import DeployT5ForConditionalGeneration, deploying_class
-from support import POLICIES, plain_generate, sources, tiny_t5
+from models import (
+    DeployGPT2LMHeadModel,
+    DeployQwen2ForCausalLM,
+    DeployT5ForConditionalGeneration,
+    deploying_class,
+)
+from models.deploying import announce
+from support import POLICIES, double_precision, plain_generate, sources, tiny_gpt2, tiny_llama, tiny_t5
 
 
 def inputs(seed=0, batch=3):
@@ -147,3 +157,141 @@ def test_gradients_are_not_kept():
     model = tiny_t5(10)
     output = model.generate(**inputs(), return_dict_in_generate=True, output_logits=True)
     assert not output.logits[0].requires_grad
+
+
+# --------------------------------------------------------------------------------------------- what a call may not be
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"policy": "softmax"}, "generate got policy='softmax': valid are a Policy and None."),
+        ({"strategy": "dola"}, "generate got strategy='dola': valid are a Strategy and None."),
+        ({"attention_mask": torch.ones(3, 4)}, "attention_mask of shape [3, 4] beside input_ids of shape [3, 9]"),
+        ({"attention_mask": torch.ones(2, 9)}, "attention_mask of shape [2, 9] beside input_ids of shape [3, 9]"),
+        ({"attention_mask": torch.tensor([[1] * 9, [0] * 9, [1] * 9])}, "attention_mask whose row 1 hides every token"),
+        (
+            {"input_ids": torch.zeros(0, 9).long(), "attention_mask": None},
+            "input_ids of shape [0, 9]: at least one row",
+        ),
+        (
+            {"input_ids": torch.zeros(3, 0).long(), "attention_mask": None},
+            "input_ids of shape [3, 0]: at least one row",
+        ),
+        (
+            {"decoder_input_ids": torch.zeros(3, 2).long(), "decoder_attention_mask": torch.ones(3, 5)},
+            "decoder_attention_mask of shape [3, 5] beside decoder_input_ids of shape [3, 2]",
+        ),
+    ],
+)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_inputs_that_do_not_fit_are_refused(change, sentence, beams):
+    given = {**inputs(), "num_beams": beams, **change}
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        tiny_t5(9).generate(**given)
+
+
+@pytest.mark.parametrize(
+    ("compute", "returned"),
+    [
+        (lambda exit: exit.logits, "a tensor of shape [3, 61]"),
+        (lambda exit: exit.top2[:, 0].mean(), "a tensor of shape []"),
+        (lambda exit: exit.top2[:, :1], "a tensor of shape [3, 1]"),
+        (lambda exit: 0.5, "0.5"),
+        (lambda exit: None, "None"),
+    ],
+)
+def test_a_measure_that_is_no_number_per_row_is_refused(compute, returned, monkeypatch):
+    monkeypatch.setitem(CONFIDENCES, "own", Measure(compute))
+    sentence = f"The measure 'own' returned {returned} at layer 1: valid is one number per row, a tensor of shape [3]."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        tiny_t5(9).generate(**inputs(), policy=Policy("own", threshold=0.5))
+
+
+@pytest.mark.parametrize("loaded", [DeployT5ForConditionalGeneration, DeployGPT2LMHeadModel, DeployQwen2ForCausalLM])
+@pytest.mark.parametrize("held", [tiny_t5, tiny_gpt2, tiny_llama, lambda seed: tiny_t5(seed, mt5=True), "longt5"])
+@pytest.mark.parametrize("given", [False, True], ids=["by folder", "by config"])
+def test_a_checkpoint_of_another_architecture_is_refused(loaded, held, given, tmp_path):
+    if held == "longt5":
+        LongT5Config().save_pretrained(tmp_path)
+    else:
+        held(0).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    more = {"config": config} if given else {}
+    if config.model_type == loaded.config_class.model_type:
+        assert loaded.from_pretrained(tmp_path, **more).config.model_type == config.model_type
+        return
+    with pytest.raises(ValueError, match=f"is a {config.model_type}, but {loaded.__name__} loads"):
+        loaded.from_pretrained(tmp_path, **more)
+
+
+# --------------------------------------------------------------------------------------------------- modes and settings
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}, {"do_sample": True}])
+def test_dropout_is_off_whatever_the_mode_and_every_module_keeps_its_own(more):
+    model = tiny_t5(11, dropout_rate=0.5)
+    torch.manual_seed(0)
+    expected = model.generate(**inputs(), **more)
+    model.train()
+    model.decoder.eval()
+    modes = [module.training for module in model.modules()]
+    for _ in range(3):
+        torch.manual_seed(0)
+        assert model.generate(**inputs(), **more).tolist() == expected.tolist()
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(ValueError):
+        model.generate(**inputs(), policy=Policy(static_exit=9))
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("more", [{}, {"stop_strings": ["b"], "tokenizer": True}])
+def test_settings_of_a_call_are_the_callers_alone(more, tiny_tokenizer, recwarn, caplog):
+    """The library deprecates settings beside a generation_config, and warns once a process."""
+    model = tiny_t5(12)
+    given = GenerationConfig(max_new_tokens=5, eos_token_id=1, pad_token_id=0, decoder_start_token_id=0)
+    if more:
+        given.stop_strings, more = more["stop_strings"], {"tokenizer": tiny_tokenizer}
+    before = given.to_dict()
+    ids, mask = sources(0, 3)
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    found = model.generate(input_ids=ids, attention_mask=mask, generation_config=given, **more)
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert found.shape[1] <= 6
+    assert given.to_dict() == before
+    assert "deprecated" not in caplog.text and not [each for each in recwarn if "deprecated" in str(each.message)]
+
+
+READING = {"no_repeat_ngram_size": 1, "min_length": 14, "encoder_repetition_penalty": 0.3}
+
+
+@pytest.mark.parametrize("name", READING)
+def test_padding_that_a_processor_reads_is_the_librarys_own_difference(name, caplog):
+    """A batch of left-padded prompts is the library's batch; where a row alone is continued otherwise, the library
+    continues it so too; and it is said. As in GPT-2's checkpoints, what ends a text pads it."""
+    announce.cache_clear()
+    assert padding_changes(name, READING[name]), "otherwise there is nothing to document"
+    assert caplog.text.count("counts the padding of shorter rows as text") == 1
+
+
+def test_a_repetition_penalty_leaves_padding_out(caplog):
+    assert not padding_changes("repetition_penalty", 3.0)
+    assert "padding" not in caplog.text
+
+
+def padding_changes(name, value) -> int:
+    """How many rows are continued otherwise alone than in their batch; ours are the library's in both."""
+    differing = 0
+    for seed in range(6):
+        with double_precision(tiny_gpt2(seed, tie_word_embeddings=False)) as model:
+            ids, mask = sources(seed, 4, left=True)
+            said = model.generate(ids, attention_mask=mask, max_new_tokens=12, eos_token_id=[])[:, 9:]
+            end = int(said[mask.sum(1).argmin(), 0])  # what the shortest prompt is continued with, alone
+            more = {"max_new_tokens": 12, "eos_token_id": end, "pad_token_id": end, name: value}
+            given = {"input_ids": torch.where(mask == 1, ids, end), "attention_mask": mask, **more}
+            together = model.generate(**given)
+            assert together.tolist() == plain_generate(model, **given).tolist()
+            for row in range(4):
+                own = ids[row][mask[row] == 1][None]
+                alone = {"input_ids": own, "attention_mask": torch.ones_like(own), **more}
+                found = model.generate(**alone)
+                assert found.tolist() == plain_generate(model, **alone).tolist()
+                answer = found[0, own.shape[1] :].tolist()
+                differing += together[row, 9 : 9 + len(answer)].tolist() != answer
+    return differing

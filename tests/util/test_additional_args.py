@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields
 
 import pytest
@@ -170,7 +171,10 @@ def test_flags_without_effect_are_told_once(caplog):
     assert len(caplog.records) == 1
     assert "--exit_conf_type, --exit_min_layer" in caplog.text
     caplog.clear()
-    update_autoconfig(tiny_config(), AdditionalArguments(use_early_exit=True, exit_conf_type="softmax"))
+    update_autoconfig(
+        tiny_config(),
+        AdditionalArguments(use_early_exit=True, exit_conf_type="softmax", exit_conf_threshold=0.9),
+    )
     assert caplog.records == []
 
 
@@ -183,10 +187,60 @@ def test_flags_without_effect_are_told_once(caplog):
     ],
 )
 def test_flags_of_a_choice_that_was_not_made_are_told(settings, sentence, caplog):
-    update_autoconfig(tiny_config(), AdditionalArguments(use_early_exit=True, **settings))
+    exits = {"use_early_exit": True, "exit_conf_threshold": 0.9}
+    update_autoconfig(tiny_config(), AdditionalArguments(**exits, **settings))
     assert sentence in caplog.text
     caplog.clear()
-    update_autoconfig(
-        tiny_config(), AdditionalArguments(use_early_exit=True, type_vocab_reduct="adaptive", adaptive_cap=True, k=9)
-    )
+    update_autoconfig(tiny_config(), AdditionalArguments(**exits, type_vocab_reduct="adaptive", adaptive_cap=True, k=9))
     assert caplog.records == []
+
+
+SHALLOW = {"use_shallow_deep": True, "shallow_exit_layer": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"use_early_exit": True}, "--exit_conf_threshold"),
+        ({"use_early_exit": True, "exit_conf_threshold": 1.0}, "--exit_conf_threshold"),
+        ({"use_early_exit": True, "lossless": True, "exit_conf_threshold": 1.0}, "--exit_conf_threshold"),
+        (SHALLOW, "--shallow2deep_conf_threshold"),
+        ({**SHALLOW, "use_adapt_threshold": True}, "--shallow2deep_conf_threshold"),
+    ],
+)
+def test_a_threshold_that_nothing_exceeds_is_told(settings, flag, caplog):
+    update_autoconfig(tiny_config(), AdditionalArguments(**settings))
+    assert caplog.text.count(f"No token can leave early, since no confidence is above 1: give a {flag} below 1.") == 1
+
+
+@pytest.mark.parametrize("exits", [{"use_early_exit": True}, SHALLOW])
+def test_lossless_drafts_every_token_unless_told_otherwise(exits, caplog):
+    config = update_autoconfig(tiny_config(), AdditionalArguments(**exits, lossless=True))
+    assert Policy.from_config(config).threshold == 0.0
+    assert caplog.records == []
+    config = update_autoconfig(tiny_config(), AdditionalArguments(**exits))
+    assert Policy.from_config(config).threshold == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"use_early_exit": "False"}, "use_early_exit is 'False': valid is True or False."),
+        ({"use_early_exit": 1}, "use_early_exit is 1: valid is True or False."),
+        ({"exit_conf_threshold": "high"}, "exit_conf_threshold is 'high': valid is a number or None."),
+        ({"exit_conf_threshold": True}, "exit_conf_threshold is True: valid is a number or None."),
+        ({"exit_min_layer": 4.5}, "exit_min_layer is 4.5: valid is a whole number or None."),
+        ({"static_exit_layer": "2"}, "static_exit_layer is '2': valid is a whole number or None."),
+        ({"exit_conf_type": 3}, "exit_conf_type is 3: valid is a text or None."),
+        ({"lora_target_modules": "q"}, "lora_target_modules is 'q': valid is a list or None."),
+        ({"emit": None}, "emit is None: valid is a text."),
+    ],
+)
+def test_a_value_of_another_type_is_refused(settings, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        AdditionalArguments(**settings)
+    flags = AdditionalArguments()
+    for name, value in settings.items():  # flags are an object that callers change
+        setattr(flags, name, value)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        update_autoconfig(tiny_config(), flags)

@@ -424,7 +424,7 @@ def test_old_jobs_parse(data_class, line):
     assert model_args.model_name_or_path.endswith("5-large")
     assert data_args.dataset_name in line
     assert training_args.overwrite_output_dir
-    assert additional_args.exit_conf_threshold == (0.9 if "exit_conf_threshold" in line else 1.0)
+    assert additional_args.exit_conf_threshold == (0.9 if "exit_conf_threshold" in line else None)
 
 
 def test_a_json_file_holds_a_command_line(tmp_path):
