@@ -58,6 +58,37 @@ def test_every_strategy_runs(run, strategy):
     assert strategy == "sample" or strategy in shown.err
 
 
+def test_a_lossless_run_says_what_was_drafted_and_what_ran(run, tmp_path):
+    flags = (
+        "-p",
+        "The tower is",
+        "-l",
+        12,
+        "--use_shallow_deep",
+        "True",
+        "--shallow_exit_layer",
+        2,
+        "--lossless",
+        "True",
+    )
+    (found,), shown = run(*flags, "--out", tmp_path / "out.jsonl")
+    mean = sum(found.exit_layers) / 12
+    assert f"emitted after {mean:.2f} of 4 layers on average, {found.passes / 12:.2f} layers run per token" in shown.err
+    assert f"{found.accepted / found.drafted:.0%} of {found.drafted} drafted tokens accepted" in shown.err
+    (line,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (line["layers_run"], line["drafted"], line["accepted"]) == (found.passes, found.drafted, found.accepted)
+    assert found.passes >= 4 * 12 - 4 and found.drafted > 0
+
+
+@pytest.mark.parametrize("divergence", ["paper", "code"])
+def test_dolas_layers_are_written_with_the_tokens(run, tmp_path, divergence):
+    flags = ("-p", "The tower is", "-l", 12, "--strategy", "dola", "--early_exit_layers", "0,1,2,3,4")
+    (found,), _ = run(*flags, "--dola_divergence", divergence, "--out", tmp_path / "out.jsonl")
+    (line,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert line["premature_layers"] == found.premature_layers and len(found.premature_layers) == 12
+    assert set(found.premature_layers) <= {0, 1, 2, 3} and "exit_layers" not in line
+
+
 def test_sampling_is_repeatable(run):
     flags = ("-p", "Where", "-l", 8, "--strategy", "sample", "--temperature", "2.0", "--seed")
     texts = [run(*flags, seed)[0][0].text for seed in (1, 1, 2)]
@@ -138,6 +169,7 @@ def test_stop_strings_end_an_answer_and_need_the_tokenizer(tiny_gpt2_dir):
         (("-p", "a", "--alpa", "1"), "--alpa is no flag of this script; did you mean --alpha"),
         (("--prompt_file", "{empty}"), "empty: it holds no record"),
         (("--prompt_file", "{wrong}"), "record 1: expected an object with a text as its 'prompt'"),
+        (("-p", "a", "--strategy", "dola", "--dola_divergence", "kl"), "--dola_divergence kl: valid are paper, code"),
         ((), "There is nothing to continue"),
     ],
 )

@@ -29,6 +29,7 @@ from decoding.flops import pieces
 from decoding.past import Past
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES, Budget, Survivors, prune
+from decoding.search import SearchTrace
 from decoding.sequences import Decoding, Sequences, choose
 from decoding.states import COMPACT_AT, SKIPPED_STATES, Block, Span, States
 from decoding.thresholds import AdaptiveThreshold
@@ -92,11 +93,11 @@ class Emission:
 
 @dataclass
 class Result:
-    """What a decode call returns: ids [B, t] with the prompt, its trace (None of a search at full depth), and per-step
+    """What a decode call returns: ids [B, t] with the prompt, its trace (a search's own of a strategy), and per-step
     scores where asked for."""
 
     sequences: Tensor
-    trace: ExitTrace | None
+    trace: ExitTrace | SearchTrace
     scores: tuple[Tensor, ...] = ()
     logits: tuple[Tensor, ...] = ()
 

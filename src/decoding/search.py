@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,19 @@ from decoding.states import Block, CopyStates, Span, States
 from decoding.strategies import Strategy
 
 
+@dataclass(frozen=True)
+class SearchTrace:
+    """What a search did, token by token.
+
+    Attributes:
+        premature_layers: The layer each token was contrasted with, [B, T]; -1 where none was, and after the end.
+    """
+
+    premature_layers: np.ndarray
+
+
 @torch.inference_mode()
-def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> Tensor:
+def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> tuple[Tensor, SearchTrace]:
     """The best continuation of every prompt: the highest sum of scores among the beams, without a norm of length.
 
     A beam that has ended stays where it is among the others; the search ends when all beams of all prompts have.
@@ -26,7 +38,7 @@ def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> T
         decoding: `process` sees a strategy's scores; `sample` goes with one beam.
 
     Returns:
-        Token ids [B, t], right-padded.
+        Token ids [B, t], right-padded, and the trace.
     """
     rows, width = prompt.shape
     beams = strategy.beams
@@ -35,6 +47,7 @@ def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> T
     states = CopyStates.of(adapter, rows, decoding.max_length)
     ids = prompt.new_full((rows, decoding.max_length), decoding.pad_token_id)
     ids[:, :width] = prompt
+    layers = torch.full_like(ids, -1)
     ended = torch.zeros(rows, dtype=torch.bool, device=prompt.device)
     totals = torch.full((batch, beams), -torch.inf, device=prompt.device)
     totals[:, 0] = 0  # all beams are alike as yet
@@ -42,9 +55,11 @@ def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> T
     for start, end in pieces(width):
         hidden = run(adapter, states, prompt[:, start:end], start, keep)
     for length in range(width, decoding.max_length):
-        scores = strategy.scores(adapter, hidden)
+        scores, amateur = strategy.scores(adapter, hidden)
         if decoding.process is not None:
             scores = processed(adapter, decoding, strategy, ids[:, :length], hidden, scores)
+        if amateur is not None:
+            layers[:, length] = amateur.masked_fill(ended, -1)
         if decoding.sample:
             parents, tokens = None, torch.multinomial(scores.softmax(-1), 1)[:, 0]
         elif beams == 1:
@@ -57,7 +72,7 @@ def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> T
             totals, places = candidates.topk(beams)
             parents, tokens = (first + places // size).flatten(), (places % size).flatten()
         if parents is not None:
-            ids, ended = ids[parents], ended[parents]
+            ids, layers, ended = ids[parents], layers[parents], ended[parents]
             states.reorder(parents, length)
         ids[:, length] = torch.where(ended, decoding.pad_token_id, tokens)
         if decoding.streamer is not None and beams == 1:
@@ -69,7 +84,7 @@ def search(adapter, prompt: Tensor, decoding: Decoding, strategy: Strategy) -> T
     if decoding.streamer is not None:
         decoding.streamer.end()
     best = (first[:, 0] + totals.argmax(-1)) if beams > 1 else first[:, 0]
-    return ids[best, : length + 1]
+    return ids[best, : length + 1], SearchTrace(layers[best, width : length + 1].cpu().numpy())
 
 
 def processed(
@@ -80,7 +95,7 @@ def processed(
     scores = decoding.process(ids, scores)
     empty = (scores == -torch.inf).all(-1)
     if strategy.row is not None and bool(empty.any()):
-        own = decoding.process(ids, replace(strategy, name="plain", amateurs=()).scores(adapter, hidden))
+        own = decoding.process(ids, replace(strategy, name="plain", amateurs=()).scores(adapter, hidden).scores)
         scores = torch.where(empty[:, None], own, scores)
     return scores
 

@@ -2,7 +2,8 @@
 
 What a layer says is contrasted with what an earlier layer of the same model, its amateur, says. A strategy is one
 function of these and one row of `STRATEGIES`. Contrastive decoding is arXiv:2210.15097, auto-contrastive decoding
-arXiv:2305.01628, DoLa arXiv:2309.03883.
+arXiv:2305.01628, DoLa arXiv:2309.03883. DoLa's text chooses its layer by one divergence, its code by another, so that
+is a choice of its own, `DIVERGENCES`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from decoding.contrastive import jensen_shannon
+from decoding.contrastive import LOWEST, jensen_shannon
 from decoding.fields import wrong_types
 
 # DoLa's buckets of a deep model reach this far from the first or the last layer.
 DEEP, REACH = 40, 20
+
+
+def mean_divergence_from(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Mean of KL(M || P) and KL(M || Q) in nats, M = (P + Q) / 2, over the last dimension: what DoLa's code computes
+    where its text has the Jensen-Shannon divergence, the mean of KL(P || M) and KL(Q || M)."""
+    log_p, log_q = log_p.clamp_min(LOWEST), log_q.clamp_min(LOWEST)
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (log_mean.exp() * (log_mean - (log_p + log_q) / 2)).sum(-1)
+
+
+# How far an amateur's distribution is from the expert's: by DoLa's text, and by its code.
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"paper": jensen_shannon, "code": mean_divergence_from}
+
+
+class Scored(NamedTuple):
+    """Next-token scores [n, V] in float32, and the layer each row was contrasted with, [n]; None where none was."""
+
+    scores: Tensor
+    amateur: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,7 @@ class Strategy:
         coefficient: Of the amateur's log-probabilities (contrastive).
         final_norm: Norm intermediate layers' states before the head, as the last layer's; False is DoLa's own way.
         beams: Of the search; 1 is greedy, or sampling.
+        divergence: Key of `DIVERGENCES`, by which dola picks its amateur.
     """
 
     name: str
@@ -44,6 +66,7 @@ class Strategy:
     coefficient: float = 1.0
     final_norm: bool = True
     beams: int = 1
+    divergence: str = "paper"
 
     def __post_init__(self):
         problems = wrong_types(self) or [
@@ -51,6 +74,8 @@ class Strategy:
             f"alpha is {self.alpha}: valid are 0 to 1." * (not 0 <= self.alpha <= 1),
             f"amateur temperature is {self.temperature}: valid are numbers above 0." * (not self.temperature > 0),
             f"beam size is {self.beams}: valid are 1 and above." * (self.beams < 1),
+            f"divergence is {self.divergence!r}: valid are {', '.join(DIVERGENCES)}."
+            * (self.divergence not in DIVERGENCES),
         ]
         if any(problems):
             raise ValueError(" ".join(filter(None, problems)))
@@ -83,8 +108,8 @@ class Strategy:
         """The layers whose states `scores` wants."""
         return {num_layers if self.expert is None else self.expert, *self.amateurs}
 
-    def scores(self, adapter, states: Mapping[int, Tensor]) -> Tensor:
-        """Next-token scores [n, V] in float32.
+    def scores(self, adapter, states: Mapping[int, Tensor]) -> Scored:
+        """Next-token scores.
 
         Args:
             states: Layer -> h^l of the tokens at hand, [n, D].
@@ -93,10 +118,14 @@ class Strategy:
         logits = self._logits(adapter, [top, *self.amateurs], states)
         log_p = logits[0].log_softmax(-1)
         if self.row is None:
-            return log_p
-        amateurs = logits[1:].transpose(0, 1)
+            return Scored(log_p, None)
+        chosen = torch.zeros(len(log_p), dtype=torch.long, device=log_p.device)
+        if self.row.chooses:
+            chosen = DIVERGENCES[self.divergence](log_p, logits[1:].log_softmax(-1)).argmax(0)
+        amateur = logits[1:][chosen, torch.arange(len(chosen), device=chosen.device)]
         plausible = log_p >= log_p.amax(-1, keepdim=True) + (math.log(self.alpha) if self.alpha else -math.inf)
-        return self.row.score(log_p, amateurs, plausible, self).masked_fill(~plausible, -torch.inf)
+        scores = self.row.score(log_p, amateur, plausible, self).masked_fill(~plausible, -torch.inf)
+        return Scored(scores, torch.tensor(self.amateurs, device=chosen.device)[chosen])
 
     def _logits(self, adapter, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
         """Logits of several layers, [J, n, V], in one product: the head is read once for all of them."""
@@ -112,43 +141,36 @@ class Contrast:
     """One row of the table.
 
     Attributes:
-        score: (log p of the expert [n, V], logits of the amateurs [n, J, V], plausible tokens [n, V], the strategy) to
+        score: (log p of the expert [n, V], logits of the amateur [n, V], plausible tokens [n, V], the strategy) to
             scores [n, V], of no meaning for tokens that are not plausible.
-        chooses: Whether it takes several amateurs.
+        chooses: Whether each row picks its amateur among several, the one farthest from the expert.
     """
 
     score: Callable[[Tensor, Tensor, Tensor, Strategy], Tensor]
     chooses: bool = False
 
 
-def contrastive(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+def contrastive(log_p: Tensor, amateur: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
     """Contrastive decoding: log p - coefficient * log p_a, the amateur at a temperature."""
-    return log_p - strategy.coefficient * (amateurs[:, 0] / strategy.temperature).log_softmax(-1)
+    return log_p - strategy.coefficient * (amateur / strategy.temperature).log_softmax(-1)
 
 
-def acd(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+def acd(log_p: Tensor, amateur: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
     """Auto-contrastive decoding: log of softmax over V_head of (log p - log p_a), times what p gives to V_head."""
-    difference = (log_p - amateurs[:, 0].log_softmax(-1)).masked_fill(~plausible, -torch.inf)
+    difference = (log_p - amateur.log_softmax(-1)).masked_fill(~plausible, -torch.inf)
     return difference.log_softmax(-1) + log_p.masked_fill(~plausible, -torch.inf).logsumexp(-1, keepdim=True)
 
 
-def dola_static(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
-    """DoLa with one premature layer: log p - log p_M."""
-    return log_p - amateurs[:, 0].log_softmax(-1)
-
-
-def dola(log_p: Tensor, amateurs: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
-    """DoLa: each row contrasts with the layer whose distribution is farthest from the expert's (Jensen-Shannon)."""
-    log_q = amateurs.log_softmax(-1)
-    chosen = jensen_shannon(log_p[:, None], log_q).argmax(-1)
-    return log_p - log_q[torch.arange(len(chosen), device=chosen.device), chosen]
+def dola(log_p: Tensor, amateur: Tensor, plausible: Tensor, strategy: Strategy) -> Tensor:
+    """DoLa: log p - log p_M, M the premature layer."""
+    return log_p - amateur.log_softmax(-1)
 
 
 STRATEGIES: dict[str, Contrast | None] = {
     "plain": None,
     "contrastive": Contrast(contrastive),
     "acd": Contrast(acd),
-    "dola_static": Contrast(dola_static),
+    "dola_static": Contrast(dola),
     "dola": Contrast(dola, chooses=True),
 }
 

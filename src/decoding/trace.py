@@ -228,6 +228,12 @@ class ExitTrace:
         return (self.exit_layers > 0).sum(1)
 
     @property
+    def passes(self) -> np.ndarray:
+        """Layer passes of each row, those of tokens that waited, of verification and in vain included, [B]."""
+        in_vain = np.bincount([each["row"] for each in self.wasted], minlength=len(self.depths))
+        return self.depths.sum(1) + self.cost.num_layers * in_vain.astype(np.int64)
+
+    @property
     def mean_exit_layer(self) -> float:
         """Mean depth over all generated tokens (`block_avg`); nan where there is none."""
         used = self.exit_layers[self.exit_layers > 0]

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
 from decoding.strategies import Strategy
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from models import deploying_class
 from tasks.readers import read_records
 from training.evaluation import padded
@@ -36,7 +36,10 @@ class Continuation:
     Attributes:
         text: The new tokens, without special ones.
         tokens: Their ids, end-of-sequence included.
-        exit_layers: Layers each ran; None where a strategy ran all of them.
+        exit_layers: Layers each ran before it was emitted; None where a strategy ran all of them.
+        premature_layers: The layer each was contrasted with; None where none was.
+        passes: Layers run in all, those of verification and in vain too; 0 where a strategy ran.
+        drafted, accepted: Tokens that were verified, and those of them that stood.
         prompt_tokens: The prompt's ids.
     """
 
@@ -45,6 +48,10 @@ class Continuation:
     tokens: list[int]
     exit_layers: list[int] | None
     prompt_tokens: list[int]
+    premature_layers: list[int] | None = None
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Generator:
@@ -84,7 +91,7 @@ class Generator:
         Args:
             stream: Write the tokens of a single prompt to the terminal as they come.
         """
-        ids = [self._ids(prompt) for prompt in prompts]
+        ids = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         decoder = not self.model.config.is_encoder_decoder
         inputs = padded(ids, self.tokenizer.pad_token_id, None, left=decoder)
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
@@ -105,11 +112,21 @@ class Generator:
         answers = sequences[:, start:].tolist()
         found = []
         for row, (prompt, own, answer) in enumerate(zip(prompts, ids, answers, strict=True)):
-            length = self._length(answer) if trace is None else int(trace.lengths[row])
-            layers = None if trace is None else trace.exit_layers[row, :length].tolist()
-            text = self._text(own, answer[:length])
-            found.append(Continuation(prompt, text, answer[:length], layers, own))
+            told = self._told(strategy, trace, row, answer)
+            tokens = answer[: told.pop("length")]
+            found.append(Continuation(prompt, self._text(own, tokens), tokens, prompt_tokens=own, **told))
         return found
+
+    def _told(self, strategy: Strategy | None, trace, row: int, answer: list[int]) -> dict:
+        """What the trace says of a row's answer: its length, and fields of `Continuation`."""
+        if strategy is not None:
+            length = self._length(answer)
+            layers = trace.premature_layers[row, :length].tolist()
+            return {"length": length, "exit_layers": None, "premature_layers": layers if strategy.row else None}
+        length = int(trace.lengths[row])
+        counts = {name: int(trace.counts[name][row]) for name in ("drafted", "accepted")}
+        layers = trace.exit_layers[row, :length].tolist()
+        return {"length": length, "exit_layers": layers, "passes": int(trace.passes[row]), **counts}
 
     def _text(self, prompt: list[int], answer: list[int]) -> str:
         """New tokens as they read behind their prompt: some tokenizers begin no text with a space."""
@@ -121,15 +138,6 @@ class Generator:
     def shown(self, found: Continuation, text: str) -> str:
         """The prompt, and a text behind it; on a line of its own where it is an answer and no continuation."""
         return f"{found.prompt}\n{text}" if self.model.config.is_encoder_decoder else found.prompt + text
-
-    def _ids(self, prompt: str) -> list[int]:
-        ids = self.tokenizer(prompt)["input_ids"]
-        if ids:
-            return ids
-        start = self.tokenizer.bos_token_id
-        if start is None:
-            raise ValueError("An empty prompt needs a token to begin with, which this tokenizer has not.")
-        return [start]
 
     def _length(self, answer: list[int]) -> int:
         ends = self.model.generation_config.eos_token_id
@@ -198,6 +206,8 @@ def generate(
     found = []
     for batch in batches(prompts, 1 if alone else args.batch_size):
         found += continued(generator, batch, stream=alone and not args.show_exits and not args.compare)
+    if generator.policy.exits:
+        print(depth_of(found, generator.model.num_exit_layers), file=sys.stderr)
     if args.output_file is not None:
         write_text(Path(args.output_file), "".join(json.dumps(line(each, args)) + "\n" for each in found))
         print(f"{len(found)} continuations in {args.output_file}", file=sys.stderr)
@@ -233,12 +243,29 @@ def continued(generator: Generator, prompts: list[str], stream: bool) -> list[Co
 def legend(depth: int, found: list[Continuation]) -> str:
     """The shades of all layers, and how deep tokens went."""
     layers = [layer for each in found for layer in each.exit_layers]
-    mean = sum(layers) / max(1, len(layers))
     shades = " ".join(painted(str(layer), layer, depth) for layer in range(1, depth + 1))
-    return f"layers: {shades}; {len(layers)} tokens, {mean:.2f} of {depth} layers on average"
+    return f"layers: {shades}; {len(layers)} tokens, {depth_of(found, depth)}"
+
+
+def depth_of(found: list[Continuation], depth: int) -> str:
+    """How deep tokens went, in words: where drafts were verified, how many layers they left after and how many ran."""
+    layers = [layer for each in found for layer in each.exit_layers]
+    mean = sum(layers) / max(1, len(layers))
+    drafted = sum(each.drafted for each in found)
+    if not drafted:
+        return f"{mean:.2f} of {depth} layers on average"
+    stood = sum(each.accepted for each in found) / drafted
+    run = sum(each.passes for each in found) / max(1, len(layers))
+    return (
+        f"emitted after {mean:.2f} of {depth} layers on average, {run:.2f} layers run per token with verification, "
+        f"{stood:.0%} of {drafted} drafted tokens accepted"
+    )
 
 
 def line(found: Continuation, args: GenerateArguments) -> dict:
     """A line of the output file."""
     held = {"prompt": found.prompt, "continuation": found.text, "tokens": found.tokens, "strategy": args.strategy}
-    return held if found.exit_layers is None else held | {"exit_layers": found.exit_layers}
+    layers = {"exit_layers": found.exit_layers, "premature_layers": found.premature_layers}
+    held |= {name: value for name, value in layers.items() if value is not None}
+    counts = {"layers_run": found.passes, "drafted": found.drafted, "accepted": found.accepted}
+    return held | counts if found.drafted else held

@@ -6,19 +6,21 @@ Generation tasks run under the policy; log-likelihoods are those of a layer, rea
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import fields
 from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from decoding.policy import Policy
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from decoding.trace import ExitTrace
+from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from training.evaluation import padded
 from training.reporting import explain
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
@@ -26,7 +28,9 @@ from util import AdditionalArguments, DecoderArguments, update_autoconfig
 logger = logging.getLogger(__name__)
 
 POLICY_FLAGS = tuple(field.name for field in fields(AdditionalArguments) if field.init)
-# New tokens of a task that names no number.
+# Mean over tokens -> what is summed up: layers each ran before it was emitted, and all that ran for it.
+DEPTHS = {"block_avg": "layers", "layers_run": "passes"}
+# New tokens of a task that names no number, or half of what there is room for.
 MAX_NEW_TOKENS = 256
 Scored = tuple[tuple[str, str], list[int], list[int]]
 
@@ -80,7 +84,7 @@ class EarlyExitLM(TemplateLM):
             )
         self.batch_size = 8 if str(batch_size).startswith("auto") else int(batch_size)
         self.max_length = max_length or getattr(config, "max_position_embeddings", None) or 2048
-        self.layers_run, self.tokens_generated = 0, 0
+        self.counts: Counter[str] = Counter()  # of the tokens generated
         logger.info("Policy: %s.", explain(self.policy, self.model.num_exit_layers))
 
     @property
@@ -168,43 +172,46 @@ class EarlyExitLM(TemplateLM):
         return found
 
     def _continue(self, contexts: list[str], settings: dict) -> list[str]:
-        settings = dict(settings)
-        until = settings.pop("until", None) or []
-        until = [until] if isinstance(until, str) else [each for each in until if each]
-        length = settings.pop("max_gen_toks", MAX_NEW_TOKENS)
-        if self.max_length <= length:
-            raise ValueError(f"A task asks for {length} new tokens, but max_length is {self.max_length} in all.")
-        ids = [self.tok_encode(context)[-(self.max_length - length) :] for context in contexts]
+        settings = normalize_gen_kwargs(settings, min(MAX_NEW_TOKENS, self.max_length // 2))
+        until, length = [end for end in settings.pop("until") if end], settings.pop("max_gen_toks")
+        if not 0 < length < self.max_length:
+            raise ValueError(
+                f"A task asks for {length} new tokens, but max_length is {self.max_length} for prompt and answer: "
+                f"valid are 1 to {self.max_length - 1}."
+            )
+        if not settings["do_sample"]:
+            settings.pop("temperature", None)  # 0, for which the library has a warning
+        ids = [prompt_ids(self.tokenizer, context)[-(self.max_length - length) :] for context in contexts]
         inputs = padded(ids, self.tokenizer.pad_token_id or 0, None, left=True)
         start = inputs["input_ids"].shape[1]
-        drawn = {
-            name: settings[name]
-            for name in ("temperature", "top_k", "top_p")
-            if settings.get("do_sample") and settings.get(name) is not None
-        }
         sequences, trace = self.model.generate(
             **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
+            **{"num_beams": 1, **settings},
             max_new_tokens=length,
-            do_sample=bool(settings.get("do_sample")),
-            num_beams=1,
-            **drawn,
             stopping_criteria=StoppingCriteriaList([Until(self.tokenizer, until, start)] if until else []),
             policy=self.policy,
             return_trace=True,
         )
-        self.layers_run += int(trace.exit_layers.sum())
-        self.tokens_generated += int(trace.lengths.sum())
         answers = sequences[:, start:].tolist()
-        texts = [
-            self.tokenizer.decode(answer[:length], skip_special_tokens=True)
-            for answer, length in zip(answers, trace.lengths.tolist(), strict=True)
-        ]
+        if trace is not None:  # the library's beams have none
+            self._count(trace)
+            answers = [answer[:end] for answer, end in zip(answers, trace.lengths.tolist(), strict=True)]
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [_before(text, until) for text in texts]
 
+    def _count(self, trace: ExitTrace) -> None:
+        """Add what a call's tokens cost to that of those before."""
+        found = {"tokens": trace.lengths, "layers": trace.exit_layers, "passes": trace.passes}
+        found |= {name: trace.counts[name] for name in ("drafted", "accepted")}
+        self.counts.update({name: int(values.sum()) for name, values in found.items()})
+
     def get_model_info(self) -> dict:
-        """What the harness writes beside its results: the policy, and how deep generated tokens went."""
-        depth = {"block_avg": self.layers_run / self.tokens_generated} if self.tokens_generated else {}
-        return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth}
+        """What the harness writes beside its results: the policy, and how deep generated tokens went, named as in the
+        results of a run."""
+        counts = self.counts
+        depth = {name: counts[kind] / counts["tokens"] for name, kind in DEPTHS.items() if counts["tokens"]}
+        verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
+        return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth, **verified}
 
 
 class Until(StoppingCriteria):

@@ -73,6 +73,19 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Token ids of a prompt; of one without tokens the token a text begins with, or that parts one from the next.
+
+    Raises:
+        ValueError: The tokenizer has neither.
+    """
+    ids = tokenizer(prompt, verbose=False)["input_ids"]
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if not ids and start is None:
+        raise ValueError("An empty prompt needs a token to begin with, which this tokenizer has not.")
+    return ids or [start]
+
+
 def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
     """The deployed model with every weight from the checkpoint; only a `cm_head` about to be trained may be new.
 

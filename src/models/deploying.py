@@ -125,8 +125,8 @@ class EarlyExitGeneration:
             policy: When tokens may leave; None takes the one in the model's config (`util.update_autoconfig`).
             strategy: Score tokens from several layers at full depth (contrastive generation), see
                 `decoding.strategies`; None takes the last layer's word, or an exit's.
-            return_trace: Return `(sequences, trace)`, see `decoding.trace.ExitTrace`; the trace is None where the
-                library's own search or a strategy's ran.
+            return_trace: Return `(sequences, trace)`, see `decoding.trace.ExitTrace`; of a strategy a
+                `decoding.search.SearchTrace`, and None where the library's own search ran.
             return_logprobs: Keep the log-probability of every emitted token in the trace.
             return_states: Keep the states of every layer that a token ran in the trace.
             labels: Ignored, so that a Trainer may pass a whole batch.
@@ -238,7 +238,7 @@ class EarlyExitGeneration:
         _set(shared, kwargs, "use_cache", False)
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
-        if result.trace is not None:
+        if strategy is None:
             result.trace.seconds.update(seconds)
         return self._as_output(sequences, result, shared["generation_config"], kwargs), result.trace
 
@@ -270,7 +270,7 @@ class EarlyExitGeneration:
             raise ValueError("A strategy's beams have one result, the best: leave num_return_sequences out.")
         adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
         decoding = _decoding(processors, criteria, generation_config, streamer)
-        return Result(search(adapter, prompt, decoding, strategy), None)
+        return Result(*search(adapter, prompt, decoding, strategy))
 
     def _announce_padding(self, processors, generation_config, model_kwargs: dict) -> None:
         """Say once that padding counts as text for a processor that reads the prompt, as it does in the library."""

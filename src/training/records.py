@@ -62,7 +62,6 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
     """
     length = int(trace.lengths[row])
     discarded = [layer for index, _, layer in trace.discarded if index == row]
-    in_vain = sum(each["row"] == row for each in trace.wasted)
     kept, rows, members = (getattr(trace, name)[row, :length] for name in ("kept", "rows", "members"))
     tried = ~np.isnan(trace.confidences[row, :length])  # [T, L]
     first = tried & (tried.cumsum(1) == 1)
@@ -80,7 +79,7 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
         "single": int((members == 1).sum()),
         "taken": int((taken & (members > 0)).sum()),
         "taken_single": int((taken & (members == 1)).sum()),
-        "passes": int(trace.depths[row].sum()) + trace.cost.num_layers * in_vain,
+        "passes": int(trace.passes[row]),
         "shallow": int((trace.exit_layers[row, :length] < trace.cost.num_layers).sum()),
         "rolled_back": len(discarded),
         "layers_rolled_back": sum(discarded),

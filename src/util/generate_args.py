@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from decoding.strategies import Strategy, bucket
+from decoding.strategies import DIVERGENCES, Strategy, bucket
 from util.additional_args import flag
 from util.checks import raise_together
 
@@ -53,6 +53,12 @@ class GenerateArguments:
         "Of dola and dola_static: layers as DoLa's code takes them, the last contrasted with the others, such as "
         "16,32 or 0,2,..,32; or a bucket, low or high; high where not given.",
     )
+    dola_divergence: str = flag(
+        "paper",
+        f"Of dola: how far a layer is from the last, one of {', '.join(DIVERGENCES)}. paper is the Jensen-Shannon "
+        "divergence of DoLa's text; code the mean of KL(M||P) and KL(M||Q) that its code computes, whose layers and "
+        "tokens come out with --lens_final_norm False.",
+    )
     lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head; False is DoLa's own arithmetic.")
     temperature: float = flag(1.0, "Of sample.")
     top_k: int = flag(50, "Of sample: draw among the k likeliest tokens; 0 for all.")
@@ -72,6 +78,9 @@ class GenerateArguments:
         problems = []
         if self.strategy not in STRATEGIES:
             problems.append(f"--strategy {self.strategy}: valid are {', '.join(STRATEGIES)}.")
+        if self.dola_divergence not in DIVERGENCES:
+            valid = ", ".join(DIVERGENCES)
+            problems.append(f"--dola_divergence {self.dola_divergence}: valid are {valid}.")
         if self.dtype not in DTYPES:
             problems.append(f"--dtype {self.dtype}: valid are {', '.join(DTYPES)}.")
         if self.prompt is None and self.prompt_file is None:
@@ -108,6 +117,7 @@ class GenerateArguments:
             self.coefficient,
             self.lens_final_norm,
             self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1),
+            self.dola_divergence,
         )
         strategy.check(num_layers)
         return strategy

@@ -1,6 +1,7 @@
 """Contrastive generation against its formulas, and the cached search against one that scores every prefix anew."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional
 from transformers import TextStreamer
 
 from decoding.policy import Policy
-from decoding.strategies import Strategy, bucket
+from decoding.strategies import DIVERGENCES, Strategy, bucket
 from support import DECODERS, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
 
 STRATEGIES = {
@@ -119,6 +120,73 @@ def test_rows_of_a_batch_choose_their_own_layer():
         assert len(set(chosen)) > 1
 
 
+@torch.no_grad()
+def dolas_code(model, tokens, strategy):
+    """The next token behind one prefix and the premature layer, as the code of DoLa's authors computes them: the layers
+    read unnormed, the mean of two divergences of which the mixture is the first argument."""
+    states = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+    mature = model.lm_head(states[-1][:, -1]).log_softmax(-1)
+    premature = torch.stack([model.lm_head(states[layer][:, -1]).log_softmax(-1) for layer in strategy.amateurs])
+    mixture = 0.5 * (mature.exp()[None] + premature.exp())
+    first = functional.kl_div(mature[None].expand_as(premature), mixture, reduction="none").mean(-1)
+    second = functional.kl_div(premature, mixture, reduction="none").mean(-1)
+    layer = int((0.5 * (first + second)).mean(-1).argmax())
+    scores = (mature - premature[layer])[0]
+    scores[mature[0] < mature.max() + math.log(strategy.alpha)] = -math.inf
+    return int(scores.argmax()), strategy.amateurs[layer]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "neox"])
+def test_dola_by_the_code_is_what_the_code_says(kind):
+    """Tokens and layers; by the paper's divergence some layer is another one."""
+    strategy, chosen = Strategy("dola", (0, 1, 2, 3), final_norm=False, divergence="code"), {}
+    for seed in range(4):
+        with double_precision(DECODERS[kind](seed)) as model:
+            ids, mask = sources(seed, 3, left=True)
+            found, trace = model.generate(
+                ids, attention_mask=mask, max_new_tokens=LENGTH, strategy=strategy, return_trace=True
+            )
+            for row in range(3):
+                tokens = ids[row][mask[row] == 1].tolist()
+                answer = answers_of(found, ids.shape[1])[row]
+                for place, token in enumerate(answer):
+                    assert (token, trace.premature_layers[row, place]) == dolas_code(model, tokens, strategy)
+                    tokens.append(token)
+            other = {"strategy": replace(strategy, divergence="paper"), "return_trace": True}
+            _, paper = model.generate(ids, attention_mask=mask, max_new_tokens=LENGTH, **other)
+            chosen[seed] = (trace.premature_layers[:, 0].tolist(), paper.premature_layers[:, 0].tolist())
+    assert any(code != paper for code, paper in chosen.values())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_layer_contrasted_with_is_recorded_per_token(name, beams):
+    strategy = replace(STRATEGIES[name], beams=beams)
+    with double_precision(tiny_gpt2(1)) as model:
+        ids, mask = sources(1, 4, left=True)
+        found, trace = model.generate(
+            ids, attention_mask=mask, max_new_tokens=LENGTH, strategy=strategy, return_trace=True
+        )
+        assert trace.premature_layers.shape == (4, found.shape[1] - ids.shape[1])
+        for row, answer in enumerate(answers_of(found, ids.shape[1])):
+            tokens = ids[row][mask[row] == 1].tolist()
+            for token, layer in zip(answer, trace.premature_layers[row].tolist(), strict=False):
+                _, chosen = formula(model, torch.tensor([tokens]), torch.ones(1, len(tokens)).long(), strategy)
+                assert layer == (-1 if chosen is None else chosen[0])
+                tokens.append(token)
+            assert (trace.premature_layers[row, len(answer) :] == -1).all()
+
+
+def test_the_divergence_of_the_code_against_a_hand_worked_one():
+    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
+    m = (p + q) / 2
+    expected = sum(float((m * (m / each).log()).sum()) for each in (p, q)) / 2
+    assert float(DIVERGENCES["code"](p.log(), q.log())) == pytest.approx(expected)
+    assert float(DIVERGENCES["code"](p.log(), p.log())) == pytest.approx(0, abs=1e-7)
+    zeros = torch.tensor([0.0, -math.inf])
+    assert math.isfinite(float(DIVERGENCES["code"](zeros, zeros.flip(0))))
+
+
 def test_a_long_prompt_is_run_in_pieces(monkeypatch):
     with double_precision(tiny_gpt2(4)) as model:
         ids, mask = sources(4, 3, left=True)
@@ -198,6 +266,8 @@ def test_one_beam_streams_what_it_returns():
         ({"name": "plain", "alpha": 2.0}, "alpha is 2.0: valid are 0 to 1"),
         ({"name": "plain", "temperature": 0.0}, "amateur temperature is 0.0"),
         ({"name": "plain", "beams": 0}, "beam size is 0"),
+        ({"name": "plain", "beams": 2.5}, "beams is 2.5: valid is a whole number"),
+        ({"name": "plain", "divergence": "kl"}, "divergence is 'kl': valid are paper, code"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

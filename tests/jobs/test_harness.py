@@ -12,8 +12,10 @@ import torch
 
 pytest.importorskip("lm_eval")
 
+import generate
 from jobs.harness import EarlyExitLM, Until
 from models import DeployGPT2LMHeadModel
+from support import plain_generate
 
 SCRIPT = Path(__file__).resolve().parents[2] / "src" / "run_lm_eval.py"
 PAIRS = [("The tower of", " Dover is red."), ("Ann: Where are", " you?"), ("", "Bob"), ("In ", "Elm, there")]
@@ -107,6 +109,73 @@ def test_generation_runs_under_the_policy_and_ends_before_a_stop_string(folder):
     end = next(part for part in said[2:] if part.strip())
     (cut,) = full.generate_until(asked((contexts[0], {"until": [end], "max_gen_toks": 9})), disable_tqdm=True)
     assert cut == said.split(end)[0]
+
+
+def continued(lm, context, **settings):
+    """One continuation, nothing cut from it."""
+    (text,) = lm.generate_until(asked((context, {"until": [], **settings})), disable_tqdm=True)
+    return text
+
+
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("value", [5, "5"])
+def test_lengths_come_by_any_of_the_harness_names(folder, name, value):
+    lm = EarlyExitLM(folder)
+    continued(lm, "The tower of", **{name: value})
+    assert lm.counts["tokens"] == 5
+    continued(lm, "The tower of")
+    assert lm.counts["tokens"] == 5 + 64, "half of the model's positions, where 256 are not there"
+
+
+def test_beams_are_the_librarys_and_exclude_exits(folder):
+    lm = EarlyExitLM(folder)
+    ids = torch.tensor([lm.tok_encode("The tower of")])
+    said = plain_generate(lm.model, input_ids=ids, max_new_tokens=7, num_beams=3)[0, ids.shape[1] :]
+    text = lm.tokenizer.decode(said, skip_special_tokens=True)
+    assert continued(lm, "The tower of", max_gen_toks=7, num_beams=3) == text
+    early = EarlyExitLM(folder, use_early_exit=True, exit_conf_threshold=0.2)
+    with pytest.raises(ValueError, match="num_beams=3"):
+        continued(early, "The tower of", num_beams=3)
+
+
+def test_a_temperature_asks_for_samples(folder):
+    lm = EarlyExitLM(folder)
+    greedy = continued(lm, "The tower of", max_gen_toks=20)
+    assert continued(lm, "The tower of", max_gen_toks=20, temperature=0.0) == greedy
+    assert continued(lm, "The tower of", max_gen_toks=20, temperature=2.0, do_sample=False) == greedy
+    torch.manual_seed(0)
+    assert continued(lm, "The tower of", max_gen_toks=20, temperature=2.0) != greedy
+    torch.manual_seed(0)
+    drawn = continued(lm, "The tower of", max_gen_toks=20, temperature=2.0, top_k=5)
+    torch.manual_seed(0)
+    assert drawn == continued(lm, "The tower of", max_gen_toks=20, temperature=2.0, top_k=5, do_sample=True) != greedy
+
+
+def test_an_empty_context_is_what_generate_makes_of_an_empty_prompt(folder, capsys):
+    lm = EarlyExitLM(folder, batch_size=3)
+    alone = continued(lm, "", max_gen_toks=6)
+    contexts = ["The tower of Arden is", "", "Bob"]
+    requests = asked(*((context, {"until": [], "max_gen_toks": 6}) for context in contexts))
+    assert lm.generate_until(requests, disable_tqdm=True)[1] == alone
+    (found,) = generate.main(["--model_name_or_path", folder, "-p", "", "-l", "6", "--device", "cpu"])
+    assert found.text == alone and len(found.tokens) == 6
+
+
+def test_depths_of_lossless_runs_name_drafts_and_passes(folder):
+    lm = EarlyExitLM(folder, use_shallow_deep=True, shallow_exit_layer=1, lossless=True)
+    continued(lm, "The tower of", max_gen_toks=20)
+    info = lm.get_model_info()
+    assert 1 <= info["block_avg"] <= 4 <= info["layers_run"] and 0 <= info["acceptance_rate"] <= 1
+    assert info["policy"]["threshold"] == 0.0
+    full = EarlyExitLM(folder)
+    continued(full, "The tower of", max_gen_toks=20)
+    assert full.get_model_info().keys() == {"policy", "likelihood_layer", "block_avg", "layers_run"}
+
+
+@pytest.mark.parametrize("length", [0, 128, 500])
+def test_more_new_tokens_than_there_is_room_for_are_refused(folder, length):
+    with pytest.raises(ValueError, match=f"asks for {length} new tokens, but max_length is 128 .*valid are 1 to 127"):
+        continued(EarlyExitLM(folder), "The", max_gen_toks=length)
 
 
 @pytest.mark.parametrize(
