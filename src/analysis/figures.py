@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis import layer_figures, policy_figures, speed_figures
 from analysis.drawing import Runs
-from analysis.runs import read_runs, read_speeds
+from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
 from util.files import read_json, write_json, write_text
 
@@ -43,10 +43,11 @@ def read_all(folder: Path) -> Runs:
     """What figures are drawn from, under a folder.
 
     Raises:
-        ValueError: There is no finished run.
+        ValueError: There is no finished run, or runs that would share a panel are not comparable.
     """
-    benchmarks = sorted(folder.rglob("benchmark.json"))
-    return Runs(read_runs(folder), read_speeds(folder), read_json(benchmarks[0]) if benchmarks else None)
+    runs, benchmarks = read_runs(folder), sorted(folder.rglob("benchmark.json"))
+    refuse_mixtures(runs)
+    return Runs(runs, read_speeds(folder), read_json(benchmarks[0]) if benchmarks else None)
 
 
 def draw_all(folder: Path, out: Path) -> list[Path]:

@@ -18,6 +18,11 @@ SCORES = {"eval_f1": ("F1", "f1"), "eval_rougeL": ("ROUGE-L", "rougeL"), "eval_b
 # What of a run's settings is its policy.
 POLICY = {"method", *(field.name for field in fields(Policy))}
 
+# What else of a run's settings changes neither a score nor a count of full depth.
+UNCOMPARED = {"views", "save_traces", "device", "batch_size"}
+# What of its environment changes its clock.
+CLOCK = ("device", "threads", "batch_size", "processes")
+
 # Measures by the short names of figures.
 SHORT = {
     "contrastive_decoding": "contrastive",
@@ -85,6 +90,18 @@ class RunFiles:
         """The task and split, with which runs are comparable."""
         return f"{self.task}, {self.policy['split']}"
 
+    @cached_property
+    def conditions(self) -> dict[str, str]:
+        """Everything but the policy that shaped the results, such as model, data and generation; runs that differ here
+        are not comparable. Nested settings are named as in generation.num_beams."""
+        held = {name: value for name, value in self.policy.items() if name not in POLICY | UNCOMPARED}
+        return {name: json.dumps(value, sort_keys=True) for name, value in _flat(held)}
+
+    @property
+    def clock(self) -> dict:
+        """What its seconds depend on beside its policy."""
+        return {name: self.results.get("environment", {}).get(name) for name in CLOCK}
+
     @property
     def method(self) -> str:
         return method_of(self.policy)
@@ -118,7 +135,7 @@ class RunFiles:
     @property
     def layers_run(self) -> float:
         """Layer passes per token, those of waiting tokens and in vain included."""
-        return self.results["eval_layers_run"]
+        return self.results.get("eval_layers_run", self.mean_exit)
 
     @property
     def layers_in_turn(self) -> float:
@@ -182,6 +199,39 @@ def read_runs(folder: Path) -> list[RunFiles]:
     return runs
 
 
+def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def differing(groups: Sequence[RunFiles]) -> list[str]:
+    """The names of conditions in which some runs differ."""
+    names = dict.fromkeys(name for run in groups for name in run.conditions)
+    return [name for name in names if len({run.conditions.get(name) for run in groups}) > 1]
+
+
+def refuse_mixtures(runs: Sequence[RunFiles]) -> None:
+    """Refuse runs of one task with models of one name that are not comparable.
+
+    Raises:
+        ValueError: The sentence says which they are and in what they differ.
+    """
+    groups: dict[tuple[str, str], list[RunFiles]] = {}
+    for run in runs:
+        groups.setdefault((run.task, run.model), []).append(run)
+    for (task, model), some in groups.items():
+        names = differing(some)
+        if names:
+            other = next(run for run in some if run.conditions != some[0].conditions)
+            raise ValueError(
+                f"The runs of {task} with {model} differ in {', '.join(names)}, so they are not comparable, such as "
+                f"{some[0].folder} and {other.folder}: give a folder with one kind of them."
+            )
+
+
 def where(runs: Sequence[RunFiles], **wanted) -> list[RunFiles]:
     """The runs whose attributes (task, model, method, first_exit, ...) have these values, by first exit."""
     found = [run for run in runs if all(getattr(run, name) == value for name, value in wanted.items())]
@@ -199,14 +249,18 @@ class Speed:
 
     Attributes:
         settings: How they were measured.
+        model: The fingerprint of the model timed, or None where it was not kept.
         rows: "policy" and "relative" of each, see `jobs.speed`.
     """
 
     settings: dict
     rows: list[dict]
+    model: str | None = None
 
     def relative(self, run: RunFiles) -> list[float] | None:
         """Seconds per token relative to the full model's, repetition by repetition; None where it was not timed."""
+        if self.model not in (None, run.policy.get("model_fingerprint", self.model)):
+            return None
         policy = {name: value for name, value in run.policy.items() if name in POLICY}
         return next((row["relative"] for row in self.rows if row["policy"] == policy), None)
 
@@ -222,5 +276,5 @@ def read_speeds(folder: Path) -> dict[tuple[str, str], Speed]:
                 *(speeds[group].rows if group in speeds else ()),
                 *(row for row in held["policies"] if "relative" in row),
             ]
-            speeds[group] = Speed(held["settings"], rows)
+            speeds[group] = Speed(held["settings"], rows, held.get("model_fingerprint"))
     return speeds

@@ -2,15 +2,21 @@
 
     python src/analysis/tradeoff.py --runs save/quickstart --out save/quickstart
 
-Every folder under --runs that holds an all_results.json of an evaluation with exits is one row. Relative numbers are
-relative to the full-depth run on the same data, which must be among them.
+Every folder under --runs that holds an all_results.json of an evaluation with exits is one row. Runs that differ in
+more than their policy (model, examples, generation, ...) stand in tables of their own. Relative numbers are relative to
+the full-depth run of the same table, which must be among them; tokens per second are those of speed.json where policies
+were timed in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import sys
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -20,7 +26,7 @@ import matplotlib.pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.runs import RunFiles, method_of, read_runs
+from analysis.runs import RunFiles, Speed, differing, method_of, read_runs, read_speeds
 from util.files import replacing, write_text
 
 MARKERS = {"full model": "*", "static": "s"}
@@ -31,23 +37,17 @@ class Point:
     """One run: what it scored and what it cost.
 
     Attributes:
-        data: The task and split, with which runs are comparable.
-        score_name, score: In percent.
-        exit_layer: Mean layers run per token.
-        decoder_flops: Per example.
-        tokens_per_second: From the run's own clock.
-        folder: The run.
+        group: Of the runs it is comparable with: task and split, and what tells it from other groups of these.
+        speed: Tokens per second relative to full depth, or None where they cannot be compared.
     """
 
-    data: str
-    policy: dict
-    score_name: str
-    score: float
-    exit_layer: float
-    decoder_flops: float
-    tokens_per_second: float
-    examples: int
-    folder: Path
+    run: RunFiles
+    group: str
+    speed: float | None = None
+
+    @property
+    def policy(self) -> dict:
+        return self.run.policy
 
     @property
     def label(self) -> str:
@@ -71,83 +71,115 @@ def label(policy: dict) -> str:
 
 
 def read_points(folder: Path) -> list[Point]:
-    """The runs under a folder, by data and policy.
+    """The runs under a folder, by group and policy.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or there are some that no run at full depth is comparable with.
     """
-    return sorted(map(_point, read_runs(folder)), key=_place)
+    runs, speeds = read_runs(folder), read_speeds(folder)
+    names = group_names(runs)
+    points = [Point(run, names[_conditions(run)]) for run in runs]
+    full = {point.group: point.run for point in reversed(points) if point.policy["method"] == "full"}
+    alone = [name for name in dict.fromkeys(point.group for point in points) if name not in full]
+    if alone:
+        raise ValueError(
+            f"No run at full depth on {'; '.join(alone)}: relative numbers need one; run it without exit flags, or "
+            "give a folder without these."
+        )
+    points = [replace(point, speed=speed_of(point.run, full[point.group], speeds)) for point in points]
+    return sorted(points, key=_place)
+
+
+def _conditions(run: RunFiles) -> str:
+    return json.dumps([run.data, run.conditions], sort_keys=True)
+
+
+def group_names(runs: Sequence[RunFiles]) -> dict[str, str]:
+    """Name of every group of comparable runs: task and split, and in what it differs from others of these."""
+    names = {}
+    for data in dict.fromkeys(run.data for run in runs):
+        groups = {_conditions(run): run for run in runs if run.data == data}
+        told = differing(list(groups.values()))
+        for key, run in groups.items():
+            names[key] = ", ".join([data, *(f"{name} {run.conditions.get(name, '-')}" for name in told)])
+    return names
+
+
+def speed_of(run: RunFiles, full: RunFiles, speeds: Mapping[tuple[str, str], Speed]) -> float | None:
+    """Tokens per second relative to full depth: measured in alternation where that was done, else by the runs' own
+    clocks where these ran alike."""
+    timed = speeds.get((run.task, run.model))
+    if timed is not None:
+        ratios = timed.relative(run)
+        return None if ratios is None else 1 / statistics.median(ratios)
+    if run.clock != full.clock:
+        return None
+    return run.results["eval_tokens_per_second"] / full.results["eval_tokens_per_second"]
 
 
 def _place(point: Point) -> tuple:
-    """Order in the table: by data, full depth first, strict thresholds before lenient ones."""
+    """Order in the table: by group, full depth first, strict thresholds before lenient ones."""
     method = ("full", "static", "early_exit").index(point.policy["method"])
-    return (point.data, method, point.series, -point.policy.get("threshold", 0))
+    return (point.group, method, point.series, -point.policy.get("threshold", 0))
 
 
-def _point(run: RunFiles) -> Point:
-    return Point(
-        data=run.data,
-        policy=run.policy,
-        score_name=run.score_name,
-        score=run.score,
-        exit_layer=run.mean_exit,
-        decoder_flops=run.flops("decoder"),
-        tokens_per_second=run.results["eval_tokens_per_second"],
-        examples=run.samples,
-        folder=run.folder,
-    )
-
-
-def full_depth(points: list[Point], data: str) -> Point:
-    """The full-depth run that others on the same data are relative to.
-
-    Raises:
-        ValueError: It was not run.
-    """
-    for point in points:
-        if point.data == data and point.policy["method"] == "full":
-            return point
-    raise ValueError(f"No run at full depth on {data}: relative numbers need one; run it without exit flags.")
-
-
-def table(points: list[Point], speed: dict[str, dict[str, float]] | None = None) -> str:
-    """A plain-text table, one block per data set.
+def table(points: Sequence[Point], speeds: Mapping[tuple[str, str], Speed] | None = None) -> str:
+    """A plain-text table, one block per group.
 
     Args:
-        speed: Task -> label of the policy -> tokens per second relative to full depth, measured in alternation;
-            None takes the ratio of the runs' own clocks.
+        speeds: (task, model) -> what was timed in alternation, as the points have it.
     """
     blocks = []
-    for data in dict.fromkeys(point.data for point in points):
-        full = full_depth(points, data)
-        some = [point for point in points if point.data == data]
-        wide = max(24, *(len(point.label) + 1 for point in some))
-        head = f"{'policy':<{wide}}{full.score_name:>9}{'exit layer':>12}{'decoder FLOPs':>15}{'tokens/s':>10}"
-        lines = [f"{data}, {full.examples} examples (FLOPs and tokens/s relative to full depth)", head]
-        for point in some:
-            fast = point.tokens_per_second / full.tokens_per_second
-            if speed is not None:
-                fast = speed[point.policy["task"]][point.label]
-            flops = point.decoder_flops / full.decoder_flops
-            lines.append(
-                f"{point.label:<{wide}}{point.score:>9.2f}{point.exit_layer:>12.2f}{flops:>15.2f}{fast:>10.2f}"
-            )
-        blocks.append("\n".join(lines))
+    for group in dict.fromkeys(point.group for point in points):
+        some = [point for point in points if point.group == group]
+        timed = (speeds or {}).get((some[0].run.task, some[0].run.model))
+        blocks.append(_block(group, some, clock_note(timed)))
     return "\n\n".join(blocks) + "\n"
 
 
-def draw(points: list[Point], path: Path) -> None:
-    """Score against mean exit layer, one panel per data set, one line per method."""
-    names = list(dict.fromkeys(point.data for point in points))
+def _block(group: str, points: Sequence[Point], note: str) -> str:
+    full = next(point.run for point in points if point.policy["method"] == "full")
+    wide = max(24, *(len(point.label) + 1 for point in points))
+    head = f"{'policy':<{wide}}{full.score_name:>9}{'exit layer':>12}{'layers run':>12}{'accepted':>10}"
+    lines = [
+        f"{group}, {full.samples} examples (FLOPs and tokens/s relative to full depth)",
+        f"{head}{'decoder FLOPs':>15}{'tokens/s':>10}",
+    ]
+    for point in points:
+        run = point.run
+        accepted = "-" if run.acceptance_rate is None else f"{run.acceptance_rate:.0%}"
+        fast = "-" if point.speed is None else f"{point.speed:.2f}"
+        flops = run.flops("decoder") / full.flops("decoder")
+        lines.append(
+            f"{point.label:<{wide}}{run.score:>9.2f}{run.mean_exit:>12.2f}{run.layers_run:>12.2f}{accepted:>10}"
+            f"{flops:>15.2f}{fast:>10}"
+        )
+    return "\n".join([*lines, note])
+
+
+def clock_note(timed: Speed | None) -> str:
+    """What stands behind a table's tokens per second."""
+    if timed is None:
+        return (
+            "tokens/s: by each run's own clock; - where it did not run as full depth did (device, threads, batch size)."
+        )
+    sizes = (
+        "batch {batch}, decoder only, all policies in turn on {examples} examples, median of {repetitions} repetitions"
+    )
+    return f"tokens/s: {sizes.format(**timed.settings)}."
+
+
+def draw(points: Sequence[Point], path: Path) -> None:
+    """Score against mean exit layer, one panel per group, one line per method."""
+    names = list(dict.fromkeys(point.group for point in points))
     figure, panels = plt.subplots(1, len(names), figsize=(5.5 * len(names), 4.2), squeeze=False, layout="constrained")
-    for panel, data in zip(panels[0], names, strict=True):
-        some = [point for point in points if point.data == data]
+    for panel, group in zip(panels[0], names, strict=True):
+        some = [point for point in points if point.group == group]
         for series in dict.fromkeys(point.series for point in some):
-            line = sorted((point for point in some if point.series == series), key=lambda point: point.exit_layer)
+            line = sorted((point for point in some if point.series == series), key=lambda point: point.run.mean_exit)
             panel.plot(
-                [point.exit_layer for point in line],
-                [point.score for point in line],
+                [point.run.mean_exit for point in line],
+                [point.run.score for point in line],
                 marker=MARKERS.get(series, "o"),
                 markersize=12 if series == "full model" else 7,
                 linestyle="-",
@@ -155,11 +187,11 @@ def draw(points: list[Point], path: Path) -> None:
             )
             for point in line:
                 if point.policy["method"] == "early_exit":
-                    text = f"{point.policy['threshold']:g}"
-                    panel.annotate(text, (point.exit_layer, point.score), textcoords="offset points", xytext=(5, -11))
-        panel.set_title(f"{data} (n = {some[0].examples})")
+                    text, place = f"{point.policy['threshold']:g}", (point.run.mean_exit, point.run.score)
+                    panel.annotate(text, place, textcoords="offset points", xytext=(5, -11))
+        panel.set_title(textwrap.fill(f"{group} (n = {some[0].run.samples})", 60), fontsize=9)
         panel.set_xlabel("mean exit layer (layers per token)")
-        panel.set_ylabel(f"{some[0].score_name} (%)")
+        panel.set_ylabel(f"{some[0].run.score_name} (%)")
         panel.grid(alpha=0.3)
         panel.legend()
     figure.text(0, -0.02, "Numbers beside points are thresholds.", fontsize=8)
@@ -168,11 +200,11 @@ def draw(points: list[Point], path: Path) -> None:
     plt.close(figure)
 
 
-def report(runs: Path, out: Path, speed: dict | None = None) -> str:
+def report(runs: Path, out: Path) -> str:
     """Write table.txt, figure.png and the list of runs they come from; the table's text."""
     points = read_points(runs)
-    text = table(points, speed)
-    sources = "".join(f"  {point.data}: {point.label}: {point.folder}\n" for point in points)
+    text = table(points, read_speeds(runs))
+    sources = "".join(f"  {point.group}: {point.label}: {point.run.folder}\n" for point in points)
     write_text(out / "table.txt", f"{text}\nRuns\n{sources}")
     draw(points, out / "figure.png")
     return text

@@ -343,14 +343,14 @@ class Job:
 
     def _settings(self, stage: str) -> dict:
         """Everything that shapes the results of a stage; neither batch size nor number of processes does."""
-        folder = Path(self.args.output_dir if self.trained else self.model_args.model_name_or_path)
+        folder, fingerprint = self.model_source()
         model, data = self.trainer.model, self.splits[stage]
         generation = self.trainer.decoding.generation.to_diff_dict()
         generation.pop("transformers_version", None)
         settings = {
             "policy": self.policy.describe(),
             "model": folder.resolve().name if folder.is_dir() else str(folder),
-            "model_fingerprint": fingerprint_model(folder) if folder.is_dir() else model.config._commit_hash,
+            "model_fingerprint": fingerprint,
             "task": self.task.name,
             "file": self._file(stage) and Path(self._file(stage)).name,
             "split": SPLITS[stage],
@@ -369,6 +369,11 @@ class Job:
         if self.policy.prunes:  # whose FLOPs depend on how many rows of the head are copied at once
             settings["batch_size"] = self.trainer.decoding.batch_size
         return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})
+
+    def model_source(self) -> tuple[Path, str | None]:
+        """The folder or hub name of the model in use, and what stands for its content."""
+        folder = Path(self.args.output_dir if self.trained else self.model_args.model_name_or_path)
+        return folder, fingerprint_model(folder) if folder.is_dir() else self.trainer.model.config._commit_hash
 
     @staticmethod
     def _recorded(name: str, value) -> bool:

@@ -24,9 +24,10 @@ class Speeds:
     def __init__(self, job: Job, path: Path, examples: int, repetitions: int):
         self.job, self.path = job, path
         self.settings = {"examples": examples, "repetitions": repetitions, "batch": 1}
+        _, self.model = job.model_source()
         held = read_json(path) if path.is_file() else {}
-        rows = held["policies"] if held.get("settings") == self.settings else []
-        self.rows = [row for row in rows if "relative" in row]
+        same = held.get("settings") == self.settings and held.get("model_fingerprint", self.model) == self.model
+        self.rows = [row for row in held["policies"] if "relative" in row] if same else []
 
     def of(self, policies: Sequence[AdditionalArguments]) -> list[dict]:
         """The row of each policy, see `seconds_per_token`; those that the file has not are timed now, in turn."""
@@ -37,8 +38,9 @@ class Speeds:
             sizes = self.settings
             timed = seconds_per_token(self.job.trainer, missing, sizes["examples"], sizes["repetitions"], self._limit)
             self.rows += [row for row in timed if row["policy"] not in held]
-            model = {"task": self.job.task.name, "model": Path(self.job.model_args.model_name_or_path).name}
-            write_json(self.path, {"settings": sizes, **model, "policies": self.rows})
+            name = Path(self.job.model_args.model_name_or_path).name
+            timed = {"task": self.job.task.name, "model": name, "model_fingerprint": self.model}
+            write_json(self.path, {"settings": sizes, **timed, "policies": self.rows})
         return [next(row for row in self.rows if row["policy"] == name) for name in names]
 
     @property

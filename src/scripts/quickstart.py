@@ -10,7 +10,6 @@ and the figure are then drawn from the files.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -20,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.tradeoff import label, report
 from jobs.job import Job
-from jobs.speed import seconds_per_token
+from jobs.speed import Speeds
 from tasks import TASKS
 from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
-from util.files import read_json, write_json
+from util.files import read_json
 
 MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
 DATA = {
@@ -68,13 +67,6 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
     print(f"{name}: {policy}: {metrics['eval_runtime']:.0f} s for {metrics['eval_samples']} examples", flush=True)
 
 
-def measure_speed(job: Job, grid: list[AdditionalArguments], examples: int, repetitions: int) -> dict[str, list[float]]:
-    """Label of each policy -> tokens per second relative to full depth in each repetition; batch 1, decoder only."""
-    limit = getattr(job.data_args, job.task.kind.target_limit)
-    rows = seconds_per_token(job.trainer, grid, examples, repetitions, limit)
-    return {label(row["policy"]): [1 / ratio for ratio in row["relative"]] for row in rows}
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("save/quickstart"))
@@ -84,19 +76,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     num_layers = read_json(MODEL / "config.json")["num_decoder_layers"]
     grid = [AdditionalArguments(**flags) for flags in policy_flags(num_layers)]
-    speed = {}
     for name in DATA:
         job = make_job(name, arguments.out, arguments.examples)
         for flags in grid:
             evaluate(name, job, flags)
-        speed[name] = measure_speed(job, grid, arguments.speed_examples, arguments.repetitions)
-    settings = {"batch": 1, "examples": arguments.speed_examples, "repetitions": arguments.repetitions}
-    write_json(arguments.out / "speed.json", {"tokens_per_second_relative_to_full_depth": speed, **settings})
-    medians = {
-        task: {name: statistics.median(ratios) for name, ratios in found.items()} for task, found in speed.items()
-    }
-    print("\n" + report(arguments.out, arguments.out, medians))
-    print(f"tokens/s: batch 1, decoder only, all policies in turn, median of {arguments.repetitions} repetitions.")
+        path = arguments.out / name / "speed.json"
+        Speeds(job, path, arguments.speed_examples, arguments.repetitions).of(grid)
+    print("\n" + report(arguments.out, arguments.out))
     print(f"Table:  {arguments.out / 'table.txt'}\nFigure: {arguments.out / 'figure.png'}")
 
 

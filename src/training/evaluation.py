@@ -306,7 +306,8 @@ def summarise(
     if run is not None:
         metrics |= {f"{prefix}_policy": run.settings["policy"] | run.settings}
         metrics[f"{prefix}_policy"].pop("policy")
-        metrics["environment"] = environment(model.device)
+        batches = {"batch_size": options.batch_size, "processes": process_count()}
+        metrics["environment"] = environment(model.device) | batches
         inputs = [(each.id, each.window) for each in flat]
         run.finish(metrics, predictions, inputs, summaries(run, chosen, data, options))
     return Outcome(metrics, predictions)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tradeoff import main, read_points, report, table
-from util.files import write_json
+from util.files import read_json, write_json
 
 POLICIES = {
     "full": {"method": "full"},
@@ -37,20 +38,83 @@ def test_points_are_the_finished_runs_with_exits(runs):
         "softmax > 0.9",
         "state > 0.5, decay 4, from layer 2",
     ]
-    assert points[0].score_name == "F1"
-    assert points[0].folder.name == "full"
+    assert points[0].run.score_name == "F1"
+    assert points[0].run.folder.name == "full"
+
+
+def line_of(text, label):
+    return next(line for line in text.splitlines() if line.startswith(label)).split()
 
 
 def test_numbers_are_relative_to_full_depth(runs):
-    line = next(line for line in table(read_points(runs)).splitlines() if line.startswith("softmax"))
-    assert line.split()[-4:] == ["88.00", "6.00", "0.80", "1.20"]
+    assert line_of(table(read_points(runs)), "softmax")[-6:] == ["88.00", "6.00", "6.00", "-", "0.80", "1.20"]
+
+
+def change(runs, name, policy=None, **results):
+    """Another value in a run's results, or in its settings."""
+    path = runs / "facts" / "runs" / name / "all_results.json"
+    held = read_json(path) | results
+    held["eval_policy"] |= policy or {}
+    write_json(path, held)
+
+
+def test_a_lossless_run_shows_what_ran_and_what_was_accepted(runs):
+    change(runs, "strict", eval_layers_run=8.5, eval_acceptance_rate=0.75)
+    assert line_of(table(read_points(runs)), "softmax")[-5:-2] == ["6.00", "8.50", "75%"]
 
 
 def test_speed_measured_in_alternation_takes_the_place_of_the_clocks(runs):
-    labels = [point.label for point in read_points(runs)]
-    speed = {"invented_facts": dict.fromkeys(labels, 0.5)}
-    line = next(line for line in table(read_points(runs), speed).splitlines() if line.startswith("softmax"))
-    assert line.split()[-1] == "0.50"
+    timed = [{"policy": POLICIES["full"], "relative": [1.0] * 3}]
+    timed += [{"policy": POLICIES["strict"], "relative": [0.4, 0.5, 0.9]}]
+    settings = {"batch": 1, "examples": 4, "repetitions": 3}
+    held = {"task": "invented_facts", "model": "model", "settings": settings, "policies": timed}
+    write_json(runs / "facts" / "speed.json", held)
+    text = table(read_points(runs), read_speeds(runs))
+    assert line_of(text, "softmax")[-1] == "2.00" and line_of(text, "static")[-1] == "-"
+    assert "all policies in turn on 4 examples, median of 3 repetitions" in text
+    write_json(runs / "facts" / "speed.json", held | {"model_fingerprint": "of another"})
+    change(runs, "strict", {"model_fingerprint": "its own"})
+    assert read_speeds(runs)["invented_facts", "model"].relative(read_runs(runs)[-1]) is None
+
+
+@pytest.mark.parametrize("name", ["batch_size", "threads", "device", "processes"])
+def test_clocks_that_ran_otherwise_are_not_compared(runs, name):
+    change(runs, "full", environment={name: 1})
+    change(runs, "strict", environment={name: 2})
+    change(runs, "static", environment={name: 1})
+    text = table(read_points(runs))
+    assert line_of(text, "softmax")[-1] == "-" and line_of(text, "static")[-1] == "1.10"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model": "other", "model_fingerprint": "b"}, 'model "other", model_fingerprint "b"'),
+        ({"examples": 99}, "examples 99"),
+        ({"data_fingerprint": "f"}, 'data_fingerprint "f"'),
+        ({"generation": {"num_beams": 1, "repetition_penalty": 1.2}}, "generation.repetition_penalty 1.2"),
+        ({"dtype": "bfloat16"}, 'dtype "bfloat16"'),
+        ({"data": {"rouge_tokenizer": "unicode"}}, 'data.rouge_tokenizer "unicode"'),
+    ],
+)
+def test_runs_that_are_not_comparable_stand_apart_or_are_refused(runs, settings, told):
+    first = read_points(runs)
+    for name in ("full", "strict"):
+        held = read_json(runs / "facts" / "runs" / name / "all_results.json")
+        held["eval_policy"] |= settings
+        held["eval_f1"] = 10.0
+        write_json(runs / "others" / "runs" / name / "all_results.json", held)
+    points = read_points(runs)
+    assert len({point.group for point in points}) == 2 and len(points) == len(first) + 2
+    text = table(points)
+    (apart,) = [block for block in text.split("\n\n") if told in block.splitlines()[0]]
+    assert line_of(apart, "full depth")[2] == "10.00" and "static" not in apart
+    if "model" not in settings:  # figures tell models apart by name
+        with pytest.raises(ValueError, match="not comparable, such as"):
+            refuse_mixtures(read_runs(runs))
+    (runs / "others" / "runs" / "full" / "all_results.json").unlink()
+    with pytest.raises(ValueError, match="No run at full depth on invented_facts, validation, "):
+        read_points(runs)
 
 
 def test_report_writes_table_figure_and_the_runs_they_come_from(runs, tmp_path):

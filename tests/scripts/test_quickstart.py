@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import tradeoff
 from util.files import read_json
 
 SCRIPT = Path(__file__).parents[2] / "src" / "scripts" / "quickstart.py"
@@ -32,9 +33,10 @@ def test_table_and_figure_of_both_tasks(tmp_path, capsys):
         assert words in table
         assert words in shown
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    speed = read_json(tmp_path / "speed.json")["tokens_per_second_relative_to_full_depth"]
-    assert all(len(measured) == 11 for measured in speed.values())
-    assert speed["invented_facts"]["full depth"] == [1.0]
+    speed = read_json(tmp_path / "invented_facts" / "speed.json")["policies"]
+    assert len(speed) == 11 and speed[0]["policy"] == {"method": "full"} and speed[0]["relative"] == [1.0]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.jsonl")}
     quickstart["main"](arguments)
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.jsonl")}  # nothing anew
+    tradeoff.main(["--runs", str(tmp_path), "--out", str(tmp_path)])
+    assert (tmp_path / "table.txt").read_text() == table, "the command of README gives the same numbers"
