@@ -307,8 +307,8 @@ UNSEEN: dict[str, tuple[str, Callable[[str, str], bool], str]] = {
     "rouge": (
         "rouge_score",
         _loses_letters,
-        "have no token left, or less than half of their letters, under the tokenizer {tokenizer} of ROUGE: their scores "
-        "mean nothing; --rouge_tokenizer unicode keeps the words of every script",
+        "have no token left, or less than half of their letters, under the tokenizer {tokenizer} of ROUGE, so that "
+        "their scores mean little; --rouge_tokenizer unicode keeps the words of every script",
     ),
     "sacrebleu": (
         "13a",
