@@ -214,6 +214,29 @@ def test_translation_evaluates_and_refuses_to_train(tiny_t5_dir, tmp_path):
         call("run_translation", *flags, "--do_train", "--train_file", file)
 
 
+def test_another_tokenizer_of_the_score_is_another_run(tiny_t5_dir, tmp_path):
+    rows = [{"translation": {"de": "Der Turm ist rot.", "zh": "那座塔是红色的。"}}] * 2
+    out, file = tmp_path / "out", write_jsonl(tmp_path / "pairs.jsonl", rows)
+    flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", out, "--source_lang", "de", "--target_lang", "zh"]
+    flags += ["--validation_file", file, "--max_target_length", "8", "--do_eval", "--plotting_logits", "True"]
+    found = [call("run_translation", *flags, *more)[1] for more in ([], ["--bleu_tokenizer", "zh"])]
+    assert len(runs(out)) == 1 and found[0] == found[1], "the same tokenizer, whoever chose it"
+    assert "tok:zh|" in results(out)["eval_bleu_signature"] and found[0]["eval_policy"]["score_tokenizer"] == "zh"
+    assert json.loads((runs(out)[0] / "layers.json").read_text())[1]["score"].keys() == {"bleu", "bleu_signature"}
+    _, plain = call("run_translation", *flags, "--bleu_tokenizer", "13a")
+    assert len(runs(out)) == 2 and "tok:13a|" in plain["eval_bleu_signature"]
+    assert "score_tokenizer" not in plain["eval_policy"], "runs of earlier versions keep their folders"
+
+
+def test_the_tokenizer_of_rouge_is_part_of_the_run(tiny_t5_dir, tmp_path):
+    rows = [{"dialogue": "Аня: где ты?", "summary": "Аня ищет Боба."}]
+    flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", tmp_path / "out", "--max_target_length", "8"]
+    flags += ["--validation_file", write_jsonl(tmp_path / "dialogues.jsonl", rows), "--do_eval"]
+    call("run_summarization", *flags)
+    _, metrics = call("run_summarization", *flags, "--rouge_tokenizer", "unicode")
+    assert len(runs(tmp_path / "out")) == 2 and metrics["eval_policy"]["score_tokenizer"] == "unicode"
+
+
 def test_beams_run_without_exits(tiny_t5_dir, dialogue_file, tmp_path):
     flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", tmp_path / "out", "--do_eval", "--num_beams", "2"]
     _, metrics = call("run_summarization", *flags, "--validation_file", dialogue_file, "--max_target_length", "8")

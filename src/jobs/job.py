@@ -31,6 +31,7 @@ from util import (
     parse_arguments,
     update_autoconfig,
 )
+from util.checks import answer_limit
 from util.files import read_json, write_json
 from util.runs import Run, digest, fingerprint_model, merge_results
 
@@ -44,6 +45,8 @@ UNRECORDED = ("train_", "max_train_", "validation_file", "test_file", "max_eval_
 UNRECORDED += ("preprocessing_num_workers", "ignore_pad_token_for_loss", "pad_to_max_length", "n_best_size", "lang")
 # What stands in the generation settings already.
 UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "forced_bos_token")
+# What stands in the settings as the tokenizer in force, also where a language chose it.
+UNRECORDED += ("rouge_tokenizer", "bleu_tokenizer")
 
 
 def run_script(data_class: type[DataArguments], main: Callable) -> None:
@@ -249,8 +252,9 @@ class Job:
             if not self.args.predict_with_generate and stage == "eval":
                 return self._train_features(examples)
             if self.continues:
+                flag, most = answer_limit(self.data_args, self.args)
                 chosen, prompts = beginnings(
-                    examples, self.tokenizer, self.data_args.prompt_length, self._limit, self.longest_text
+                    examples, self.tokenizer, self.data_args.prompt_length, most, self.longest_text, flag
                 )
                 measured = self._train_features(examples) if stage == "eval" else None
                 return DecodingData(self.task, chosen, prompts, measured)
@@ -291,11 +295,6 @@ class Job:
             return blocks(examples, self.tokenizer, self.data_args.block_size)
         return train_features(self.task, examples, self.tokenizer, self.data_args)
 
-    @property
-    def _limit(self) -> int:
-        """Longest answer of an evaluation, in tokens."""
-        return self.args.generation_max_length or getattr(self.data_args, "val_" + self.task.kind.target_limit)
-
     def _eval_set(self) -> DecodingData | datasets.Dataset | None:
         """What is evaluated in training: the validation split, also where --do_eval was not given."""
         if self.args.do_train and self.args.eval_strategy != "no" and "eval" not in self.splits:
@@ -305,7 +304,8 @@ class Job:
     def _generation(self, held: GenerationConfig) -> GenerationConfig:
         """The checkpoint's generation settings with those of the command line."""
         args = self.data_args
-        limits = {"max_new_tokens": self._limit} if self.continues else {"max_length": self._limit}
+        _, limit = answer_limit(args, self.args)
+        limits = {"max_new_tokens": limit} if self.continues else {"max_length": limit}
         wanted = {
             "num_beams": args.num_beams or self.args.generation_num_beams or held.num_beams or 1,
             "repetition_penalty": args.repetition_penalty,
@@ -364,6 +364,8 @@ class Job:
         }
         if self.model_args.config_name is not None and not self.trained:
             settings["config"] = digest(model.config.to_diff_dict())
+        if self.task.tokenizer is not None:
+            settings["score_tokenizer"] = self.task.tokenizer
         if self.views:
             settings["views"] = self.views
         if self.policy.prunes:  # whose FLOPs depend on how many rows of the head are copied at once

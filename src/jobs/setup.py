@@ -8,7 +8,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
-from tasks import HEADLINES, METRICS, Task
+from tasks import HEADLINES, Task, score_names
 from tasks.language_modeling import LANGUAGE_MODELING
 from training.reporting import explain
 from training.trainer import full_eval_dtype
@@ -43,7 +43,7 @@ def choose_best_by(training_args: TrainingArguments, task: Task) -> None:
     if not training_args.do_train:
         return
     if training_args.predict_with_generate:
-        valid = [*METRICS[task.metric](["a"], [["a"]])]
+        valid = score_names(task)
         if task.kind is LANGUAGE_MODELING:
             valid += ["perplexity", "loss"]
             training_args.best_by("perplexity", more_is_better=False)

@@ -10,7 +10,7 @@ from tasks import loading
 from tasks.features import Feature, best_window, features, train_features
 from tasks.language_modeling import LANGUAGE_MODELING
 from tasks.loading import load_examples
-from tasks.metrics import EXAMPLE_METRICS, HEADLINES, METRICS, generated_length, is_scored, score
+from tasks.metrics import HEADLINES, METRICS, generated_length, is_scored, score, score_example, score_names
 from tasks.question_answering import QUESTION_ANSWERING
 from tasks.summarization import SUMMARIZATION
 from tasks.task import Kind, Source, Task
@@ -102,7 +102,6 @@ def find_task(kind: str, data_args: Any) -> Task:
 
 
 __all__ = [
-    "EXAMPLE_METRICS",
     "HEADLINES",
     "KINDS",
     "METRICS",
@@ -118,5 +117,7 @@ __all__ = [
     "is_scored",
     "load_examples",
     "score",
+    "score_example",
+    "score_names",
     "train_features",
 ]

@@ -51,12 +51,6 @@ class Encoder:
         self.overlap = overlap
         self.before, self.after = special_ids(tokenizer)
         self.room = limit - len(self.before) - len(self.after)
-        if self.room < 2:
-            raise ValueError(f"an input of at most {limit} tokens leaves no room for text")
-        if overlap is not None and not 0 <= overlap < limit:
-            raise ValueError(
-                f"--doc_stride {overlap} has to be at least 0 and below the input's length of {limit} tokens"
-            )
 
     def encode(self, prompts: Sequence[str], sources: Sequence[str]) -> list[_Encoded]:
         """The windows of each example of a batch."""
@@ -194,8 +188,12 @@ class _TrainEncoder:
 
 
 def _encoder(task: Task, tokenizer: PreTrainedTokenizerBase, data_args: Any) -> Encoder:
-    overlap = data_args.doc_stride if task.kind.windowed else None
-    return Encoder(tokenizer, getattr(data_args, task.kind.source_limit), overlap)
+    limit = getattr(data_args, task.kind.source_limit)
+    encoder = Encoder(tokenizer, limit, data_args.doc_stride if task.kind.windowed else None)
+    if encoder.room < 2:
+        least = limit + 2 - encoder.room
+        raise ValueError(f"--{task.kind.source_limit} {limit} leaves no room for text: valid are {least} and above")
+    return encoder
 
 
 def _warn_truncated(count: int, total: int, what: str, flag: str, data_args: Any) -> None:

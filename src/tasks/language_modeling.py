@@ -8,25 +8,25 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from tasks.columns import TEXTS, find, given
 from tasks.features import Feature, special_ids
-from tasks.task import Kind, Parts, Task, text_of
+from tasks.metrics import rouge_tokenizer
+from tasks.task import Kind, Parts, Sample, Task, text_of, text_or_null
 
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
 
 
-def columns(task: Task, data_args: Any, names: Sequence[str]) -> dict[str, str]:
-    """The texts: by flag, else the data set's, else the column called text, else the first."""
-    first = "text" if "text" in names or not names else next((name for name in names if name != "id"), "text")
-    found = {"text": data_args.text_column or task.columns.get("text", first)}
-    return {"prompt": data_args.prompt_column, **found} if data_args.prompt_column else found
+def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str | None]:
+    """The texts: by flag, else the data set's, else as `columns.find` tells them; prompts by flag only."""
+    return find({"text": ("text", *TEXTS)}, given(task, data_args), sample)
 
 
 def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
     """A text, behind the prompt it answers where there is one."""
-    text = text_of(values["text"])
-    return Parts(text_of(values.get("prompt")), text, [text] if text.strip() else [])
+    text = values["text"] or ""
+    return Parts(values["prompt"] or "", text, [text] if text.strip() else [])
 
 
 LANGUAGE_MODELING = Kind(
@@ -37,8 +37,10 @@ LANGUAGE_MODELING = Kind(
     windowed=False,
     drops_empty=True,
     flags={"prompt": "prompt_column", "text": "text_column"},
+    reads={"prompt": text_of, "text": text_or_null},
     columns=columns,
     parts=parts,
+    tokenizer=rouge_tokenizer,
 )
 
 
@@ -76,19 +78,23 @@ def blocks(examples: Dataset, tokenizer: PreTrainedTokenizerBase, size: int) -> 
 
 
 def beginnings(
-    examples: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, most: int, longest: int | None = None
+    examples: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    most: int,
+    longest: int | None = None,
+    flag: str = "val_max_continuation_length",
 ) -> tuple[Dataset, list[Feature]]:
     """The examples whose texts go on behind a prompt, with what comes there as their reference, and the prompts.
 
     A prompt is the example's own, or the first `length` tokens of its text; references have at most `most` tokens.
-    Where prompt and answer may not take more than `longest` tokens together, a longer prompt is cut from the left.
+    Where prompt and answer may not take more than `longest` tokens together, a longer prompt is cut from the left;
+    `flag` is the one that gave `most`, for a message.
     """
     before, _ = special_ids(tokenizer)
     room = None if longest is None else longest - most - len(before)
     if room is not None and room < 1:
-        raise ValueError(
-            f"--val_max_continuation_length {most} leaves no room for a prompt in {longest} tokens: lower it."
-        )
+        raise ValueError(f"--{flag} {most} leaves no room for a prompt in {longest} tokens: lower it.")
     kept, features, references = [], [], []
     cut = 0
     ids = zip(*(_ids(tokenizer, examples[name]) for name in ("prompt", "source")), strict=True)

@@ -9,7 +9,7 @@ import importlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset, load_from_disk
 from datasets.fingerprint import get_temporary_cache_files_directory
 
+from tasks.columns import flagged, refuse_one_for_two, resolve
+from tasks.metrics import is_scored, warn_unseen
 from tasks.readers import read_records
-from tasks.task import Kind, Source, Task
+from tasks.task import Kind, Source, Task, is_null, text_of
 
 logger = logging.getLogger(__name__)
 
 SPLIT_FILES = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 SPLIT_LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
+# Records that are looked at where it has to be told what a column holds.
+SAMPLE = 100
 EXAMPLE_COLUMNS = Features(
     {
         "id": Value("string"),
@@ -42,9 +46,15 @@ class Records:
     origin: str
     rows: Sequence[Mapping[str, Any]]
 
-    def columns(self) -> list[str]:
-        """Names of the columns, in the order of the file; those of the first record where records differ."""
-        return self.rows.column_names if isinstance(self.rows, Dataset) else list(self.rows[0])
+    def sample(self) -> dict[str, list]:
+        """Column -> its values in the first records that have it, in the order of the file."""
+        if isinstance(self.rows, Dataset):  # as Arrow, which leaves pictures and sounds undecoded
+            return self.rows.with_format("arrow")[:SAMPLE].to_pydict()
+        found: dict[str, list] = {}
+        for row in self.rows[:SAMPLE]:
+            for name, value in row.items():
+                found.setdefault(name, []).append(value)
+        return found
 
 
 def find_task(kind: Kind, data_args: Any, tasks: Mapping[str, Task]) -> Task:
@@ -54,12 +64,15 @@ def find_task(kind: Kind, data_args: Any, tasks: Mapping[str, Task]) -> Task:
     columns and metric. Without it the files are read in the columns the flags name.
 
     Raises:
-        ValueError: a familiar name of another kind.
+        ValueError: a familiar name of another kind, one column for two roles, or a tokenizer that cannot be used.
     """
     name = data_args.dataset_name
     task = _named_task(kind, name, tasks) if name else Task("local files", kind, kind.metric)
+    refuse_one_for_two(kind, flagged(kind, data_args))
     unanswerable = getattr(data_args, "version_2_with_negative", False) and task.metric == "squad"
-    return replace(task, metric="squad_v2") if unanswerable else task
+    task = replace(task, metric="squad_v2") if unanswerable else task
+    tokenizer = kind.tokenizer(task, data_args)
+    return replace(task, tokenizer=tokenizer) if tokenizer else task
 
 
 def _named_task(kind: Kind, name: str, tasks: Mapping[str, Task]) -> Task:
@@ -105,7 +118,10 @@ def load_examples(
     if limit is not None and limit < len(records.rows):
         rows = records.rows
         records = replace(records, rows=rows.select(range(limit)) if isinstance(rows, Dataset) else rows[:limit])
-    return to_examples(task, records, data_args, labelled=labelled)
+    examples = to_examples(task, records, data_args, labelled=labelled)
+    if split != "train":
+        warn_unseen(task, examples["references"][:], records.origin)
+    return examples
 
 
 def _load_records(task: Task, data_args: Any, split: str, cache_dir: str | None, token: str | bool | None) -> Records:
@@ -138,10 +154,9 @@ def _load_first(task: Task, config: str | None, split: str, cache_dir: str | Non
         if errors:
             logger.warning("%s was read from %s instead (%s)", task.name, source.path, "; ".join(errors))
         return rows
-    raise ValueError(
-        f"the {split} split of {task.name} cannot be loaded ({'; '.join(errors)}); without network give a folder made "
-        f"with save_to_disk as --dataset_name, or --{SPLIT_FILES[split]}"
-    )
+    local = len(task.sources) == 1 and Path(task.sources[0].path).is_dir()
+    advice = "" if local else "; without network give a folder made with save_to_disk as --dataset_name"
+    raise ValueError(f"the {split} split of {task.name} cannot be loaded ({'; '.join(errors)}){advice}")
 
 
 def _load_source(
@@ -175,8 +190,10 @@ def _first_line(error: Exception) -> str:
 
 
 def to_examples(task: Task, records: Records, data_args: Any, *, labelled: bool = True) -> Dataset:
-    """Records in the data set's columns -> examples in `EXAMPLE_COLUMNS`, ids made unique, empty pairs dropped."""
-    paths = resolve_columns(task, records, data_args, labelled)
+    """Records in the data set's columns -> examples in `EXAMPLE_COLUMNS`, ids made unique; of those that cannot be
+    learned or scored, see `_without_empty`."""
+    paths = resolve(task, data_args, records.sample(), records.origin, labelled)
+    logger.info("%s: %s", records.origin, ", ".join(f"{role} <- column {path!r}" for role, path in paths.items()))
     convert = _Converter(task.kind, records.origin, paths, data_args)
     if isinstance(records.rows, Dataset):
         roots = dict.fromkeys(path.split(".")[0] for path in (*paths.values(), "id"))
@@ -194,10 +211,12 @@ def to_examples(task: Task, records: Records, data_args: Any, *, labelled: bool 
     else:
         rows = [convert(row, index) for index, row in enumerate(records.rows)]
         examples = Dataset.from_list(rows, features=EXAMPLE_COLUMNS)
-    examples = _with_unique_ids(examples, records.origin)
-    examples = _without_empty(examples, records.origin, labelled) if task.kind.drops_empty else examples
     if labelled and task.metric == "squad":
         _check_answered(examples, records.origin)
+    examples = _without_empty(task, _with_unique_ids(examples, records.origin), records.origin, labelled)
+    blank = sum(not source.strip() for source in examples["source"])
+    if blank:
+        logger.warning("%d of %d records of %s have an empty text to read", blank, len(examples), records.origin)
     return examples
 
 
@@ -206,28 +225,6 @@ def _cache_file(rows: Dataset) -> str | None:
     if not any((Path(file["filename"]).parent / "state.json").is_file() for file in rows.cache_files):
         return None
     return str(Path(get_temporary_cache_files_directory()) / f"{uuid.uuid4().hex}.arrow")
-
-
-def resolve_columns(task: Task, records: Records, data_args: Any, labelled: bool) -> dict[str, str]:
-    """Role -> dotted path of a column that is there.
-
-    Raises:
-        ValueError: a column is missing; says which there are and which flag chooses another.
-    """
-    names = records.columns()
-    paths = task.kind.columns(task, data_args, names)
-    for role, path in list(paths.items()):
-        root = path.split(".")[0]
-        if path in names or root in names:
-            continue
-        if role == task.kind.answer_role and not labelled:
-            del paths[role]
-            continue
-        raise ValueError(
-            f"{records.origin} has no column {root!r} for the {role}; it has {', '.join(names)}: choose one with "
-            f"--{task.kind.flags[role]}"
-        )
-    return paths
 
 
 @dataclass(frozen=True)
@@ -239,32 +236,32 @@ class _Converter:
     paths: Mapping[str, str]
     data_args: Any
 
-    @property
-    def labelled(self) -> bool:
-        """Whether the column of the answers is there."""
-        return self.kind.answer_role in self.paths
-
     def __call__(self, record: Mapping[str, Any], index: int) -> dict[str, Any]:
         try:
-            values = {
-                role: _value(record, self.paths[role]) if role in self.paths else None for role in self.kind.flags
-            }
-            parts = self.kind.parts(values, self.data_args)
+            cells = {role: _value(record, path) for role, path in self.paths.items()}
         except KeyError as error:
             raise ValueError(
-                f"record {index + 1} of {self.origin} has no {error.args[0]!r}; it has {', '.join(record)}"
+                f"record {index + 1} of {self.origin} has no {error.args[0]!r}; it has {', '.join(record) or 'nothing'}"
             ) from None
-        except ValueError as error:
-            columns = ", ".join(self.paths.values())
-            raise ValueError(f"record {index + 1} of {self.origin} (columns {columns}): {error}") from None
-        given = record.get("id")
+        read = {role: self._read(index, self.paths[role], self.kind.reads[role], cells[role]) for role in cells}
+        parts = self.kind.parts(dict.fromkeys(self.kind.flags) | read, self.data_args)
         return {
-            "id": str(index) if given is None else str(given),
+            "id": self._read(index, "id", _id_of, record.get("id")) or str(index),
             "prompt": parts.prompt,
             "source": parts.source,
             "target": parts.references[0] if parts.references else "",
-            "references": parts.references if self.labelled else None,
+            "references": parts.references if self.kind.answer_role in self.paths else None,
         }
+
+    def _read(self, index: int, path: str, read: Callable[[Any], Any], cell: Any) -> Any:
+        try:
+            return read(cell)
+        except ValueError as error:
+            raise ValueError(f"record {index + 1} of {self.origin}: column {path!r} {error}") from None
+
+
+def _id_of(value: Any) -> str:
+    return "" if is_null(value) else text_of(str(value))
 
 
 def _value(record: Any, path: str) -> Any:
@@ -303,22 +300,30 @@ def unique_ids(ids: Sequence[str]) -> list[str]:
     return unique
 
 
-def _without_empty(examples: Dataset, origin: str, labelled: bool) -> Dataset:
-    pairs = zip(examples["source"], examples["target"], strict=True)
-    kept = [i for i, (source, target) in enumerate(pairs) if source.strip() and (target.strip() or not labelled)]
+def _without_empty(task: Task, examples: Dataset, origin: str, labelled: bool) -> Dataset:
+    """The examples without those that have nothing to read, where the kind drops these, or nothing to be learned and
+    scored by; an unanswerable question of SQuAD v2 is scored."""
+    pairs = zip(examples["source"], examples["references"], strict=True)
+    kept = [
+        index
+        for index, (source, references) in enumerate(pairs)
+        if (source.strip() or not task.kind.drops_empty) and (not labelled or is_scored(task, references))
+    ]
     dropped = len(examples) - len(kept)
     if not kept:
-        raise ValueError(f"each of the {dropped} records of {origin} has an empty text or an empty target")
+        raise ValueError(f"each of the {dropped} records of {origin} has an empty text or no reference")
     if not dropped:
         return examples
-    logger.warning("%d of %d records of %s are empty and were left out", dropped, len(examples), origin)
+    logger.warning(
+        "%d of %d records of %s have an empty text or no reference and were left out", dropped, len(examples), origin
+    )
     return examples.select(kept)
 
 
 def _check_answered(examples: Dataset, origin: str) -> None:
-    unanswered = sum(not references for references in examples["references"])
+    unanswered = [index for index, references in enumerate(examples["references"], 1) if not references]
     if unanswered:
         raise ValueError(
-            f"{unanswered} of {len(examples)} questions of {origin} have no answer; with --version_2_with_negative "
-            "True they are scored as SQuAD v2 does"
+            f"{len(unanswered)} of {len(examples)} questions of {origin} have no answer, the first of them record "
+            f"{unanswered[0]}; with --version_2_with_negative True they are scored as SQuAD v2 does"
         )

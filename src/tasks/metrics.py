@@ -1,8 +1,9 @@
 """Scores of generated text that need no network.
 
 Every metric is a function from predictions and references (several per prediction) to numbers, named as in the
-result files without their `eval_`. SQuAD follows the definitions of its official scripts, v1.1 (arXiv:1606.05250) and
-v2.0 (arXiv:1806.03822); ROUGE is rouge_score's (Lin 2004), BLEU is sacreBLEU's (arXiv:1804.08771).
+result files without their `eval_`; ROUGE and BLEU take the name of a tokenizer too (`Task.tokenizer`). SQuAD follows
+the definitions of its official scripts, v1.1 (arXiv:1606.05250) and v2.0 (arXiv:1806.03822); ROUGE is rouge_score's
+(Lin 2004), BLEU is sacreBLEU's (arXiv:1804.08771).
 """
 
 import functools
@@ -12,18 +13,20 @@ import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import nltk
-import sacrebleu
 from datasets import Dataset
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU
 
 from tasks.task import Task
+from tasks.words import ROUGE_TOKENIZERS, SENTENCE_ENDS, UNSPACED
 
 logger = logging.getLogger(__name__)
 
-Scores = dict[str, float]
+Scores = dict[str, float | str]
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -35,6 +38,14 @@ ABBREVIATIONS = {
     "sen", "sep", "sept", "sr", "st", "u.k", "u.n", "u.s", "vs"
 }
 # fmt: on
+# Code of a language whose words 13a does not tell apart -> the tokenizer of sacreBLEU that does.
+LANGUAGE_TOKENIZERS = {
+    **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue"), "zh"),
+    **dict.fromkeys(("ja", "jpn"), "ja-mecab"),
+    **dict.fromkeys(("ko", "kor"), "ko-mecab"),
+    **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bur"), "char"),
+}
+SPACE_TOKENIZERS = ("13a", "intl", "none")
 
 
 def normalise_answer(text: str) -> str:
@@ -128,27 +139,32 @@ def _best_threshold(
     return 100 * best / len(raw), threshold
 
 
-def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "rouge_score") -> Scores:
     """ROUGE-1, -2, -L and -Lsum: F-measure with stemming, mean over pairs, times 100, 4 decimals.
 
     Of several references the best counts, per measure. The mean is what the middle of rouge_score's bootstrap
     estimates, without its randomness. For Lsum each sentence is a line (`sentence_splitter`).
     """
-    rows = [rouge_example(text, tuple(texts)) for text, texts in zip(predictions, references, strict=True)]
+    rows = [rouge_example(text, tuple(texts), tokenizer) for text, texts in zip(predictions, references, strict=True)]
     return {name: round(fmean(row[name] for row in rows), 4) for name in ROUGES}
 
 
 @functools.lru_cache(maxsize=10_000)  # an evaluation asks once for the mean and once for the example
-def rouge_example(prediction: str, references: tuple[str, ...]) -> Scores:
+def rouge_example(prediction: str, references: tuple[str, ...], tokenizer: str = "rouge_score") -> Scores:
     """The same of one pair, times 100."""
-    scorer = RougeScorer(ROUGES, use_stemmer=True)
-    scores = scorer.score_multi([sentence_lines(text) for text in references], sentence_lines(prediction))
+    scorer = RougeScorer(ROUGES, tokenizer=ROUGE_TOKENIZERS[tokenizer])
+    prediction, *references = (sentence_lines(text, tokenizer) for text in (prediction, *references))
+    scores = scorer.score_multi(references, prediction)
     return {name: 100 * scores[name].fmeasure for name in ROUGES}
 
 
-def sentence_lines(text: str) -> str:
-    """The text with a newline between its sentences, which is how rouge_score wants them."""
-    return "\n".join(sentence_splitter()[1](text.strip()))
+def sentence_lines(text: str, tokenizer: str = "rouge_score") -> str:
+    """The text with a newline between its sentences, which is how rouge_score wants them.
+
+    Full stops of other scripts end sentences only where the tokenizer keeps these scripts.
+    """
+    lines = "\n".join(sentence_splitter()[1](text.strip()))
+    return lines if tokenizer == "rouge_score" else SENTENCE_ENDS.sub(r"\g<0>\n", lines)
 
 
 @functools.cache
@@ -168,21 +184,55 @@ def sentence_splitter() -> tuple[str, Callable[[str], list[str]]]:
     return name, split
 
 
-def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """sacreBLEU of the corpus with its default tokenizer (13a), 4 decimals."""
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "13a") -> Scores:
+    """sacreBLEU of the corpus, 4 decimals, and its signature, which names the tokenizer."""
     most = max(len(texts) for texts in references)
     streams = [[texts[i].strip() if i < len(texts) else None for texts in references] for i in range(most)]
-    return {"bleu": round(sacrebleu.corpus_bleu([text.strip() for text in predictions], streams).score, 4)}
+    scorer = BLEU(tokenize=tokenizer)
+    value = scorer.corpus_score([text.strip() for text in predictions], streams).score
+    return {"bleu": round(value, 4), "bleu_signature": str(scorer.get_signature())}
 
 
-METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]] = {
+def bleu_tokenizer(asked: str | None, language: str) -> str | None:
+    """The tokenizer of sacreBLEU that was asked for, else the one for a language; None for 13a, BLEU's own.
+
+    Args:
+        language: its code, such as zh, zho_Hans or ja_JP.
+
+    Raises:
+        ValueError: what was asked for needs a package or a file that is not there.
+    """
+    code = language.replace("-", "_").split("_")[0].lower()
+    wanted = asked or LANGUAGE_TOKENIZERS.get(code, "13a")
+    try:
+        BLEU(tokenize=wanted)
+    except Exception as error:  # MeCab, its dictionary, SentencePiece and downloads raise as they like
+        reason = " ".join(str(error).split())
+        if asked:
+            raise ValueError(f"--bleu_tokenizer {asked} cannot be used: {reason}") from error
+        logger.warning("BLEU counts characters, since sacreBLEU's tokenizer for %s is not there: %s", language, reason)
+        return "char"
+    return None if wanted == "13a" else wanted
+
+
+def rouge_tokenizer(task: Task, data_args: Any) -> str | None:
+    """The tokenizer that --rouge_tokenizer asks for; None for rouge_score's own, and where ROUGE is not measured."""
+    asked = data_args.rouge_tokenizer
+    if asked and task.metric != "rouge":
+        logger.warning("--rouge_tokenizer has no effect: %s is not scored by ROUGE", task.name)
+        return None
+    return None if asked == "rouge_score" else asked
+
+
+METRICS: dict[str, Callable[..., Scores]] = {
     "squad": squad,
     "squad_v2": squad_v2,
     "rouge": rouge,
     "sacrebleu": bleu,
 }
+"""Metric -> (predictions, references of each, **`Task.scoring`) -> scores."""
 
-EXAMPLE_METRICS: dict[str, Callable[[str, tuple[str, ...]], Scores]] = {
+EXAMPLE_METRICS: dict[str, Callable[..., Scores]] = {
     "squad": squad_example,
     "squad_v2": squad_v2_example,
     "rouge": rouge_example,
@@ -208,12 +258,65 @@ def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scor
     pairs = [(predictions[name], texts) for name, texts in zip(ids, references, strict=True) if is_scored(task, texts)]
     if len(pairs) < len(ids):
         logger.warning("%d of %d examples have no reference and are not scored", len(ids) - len(pairs), len(ids))
-    return METRICS[task.metric](*zip(*pairs, strict=True)) if pairs else {}
+    return METRICS[task.metric](*zip(*pairs, strict=True), **task.scoring) if pairs else {}
+
+
+def score_example(task: Task, prediction: str, references: Sequence[str] | None) -> Scores:
+    """The task's metric of one example; empty where it does not count, or where the metric is of a corpus only."""
+    if task.metric not in EXAMPLE_METRICS or not is_scored(task, references):
+        return {}
+    return EXAMPLE_METRICS[task.metric](prediction, tuple(references), **task.scoring)
+
+
+def score_names(task: Task) -> list[str]:
+    """What an evaluation of the task measures, without the words that go with the numbers."""
+    scores = METRICS[task.metric](["a"], [["a"]])
+    return [name for name, value in scores.items() if not isinstance(value, str)]
 
 
 def is_scored(task: Task, references: Sequence[str] | None) -> bool:
     """Whether an example of these references counts in the task's metric."""
     return bool(references) or (references is not None and task.metric == "squad_v2")
+
+
+def warn_unseen(task: Task, references: Sequence[Sequence[str] | None], origin: str) -> None:
+    """A warning with the number of examples whose references the metric's tokenizer does not tell into words."""
+    if task.metric not in UNSEEN:
+        return
+    own, unseen, reason = UNSEEN[task.metric]
+    tokenizer = task.tokenizer or own
+    count = sum(bool(texts) and all(unseen(text, tokenizer) for text in texts) for texts in references)
+    if count:
+        logger.warning(
+            "%d of %d references of %s %s", count, len(references), origin, reason.format(tokenizer=tokenizer)
+        )
+
+
+def _loses_letters(text: str, tokenizer: str) -> bool:
+    letters = [character for character in text if character.isalnum()]
+    kept = sum(character.isascii() for character in letters) if tokenizer == "rouge_score" else len(letters)
+    return not kept or 2 * kept < len(letters)
+
+
+def _is_one_word(text: str, tokenizer: str) -> bool:
+    return tokenizer in SPACE_TOKENIZERS and 2 * len("".join(UNSPACED.findall(text))) > len(text)
+
+
+# Metric -> its own tokenizer, whether a tokenizer misses most of a text, and what a warning says of such texts.
+UNSEEN: dict[str, tuple[str, Callable[[str, str], bool], str]] = {
+    "rouge": (
+        "rouge_score",
+        _loses_letters,
+        "have no token left, or less than half of their letters, under the tokenizer {tokenizer} of ROUGE, so that "
+        "their scores mean little; --rouge_tokenizer unicode keeps the words of every script",
+    ),
+    "sacrebleu": (
+        "13a",
+        _is_one_word,
+        "are of a script without spaces, whose sentences the tokenizer {tokenizer} of BLEU takes for single words; "
+        "--bleu_tokenizer zh or char takes them apart",
+    ),
+}
 
 
 def generated_length(sequence: Sequence[int], pad_token_id: int) -> int:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.task import is_null, name_of
+
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of one file, chosen by its ending; byte order mark and blank lines are passed over.
+    """The records of one file, chosen by its ending; byte order mark, blank lines and blank rows are passed over.
 
     Raises:
         ValueError: no such file, an unknown ending, no record in it, or a malformed line (which one).
@@ -58,11 +60,13 @@ def _read_json(path: Path, text: str) -> Iterator[dict]:
         raise ValueError(f"line {error.lineno} of {path} is not valid JSON: {error.msg}") from None
     except RecursionError:
         raise ValueError(f"{path} is not valid JSON: nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     rows = content.get("data", content) if isinstance(content, dict) else content
     if isinstance(rows, dict):
         rows = [rows]
     if not isinstance(rows, list):
-        raise ValueError(f"{path} should hold a list of records, alone or under 'data', but holds {_name(rows)}")
+        raise ValueError(f"{path} should hold a list of records, alone or under 'data', but holds {name_of(rows)}")
     for number, row in enumerate(rows, 1):
         record = _record(row, f"record {number} of {path}")
         yield from _questions(record, f"article {number} of {path}") if "paragraphs" in record else [record]
@@ -73,7 +77,8 @@ def _questions(article: dict, where: str) -> Iterator[dict]:
     try:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
-                answers = [] if question.get("is_impossible") else question.get("answers", [])
+                answers = [] if question.get("is_impossible") else question.get("answers")
+                answers = [] if is_null(answers) else answers
                 yield {
                     "id": question.get("id"),
                     "title": article.get("title", ""),
@@ -94,18 +99,18 @@ def _questions(article: dict, where: str) -> Iterator[dict]:
 def _read_csv(path: Path, text: str) -> Iterator[dict]:
     csv.field_size_limit(sys.maxsize)  # articles are longer than the default
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    filled = (row for row in lines if any(cell.strip() for cell in row))
     try:
-        header = next(lines)
+        header = next(filled, [])
         twice = next((name for name in header if name and header.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"line 1 of {path} has two columns called {twice!r}")
-        for row in lines:
-            if row and len(row) != len(header):
+        for row in filled:
+            if len(row) != len(header):
                 raise ValueError(
                     f"line {lines.line_num} of {path} has {len(row)} fields where the header has {len(header)}"
                 )
-            if row:
-                yield dict(zip(header, row, strict=True))
+            yield dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise ValueError(f"line {lines.line_num} of {path} is not valid CSV: {error}") from None
 
@@ -118,20 +123,14 @@ def _read_lines(path: Path, text: str) -> Iterator[dict]:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON: {getattr(error, 'msg', error)}") from None
 
 
 def _record(value: Any, where: str) -> dict:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} holds {_name(value)} where a record, {{column: value, ...}}, is expected")
+        raise ValueError(f"{where} holds {name_of(value)} where a record, {{column: value, ...}}, is expected")
     return value
-
-
-def _name(value: Any) -> str:
-    return {"list": "a list", "str": "a text", "NoneType": "null"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
 
 
 READERS = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_lines}

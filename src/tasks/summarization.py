@@ -1,25 +1,22 @@
 """Summarization: a prefix and a text in, a summary out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from tasks.task import Kind, Parts, Task, flagged_columns, text_of
+from tasks.columns import SUMMARIES, TEXTS, find, given
+from tasks.metrics import rouge_tokenizer
+from tasks.task import Kind, Parts, Sample, Task, text_or_null
 
-# never a text: ids and the nameless index column pandas writes
-NOT_TEXT = {"id", ""}
 
-
-def columns(task: Task, data_args: Any, names: Sequence[str]) -> dict[str, str]:
-    """Text and summary: by flag, else the data set's, else the first two columns that are no id."""
-    candidates = [name for name in names if name not in NOT_TEXT]
-    first, second = (candidates + ["text", "summary"][len(candidates) :])[:2]
-    return flagged_columns(task, data_args, {"text": first, "summary": second})
+def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str | None]:
+    """Text and summary: by flag, else the data set's, else as `columns.find` tells them."""
+    return find({"text": TEXTS, "summary": SUMMARIES}, given(task, data_args), sample)
 
 
 def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
     """Prefix, text and the one reference summary."""
-    summary = text_of(values["summary"])
-    return Parts(data_args.source_prefix or "", text_of(values["text"]), [summary] if summary.strip() else [])
+    summary = values["summary"] or ""
+    return Parts(data_args.source_prefix or "", values["text"] or "", [summary] if summary.strip() else [])
 
 
 SUMMARIZATION = Kind(
@@ -30,6 +27,8 @@ SUMMARIZATION = Kind(
     windowed=False,
     drops_empty=True,
     flags={"text": "text_column", "summary": "summary_column"},
+    reads={"text": text_or_null, "summary": text_or_null},
     columns=columns,
     parts=parts,
+    tokenizer=rouge_tokenizer,
 )

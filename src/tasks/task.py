@@ -1,8 +1,12 @@
 """What a task is: data. Which data set, which columns, which prompt, which metric."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+# Column -> its first values, those of records that have it.
+Sample = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ class Kind:
         windowed: a longer input becomes windows of --doc_stride instead of being truncated.
         drops_empty: records without input or without target are left out.
         flags: role of a column -> the flag that chooses it; the last role is the answer's.
-        columns: (task, data_args, names of the columns there are) -> role -> dotted path of the column.
-        parts: (role -> value of the column, data_args) -> Parts.
+        reads: role -> what makes of a cell the value `parts` gets; a ValueError says what the cell holds instead.
+        columns: (task, data_args, column -> its first values) -> role -> dotted path of its column, or None where it
+            cannot be told; a role that needs no column is left out.
+        parts: (role -> its value, None without a column, data_args) -> Parts.
+        tokenizer: (task, data_args) -> what splits texts into words for the metric; see `Task`.
     """
 
     name: str
@@ -51,8 +58,10 @@ class Kind:
     windowed: bool
     drops_empty: bool
     flags: Mapping[str, str]
-    columns: Callable[["Task", Any, Sequence[str]], dict[str, str]]
+    reads: Mapping[str, Callable[[Any], Any]]
+    columns: Callable[["Task", Any, Sample], dict[str, str | None]]
     parts: Callable[[Mapping[str, Any], Any], Parts]
+    tokenizer: Callable[["Task", Any], str | None]
 
     @property
     def answer_role(self) -> str:
@@ -68,6 +77,8 @@ class Task:
         name: the familiar name, or whatever --dataset_name gave; used in messages.
         kind: how a record becomes prompt and references.
         metric: key of `metrics.METRICS`.
+        tokenizer: what splits texts into words for the metric, a key of `metrics.ROUGE_TOKENIZERS` or a tokenizer of
+            sacreBLEU; None is the metric's own.
         columns: role -> dotted path; a list on the way is mapped over (`answers.text`).
         sources: where the data set is, best first; a later one is used, with a warning, where an earlier one fails.
         aliases: further spellings of --dataset_name that mean this task.
@@ -84,27 +95,46 @@ class Task:
     aliases: tuple[str, ...] = ()
     generator: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: str | None = None
 
     def spellings(self) -> set[str]:
         """Every --dataset_name that means this task."""
         return {self.name, *self.aliases, *(source.path for source in self.sources[:1])}
 
+    @property
+    def scoring(self) -> dict[str, str]:
+        """What the metric is given beside predictions and references."""
+        return {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
 
-def flagged_columns(task: Task, data_args: Any, defaults: Mapping[str, str]) -> dict[str, str]:
-    """Role -> column: the flag's if given, else the task's, else the default's."""
-    flags = task.kind.flags
-    return {role: getattr(data_args, flags[role]) or task.columns.get(role, defaults[role]) for role in flags}
+
+def is_null(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or the NaN that stands for it in tables and in JSON written from them."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def name_of(value: Any) -> str:
+    """A value as a sentence names it: null, true, the number 3, a list."""
+    if is_null(value):
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    name = type(value).__name__
+    return {"str": "a text", "dict": "an object"}.get(name, f"a {name}")
 
 
 def text_of(value: Any) -> str:
-    """The text of one cell: None is empty, numbers are written out, anything else raises ValueError."""
-    if value is None:
-        return ""
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"holds a {type(value).__name__} where text is expected")
-    text = str(value)
+    """The text of a cell that has to hold one; null, a number or anything else raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f"holds {name_of(value)} where text is expected")
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"holds half a surrogate pair at character {error.start}, which is no valid text") from None
-    return text
+    return value
+
+
+def text_or_null(value: Any) -> str | None:
+    """The text of a cell, None where it holds nothing."""
+    return None if is_null(value) else text_of(value)

@@ -1,41 +1,75 @@
 """Translation: a prefix and a sentence in, the sentence in another language out."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from tasks.task import Kind, Parts, Task, text_of
+from tasks.metrics import bleu_tokenizer
+from tasks.task import Kind, Parts, Sample, Task, text_of, text_or_null
 
-PAIR = re.compile(r"(?:^|[-_/])([a-z]{2,3})-([a-z]{2,3})$")
+# de, pt_BR or deu_Latn
+_LANGUAGE = "([a-z]{2,3}(?:_[A-Z][A-Za-z]{1,3})?)"
+PAIR = re.compile(rf"(?:^|[-_/]){_LANGUAGE}-{_LANGUAGE}$")
 
 
-def columns(task: Task, data_args: Any, names: Sequence[str]) -> dict[str, str]:
-    """`translation.<language>` of both languages; `<language>` where each language has its own column (CSV)."""
-    source, target = language_pair(task, data_args)
-    return {"source": _column(source, names), "target": _column(target, names)}
+def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str]:
+    """Of each language, the key of the column `translation` or the column that is called as the language is.
+
+    The name as it was given goes first, then its short form: old jobs give mBART's `en_XX` and mean `en`.
+    """
+    roles = zip(("source", "target"), language_pair(task, data_args), strict=True)
+    return {role: _column(language, sample) for role, language in roles}
 
 
 def language_pair(task: Task, data_args: Any) -> tuple[str, str]:
-    """(source, target) language: the flags' (`en_XX` is `en`), else the two that end --dataset_config_name,
-    --dataset_name or the data set's own configuration (`iwslt2017-de-en`)."""
+    """(source, target) language: the flags', else the two that end --dataset_config_name, --dataset_name or the data
+    set's own configuration (`iwslt2017-de-en`).
+
+    Raises:
+        ValueError: one is not known, or both are the same.
+    """
     own = [source.data_dir or source.config for source in task.sources]
     names = [data_args.dataset_config_name, data_args.dataset_name, *own]
     found = [match.groups() for name in names if name and (match := PAIR.search(name))]
     source, target = found[0] if found else (None, None)
     source, target = data_args.source_lang or source, data_args.target_lang or target
-    if not source or not target:
-        raise ValueError("translation needs --source_lang and --target_lang (such as de and en), which were not given")
-    return source.split("_")[0], target.split("_")[0]
+    missing = [flag for flag, language in (("--source_lang", source), ("--target_lang", target)) if not language]
+    if missing:
+        raise ValueError(
+            "translation needs --source_lang and --target_lang, such as de and en; not given: " + " and ".join(missing)
+        )
+    if source == target:
+        raise ValueError(
+            f"translation is from {source} to {target}: --source_lang and --target_lang have to name two languages"
+        )
+    return source, target
 
 
-def _column(language: str, names: Sequence[str]) -> str:
-    return language if language in names and "translation" not in names else f"translation.{language}"
+def short(language: str) -> str:
+    """The language without region or script: pt of pt_BR, deu of deu_Latn."""
+    return re.split("[-_]", language)[0]
+
+
+def _column(language: str, sample: Sample) -> str:
+    """The path of a language's column; its name where there is none."""
+    keys = {key for value in sample.get("translation", ()) if isinstance(value, Mapping) for key in value}
+    for name in (language, short(language)):
+        if name in keys:
+            return f"translation.{name}"
+        if name in sample:
+            return name
+    return language
 
 
 def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
     """Prefix, sentence and the one reference translation."""
-    references = [] if values["target"] is None else [text_of(values["target"])]
-    return Parts(data_args.source_prefix or "", text_of(values["source"]), references)
+    references = [] if values["target"] is None else [values["target"]]
+    return Parts(data_args.source_prefix or "", values["source"], references)
+
+
+def tokenizer(task: Task, data_args: Any) -> str | None:
+    """BLEU's tokenizer: --bleu_tokenizer, else the one for the language translated to."""
+    return bleu_tokenizer(data_args.bleu_tokenizer, language_pair(task, data_args)[1])
 
 
 TRANSLATION = Kind(
@@ -46,6 +80,8 @@ TRANSLATION = Kind(
     windowed=False,
     drops_empty=False,
     flags={"source": "source_lang", "target": "target_lang"},
+    reads={"source": text_of, "target": text_or_null},
     columns=columns,
     parts=parts,
+    tokenizer=tokenizer,
 )

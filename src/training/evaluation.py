@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
-from tasks import EXAMPLE_METRICS, Feature, Task, best_window, generated_length, is_scored, score
+from tasks import Feature, Task, best_window, generated_length, is_scored, score, score_example
 from training.perplexity import perplexities
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
 from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
@@ -384,8 +384,7 @@ def prediction_rows(chosen: Sequence[Decoded], decoded: dict[str, list[Decoded]]
     rows = []
     for answer, references in zip(chosen, data.examples["references"], strict=True):
         row = {"id": answer.id, "prediction": answer.text, "references": references}
-        if data.task.metric in EXAMPLE_METRICS and is_scored(data.task, references):
-            row |= EXAMPLE_METRICS[data.task.metric](answer.text, tuple(references))
+        row |= score_example(data.task, answer.text, references)
         row |= costs(decoded[answer.id])
         rows.append(row | ({"window": answer.window} if data.windowed else {}))
     return rows

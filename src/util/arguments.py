@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sacrebleu.metrics import BLEU
+
 from util.additional_args import AdditionalArguments, flag
 from util.checks import beam_problems, data_problems, folder_problems, length_problems, raise_together
 from util.parser import ArgumentParser
@@ -14,6 +16,8 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 EMBEDDED_MODEL = ASSETS / "t5_exits_trained"
 EMBEDDED_DECODER = ASSETS / "gpt2_stories"
 DATA_SUFFIXES = (".json", ".jsonl", ".csv")
+ROUGE_TOKENIZERS = ("rouge_score", "unicode")
+BLEU_TOKENIZERS = tuple(BLEU.TOKENIZERS)
 
 # Bare names of old jobs -> the organisation that holds them on the hub today.
 HUB_OWNERS = {
@@ -112,7 +116,19 @@ class DataArguments:
     ignore_pad_token_for_loss: bool = flag(True, "Leave padding out of the training loss.")
 
     def __post_init__(self) -> None:
-        raise_together([*self._file_problems(), *self._range_problems()])
+        raise_together([*self._name_problems(), *self._file_problems(), *self._range_problems()])
+
+    def _name_problems(self) -> list[str]:
+        name = self.dataset_name
+        if name is None:
+            return []
+        if not name.strip():
+            return ["--dataset_name is empty: give a familiar name, a hub id or a folder."]
+        if Path(name).is_dir():
+            return []
+        if Path(name).is_file() and Path(name).suffix.lower() in self.suffixes:
+            return [f"--dataset_name {name} is a file: give it as --train_file, --validation_file or --test_file."]
+        return [f"--dataset_name {name}: there is no such folder."] if name.startswith((".", "/", "~")) else []
 
     def _file_problems(self) -> list[str]:
         problems = []
@@ -163,8 +179,31 @@ class GenerationArguments:
         raise_together(problems)
 
 
+def choice_problems(args: Any, name: str, valid: tuple[str, ...]) -> list[str]:
+    """A sentence where a flag was given and is none of the valid words."""
+    value = getattr(args, name)
+    return [] if value in (None, *valid) else [f"--{name} {value} is not known: valid are {', '.join(valid)}."]
+
+
 @dataclass
-class QuestionAnsweringArguments(GenerationArguments, DataArguments):
+class RougeArguments:
+    """What ROUGE counts; a part of the data arguments of tasks that may be scored by it."""
+
+    _argument_group_name = "data"
+
+    rouge_tokenizer: str | None = flag(
+        None,
+        "What ROUGE counts: rouge_score, words of ASCII letters and digits, where nothing is given; unicode, words of "
+        "every script, and single characters where a script has no spaces.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_together(choice_problems(self, "rouge_tokenizer", ROUGE_TOKENIZERS))
+
+
+@dataclass
+class QuestionAnsweringArguments(RougeArguments, GenerationArguments, DataArguments):
     """Data of run_question_answering.py."""
 
     default_output_dir = "save/question_answering"
@@ -189,6 +228,11 @@ class QuestionAnsweringArguments(GenerationArguments, DataArguments):
         super().__post_init__()
         if self.val_max_answer_length is None:
             self.val_max_answer_length = self.max_answer_length
+        if self.doc_stride >= self.max_seq_length:
+            raise ValueError(
+                f"--doc_stride {self.doc_stride} has to be below --max_seq_length {self.max_seq_length}, or windows "
+                "would not move on: lower the one or raise the other."
+            )
 
 
 @dataclass
@@ -211,13 +255,17 @@ class TextToTextArguments(GenerationArguments, DataArguments):
 
 
 @dataclass
-class SummarizationArguments(TextToTextArguments):
+class SummarizationArguments(RougeArguments, TextToTextArguments):
     """Data of run_summarization.py."""
 
     default_output_dir = "save/summarization"
 
-    text_column: str | None = flag(None, "Column of the texts; the data set's own, else the first.")
-    summary_column: str | None = flag(None, "Column of the summaries; the data set's own, else the second.")
+    text_column: str | None = flag(
+        None, "Column of the texts; the data set's own, else one called dialogue, document, article, text or the like."
+    )
+    summary_column: str | None = flag(
+        None, "Column of the summaries; the data set's own, else one called summary, highlights, abstract or the like."
+    )
     lang: str | None = flag(None, "Accepted for old jobs; the tokenizers of T5 and mT5 need no language.")
 
 
@@ -227,13 +275,26 @@ class TranslationArguments(TextToTextArguments):
 
     default_output_dir = "save/translation"
 
-    source_lang: str | None = flag(None, "Language translated from; as the name of the configuration says (de-en: de).")
-    target_lang: str | None = flag(None, "Language translated to; as the name of the configuration says (de-en: en).")
+    source_lang: str | None = flag(
+        None,
+        "Language translated from, as its column or its key in 'translation' is called: de, pt_BR, deu_Latn, src; as "
+        "the name of the configuration says where not given (de-en: de).",
+    )
+    target_lang: str | None = flag(None, "Language translated to, in the same way (de-en: en).")
+    bleu_tokenizer: str | None = flag(
+        None,
+        f"What BLEU counts, a tokenizer of sacreBLEU: {', '.join(BLEU_TOKENIZERS)}; where not given the one for the "
+        "language translated to, else 13a. spm and what follows are downloaded.",
+    )
     max_source_length: int = flag(1024, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_together(choice_problems(self, "bleu_tokenizer", BLEU_TOKENIZERS))
 
 
 @dataclass
-class LanguageModelingArguments(GenerationArguments, DataArguments):
+class LanguageModelingArguments(RougeArguments, GenerationArguments, DataArguments):
     """Data of run_language_modeling.py."""
 
     model_class = DecoderArguments
@@ -241,7 +302,9 @@ class LanguageModelingArguments(GenerationArguments, DataArguments):
     default_output_dir = "save/language_modeling"
     _argument_group_name = "data"
 
-    text_column: str | None = flag(None, "Column of the texts; text, or the first. A .txt file has one text per line.")
+    text_column: str | None = flag(
+        None, "Column of the texts; text, or one called content or the like. A .txt file has one text per line."
+    )
     prompt_column: str | None = flag(
         None, "Column of prompts, joined to their texts as they are: they are continued, and do not count in the loss."
     )

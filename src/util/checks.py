@@ -144,14 +144,20 @@ def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> l
 
 def length_problems(data_args: Any, training_args: Any) -> list[str]:
     """A sentence where the limit of an output leaves no room for a token behind the start token."""
-    limits = {name: value for name, value in vars(data_args).items() if name.startswith("val_max_")}
+    name, limit = answer_limit(data_args, training_args)
+    if limit >= 2:
+        return []
+    return [f"--{name} {limit} leaves no room for an answer, since the start token counts: valid are 2 and above."]
+
+
+def answer_limit(data_args: Any, training_args: Any) -> tuple[str, int]:
+    """The flag that bounds an answer in evaluation, and its tokens: of training's limit and evaluation's, which says
+    the same where it was not given, the former."""
     if training_args.generation_max_length is not None:
-        limits = {"generation_max_length": training_args.generation_max_length}
-    return [
-        f"--{name} {limit} leaves no room for an answer, since the start token counts: valid are 2 and above."
-        for name, limit in limits.items()
-        if limit < 2
-    ]
+        return "generation_max_length", training_args.generation_max_length
+    own = next(name for name in vars(data_args) if name.startswith("val_max_"))
+    limit, shared = getattr(data_args, own), own.removeprefix("val_")
+    return (shared if limit == getattr(data_args, shared) else own), limit
 
 
 def folder_problems(folder: str) -> list[str]:

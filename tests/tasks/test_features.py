@@ -131,7 +131,13 @@ def test_an_empty_context_is_an_input_too(tokenizer, data_args):
     assert len(windows(tokenizer, data_args, (QUESTION, "", ""))) == 1
 
 
-@pytest.mark.parametrize(("limit", "stride", "sentence"), [(64, 64, "--doc_stride 64 has to be"), (2, 1, "no room")])
+@pytest.mark.parametrize(
+    ("limit", "stride", "sentence"),
+    [
+        (64, 64, "--doc_stride 64 has to be below --max_seq_length 64"),
+        (2, 1, "--max_seq_length 2 leaves no room for text: valid are 3 and above"),
+    ],
+)
 def test_impossible_windows_are_refused(tokenizer, data_args, limit, stride, sentence):
     with pytest.raises(ValueError, match=sentence):
         windows(tokenizer, data_args, (QUESTION, CONTEXT, ""), max_seq_length=limit, doc_stride=stride)

@@ -1,5 +1,7 @@
 """Texts as blocks that are learned, and as beginnings that are continued."""
 
+import json
+
 import pytest
 from datasets import Dataset
 
@@ -90,8 +92,31 @@ def test_columns_are_named_or_found(tmp_path):
     (row,) = load_examples(find_task("language_modeling", arguments), arguments, "validation")
     assert (row["prompt"], row["source"]) == ("Where? ", "Here.")
     with pytest.raises(ValueError, match="has no column 'b' for the prompt; it has id, q, a: choose one with --pro"):
-        wrong = LanguageModelingArguments(validation_file=str(tmp_path / "a.jsonl"), prompt_column="b")
+        wrong = LanguageModelingArguments(validation_file=str(tmp_path / "a.jsonl"), text_column="a", prompt_column="b")
         load_examples(find_task("language_modeling", wrong), wrong, "validation")
+
+
+@pytest.mark.parametrize(
+    ("record", "flags", "found"),
+    [
+        ({"id": "x", "text": "One day.", "title": "A day"}, {}, "One day."),
+        ({"url": "https://example.org/1", "content": "One day."}, {}, "One day."),
+        ({"n": 3, "url": "https://example.org/1", "tale": "One day."}, {}, "One day."),
+        ({"q": "Where to?", "a": "Over there."}, {"prompt_column": "q"}, "Over there."),
+        ({"text": None, "tale": "One day.", "id": "x"}, {"text_column": "tale"}, "One day."),
+        ({"a": "One day.", "b": "Another day."}, {}, None),
+        ({"url": "https://example.org/1", "n": 3}, {}, None),
+    ],
+)
+def test_the_texts_are_told_by_name_else_by_what_they_are(tmp_path, record, flags, found):
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    arguments = LanguageModelingArguments(validation_file=str(tmp_path / "a.jsonl"), **flags)
+    task = find_task("language_modeling", arguments)
+    if found is None:
+        with pytest.raises(ValueError, match=r"no column that is surely the text; it has .*: choose one with --text"):
+            load_examples(task, arguments, "validation")
+    else:
+        assert load_examples(task, arguments, "validation")["source"][:] == [found]
 
 
 def test_the_data_sets_by_name():

@@ -166,6 +166,176 @@ def test_questions_without_answer_need_the_flag(write, data_args):
     assert load("question_answering", args)["target"][:] == ["Ada", "blue", ""]
 
 
+# --- values -----------------------------------------------------------------------------------------------------------
+
+WHOLE = {
+    "question_answering": {"context": "It is Ada.", "question": "who?", "answers": ["Ada"]},
+    "summarization": {"dialogue": "A: hi", "summary": "They greet."},
+    "translation": {"de": "Haus", "en": "house"},
+    "language_modeling": {"prompt": "Where? ", "text": "Here."},
+}
+FLAGS = {
+    "translation": {"source_lang": "de", "target_lang": "en"},
+    "language_modeling": {"prompt_column": "prompt"},
+}
+# What stands where text is expected -> how the sentence calls it.
+NO_TEXT = {
+    "true": (True, "true"),
+    "a number": (12, "the number 12"),
+    "a broken number": (0.5, "the number 0.5"),
+    "infinity": (float("inf"), "the number inf"),
+    "a list": (["a"], "a list"),
+    "an object": ({"a": "b"}, "an object"),
+    "half a pair": ("a\ud83d", "half a surrogate pair at character 1"),
+}
+NULLS = {"null": None, "NaN": float("nan")}
+NEEDED = {("question_answering", "context"), ("question_answering", "question"), ("translation", "de")}
+NEEDED |= {("language_modeling", "prompt")}
+COLUMNS = [(kind, column) for kind, record in WHOLE.items() for column in record if column != "answers"]
+
+
+@pytest.fixture
+def read(write, data_args, tmp_path):
+    """Function (kind, changes of the second of three records, how they are kept, flags) -> the examples."""
+
+    def make(kind, changes, kept="jsonl", **flags):
+        records = [{"id": str(i), **WHOLE[kind], **(changes if i == 1 else {})} for i in range(3)]
+        if kept == "jsonl":
+            source = {"validation_file": write("rows.jsonl", records)}
+        else:
+            Dataset.from_list(records).save_to_disk(tmp_path / "saved")
+            source = {"dataset_name": str(tmp_path / "saved")}
+        return load(kind, data_args(kind, **source, **FLAGS.get(kind, {}), **flags))
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+@pytest.mark.parametrize(("value", "held"), NO_TEXT.values(), ids=NO_TEXT)
+def test_what_is_no_text_is_refused_by_record_and_column(read, kind, column, value, held):
+    with pytest.raises(ValueError, match=rf"^record 2 of .*rows.jsonl: column '{column}' holds {held}"):
+        read(kind, {column: value})
+
+
+@pytest.mark.parametrize(("kind", "column"), COLUMNS)
+@pytest.mark.parametrize(("kept", "null"), [("jsonl", None), ("jsonl", float("nan")), ("table", None)])
+def test_null_is_null_in_files_and_in_tables(read, caplog, kind, column, null, kept):
+    if (kind, column) in NEEDED:
+        with pytest.raises(ValueError, match=rf"^record 2 of .*: column '{column}' holds null where text is expected"):
+            read(kind, {column: null}, kept)
+    else:
+        assert read(kind, {column: null}, kept)["id"][:] == ["0", "2"]
+        assert "1 of 3 records" in caplog.text and "left out" in caplog.text
+
+
+@pytest.mark.parametrize("value", [True, 12, 0.5])
+def test_columns_of_a_table_that_hold_no_text_are_refused(tmp_path, data_args, value):
+    Dataset.from_list([{"dialogue": "A: hi", "summary": value}] * 4).save_to_disk(tmp_path / "saved")
+    for workers in (None, 2):
+        args = data_args("summarization", dataset_name=str(tmp_path / "saved"), preprocessing_num_workers=workers)
+        with pytest.raises(ValueError, match=r"^record [13] of .*: column 'summary' holds (true|the number)"):
+            load("summarization", args)
+
+
+def test_a_column_of_numbers_that_are_missing_is_null(tmp_path, data_args):
+    rows = [{"dialogue": "A: hi", "summary": float("nan")}, {"dialogue": "A: hi", "summary": float("nan")}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    args = data_args("summarization", dataset_name=str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"each of the 2 records of .* has an empty text or no reference"):
+        load("summarization", args)
+
+
+@pytest.mark.parametrize("null", NULLS.values(), ids=NULLS)
+def test_a_question_without_answer_is_refused_by_number_or_unanswerable(read, null):
+    with pytest.raises(ValueError, match=r"1 of 3 questions .* the first of them record 2; with --version_2_with"):
+        read("question_answering", {"answers": null})
+    found = read("question_answering", {"answers": null}, version_2_with_negative=True)
+    assert found["references"][:] == [["Ada"], [], ["Ada"]]
+
+
+def test_a_question_without_answer_has_no_rouge_and_is_left_out_with_a_count(write, data_args, caplog):
+    rows = [{"document": {"summary": {"text": "A tale."}}, "question": {"text": "Who?"}}] * 2
+    rows = [{**row, "answers": answers} for row, answers in zip(rows, (None, [{"text": "Ada"}]), strict=True)]
+    args = data_args("question_answering", dataset_name="narrativeqa", validation_file=write("rows.jsonl", rows))
+    assert load("question_answering", args)["references"][:] == [["Ada"]]
+    assert "1 of 2 records" in caplog.text
+
+
+def test_a_number_is_an_answer(read):
+    assert read("question_answering", {"answers": 1912})["references"][1] == ["1912"]
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused(read, question):
+    with pytest.raises(ValueError, match=r"record 2 of .*: column 'question' holds an empty text where a question"):
+        read("question_answering", {"question": question})
+
+
+@pytest.mark.parametrize(("kind", "column"), [("question_answering", "context"), ("translation", "de")])
+def test_empty_texts_to_read_are_counted(read, caplog, kind, column):
+    assert read(kind, {column: " "})["source"][1].strip() == ""
+    assert "1 of 3 records of" in caplog.text and "have an empty text to read" in caplog.text
+
+
+def test_cells_of_csv_are_text_whatever_they_say(write, data_args):
+    path = write("rows.csv", "dialogue,summary\nnan,true\nnull,12\nNone,NaN\n")
+    examples = load("summarization", data_args("summarization", validation_file=path))
+    assert examples["source"][:] == ["nan", "null", "None"]
+    assert examples["references"][:] == [["true"], ["12"], ["NaN"]]
+
+
+def test_an_empty_cell_of_csv_is_no_reference(write, data_args, caplog):
+    path = write("rows.csv", 'dialogue,summary\nA: hi,\n"A: hi","They greet."\n')
+    assert len(load("summarization", data_args("summarization", validation_file=path))) == 1
+    assert "1 of 2 records" in caplog.text
+
+
+@pytest.mark.parametrize(("given", "name"), [(None, "1"), (float("nan"), "1"), ("", "1"), (7, "7"), ("x", "x")])
+def test_an_id_that_is_missing_is_the_number_of_the_record(read, given, name):
+    assert read("summarization", {"id": given})["id"][1] == name
+
+
+def test_an_id_that_is_no_valid_text_is_refused(read):
+    with pytest.raises(ValueError, match=r"record 2 of .*: column 'id' holds half a surrogate pair"):
+        read("summarization", {"id": "\ud83d"})
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+
+def test_references_that_rouge_cannot_see_are_counted(write, data_args, caplog):
+    summaries = ("他们打招呼", "Они здороваются.", "他们在2024年打招呼", "They greet.", "Señor Ñandú café")
+    rows = [{"dialogue": "A: hi", "summary": summary} for summary in summaries]
+    path = write("rows.jsonl", rows)
+    load("summarization", data_args("summarization", validation_file=path))
+    assert "3 of 5 references of" in caplog.text and "--rouge_tokenizer unicode keeps the words" in caplog.text
+    caplog.clear()
+    load("summarization", data_args("summarization", validation_file=path, rouge_tokenizer="unicode"))
+    load("summarization", data_args("summarization", train_file=path), "train")
+    assert not caplog.records
+
+
+def test_references_that_bleu_takes_for_single_words_are_counted(write, data_args, caplog):
+    languages = {"source_lang": "src", "target_lang": "tgt"}
+    path = write("rows.jsonl", [{"src": "Hi.", "tgt": "你好。"}, {"src": "Bye.", "tgt": "Bis bald."}])
+    load("translation", data_args("translation", validation_file=path, **languages))
+    assert "1 of 2 references of" in caplog.text and "--bleu_tokenizer zh or char takes them apart" in caplog.text
+    caplog.clear()
+    load("translation", data_args("translation", validation_file=path, **languages, bleu_tokenizer="zh"))
+    assert not caplog.records
+
+
+def test_the_tokenizer_in_force_is_that_of_the_task(data_args, caplog):
+    flags = {"rouge_tokenizer": "unicode"}
+    assert find_task("summarization", data_args("summarization", **flags)).tokenizer == "unicode"
+    assert find_task("summarization", data_args("summarization", rouge_tokenizer="rouge_score")).tokenizer is None
+    named = data_args("question_answering", dataset_name="narrativeqa", **flags)
+    assert find_task("question_answering", named).tokenizer == "unicode"
+    assert not caplog.records
+    assert find_task("question_answering", data_args("question_answering", **flags)).tokenizer is None
+    assert "--rouge_tokenizer has no effect" in caplog.text
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +459,12 @@ def test_a_file_beside_a_name_is_read_in_the_columns_of_the_name(write, data_arg
     rows = [{"summary": "short", "topic": "x", "dialogue": "long"}]
     args = data_args("summarization", dataset_name="samsum", validation_file=write("rows.json", json.dumps(rows)))
     assert load("summarization", args)["source"][:] == ["long"]
+
+
+def test_a_split_a_folder_lacks_is_told_without_advice_that_does_not_help(tmp_path, data_args):
+    Dataset.from_list(SQUAD, split="train").save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"has no split validation, but train\)$"):
+        load("question_answering", data_args("question_answering", dataset_name=str(tmp_path / "saved")))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
+# ruff: noqa: RUF001 - texts of many scripts
 """The metrics against the official definitions, written out a second time, and against rouge_score and sacrebleu."""
 
 import collections
 import re
 import string
+import unicodedata
+from dataclasses import replace
 
 import pytest
 import sacrebleu
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer, scoring
 
 from tasks import TASKS, metrics
+from util.arguments import ROUGE_TOKENIZERS
 
 # --- the definitions of the official SQuAD scripts, step by step -----------------------------------------------------
 
@@ -221,13 +225,108 @@ def test_bleu_is_sacrebleus():
     references = ["The old house is standing by the river.", "A bridge of stone."]
     expected = sacrebleu.corpus_bleu(predictions, [references]).score
     assert 0 < expected < 100
-    assert metrics.bleu(predictions, [[text] for text in references]) == {"bleu": round(expected, 4)}
+    assert metrics.bleu(predictions, [[text] for text in references])["bleu"] == round(expected, 4)
 
 
 def test_bleu_takes_different_numbers_of_references():
     predictions = ["the cat sat on the mat", "a dog ran down the road"]
     both = metrics.bleu(predictions, [["a dog", "the cat sat on the mat"], ["a dog ran down the road"]])
-    assert both == {"bleu": 100.0}
+    assert both["bleu"] == 100.0 and "nrefs:var" in both["bleu_signature"]
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+SCRIPTS = {
+    "Chinese": "他们在火车站见面。然后一起回家。",
+    "Japanese": "彼らは駅で会います。それから家に帰る。",
+    "Thai": "พวกเขาพบกันที่สถานีรถไฟ",
+    "Burmese": "သူတို့ဘူတာမှာတွေ့ကြတယ်။",
+    "Arabic": "يلتقيان في محطة القطار؟ ثم يعودان إلى البيت معا.",
+    "Persian": "آن‌ها در ایستگاه قطار همدیگر را می‌بینند.",
+    "Russian": "Они встречаются на вокзале. Потом идут домой вместе.",
+    "Hindi": "वे स्टेशन पर मिलते हैं। फिर वे साथ घर जाते हैं।",
+    "Korean": "그들은 기차역에서 만난다. 그리고 함께 집에 간다.",
+    "Greek": "Συναντιούνται στον σταθμό. Μετά πάνε μαζί στο σπίτι.",
+    "English": "They meet at the station. Then they walk home together.",
+}
+CHARACTERS = {"Chinese": "zh", "Japanese": "char", "Thai": "char", "Burmese": "char"}
+
+
+@pytest.mark.parametrize("language", SCRIPTS)
+def test_a_text_equals_itself_in_every_script(language):
+    text = SCRIPTS[language]
+    assert set(metrics.rouge([text], [[text]], "unicode").values()) == {100.0}
+    assert set(metrics.squad([text], [[text]]).values()) == {100.0}
+    assert metrics.bleu([text], [[text]], CHARACTERS.get(language, "13a"))["bleu"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("language", SCRIPTS)
+def test_rouge_of_every_script_falls_with_what_differs(language):
+    text = SCRIPTS[language]
+    half = text[: len(text) // 2]
+    scores = metrics.rouge([half], [[text]], "unicode")
+    assert all(0 < scores[name] < 100 for name in metrics.ROUGES)
+    assert metrics.rouge(["xyz"], [[text]], "unicode")["rouge1"] == 0
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_of_ascii_the_words_of_every_script_are_rouge_scores_own(text):
+    own, unicode = (metrics.ROUGE_TOKENIZERS[name].tokenize(text) for name in ("rouge_score", "unicode"))
+    assert own == unicode
+    assert metrics.sentence_lines(text) == metrics.sentence_lines(text, "unicode")
+
+
+@given(st.text(st.characters(exclude_categories=("Cn", "Co", "Cs")), max_size=40))
+def test_every_letter_and_digit_is_in_a_word(text):
+    words = metrics.ROUGE_TOKENIZERS["unicode"].tokenize(text)
+    assert bool(words) == any(character.isalnum() for character in unicodedata.normalize("NFKC", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ラーメン2杯", ["ラ", "ー", "メ", "ン", "2", "杯"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("Ёлка, ÉCOLE e\u0301cole", ["ёлка", "école", "école"]),
+        ("ＡＢＣ running", ["abc", "run"]),
+    ],
+)
+def test_words_by_hand(text, words):
+    assert metrics.ROUGE_TOKENIZERS["unicode"].tokenize(text) == words
+
+
+def test_sentences_end_at_full_stops_of_other_scripts_too():
+    text = "他们见面。回家！ वे मिलते हैं। Done."
+    assert len(metrics.sentence_lines(text, "unicode").split("\n")) > len(metrics.sentence_lines(text).split("\n"))
+    both = "他们回家。我们见面。", "我们见面。他们回家。"
+    scores = metrics.rouge([both[0]], [[both[1]]], "unicode")
+    assert scores["rougeLsum"] == 100.0 > scores["rougeL"]
+
+
+def test_flags_and_tokenizers_have_the_same_names():
+    assert set(metrics.ROUGE_TOKENIZERS) == set(ROUGE_TOKENIZERS)
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "zh", "char"])
+def test_bleu_says_which_tokenizer_counted(tokenizer):
+    assert f"tok:{tokenizer}|" in metrics.bleu(["a b"], [["a b"]], tokenizer)["bleu_signature"]
+
+
+def test_a_task_scores_with_its_tokenizer_in_the_mean_and_in_each_example():
+    text = SCRIPTS["Chinese"]
+    task = replace(TASKS["samsum"], tokenizer="unicode")
+    assert metrics.score(task, {"0": text}, examples([text]))["rougeLsum"] == 100.0
+    assert metrics.score_example(task, text, [text])["rougeLsum"] == 100.0
+    assert metrics.score_example(TASKS["samsum"], text, [text])["rougeLsum"] == 0.0
+    task = replace(TASKS["iwslt2017"], tokenizer="zh")
+    found = metrics.score(task, {"0": text}, examples([text]))
+    assert found["bleu"] == pytest.approx(100.0) and "tok:zh" in found["bleu_signature"]
+    assert metrics.score_example(task, text, [text]) == {}
+
+
+def test_names_of_scores_are_those_of_numbers():
+    assert metrics.score_names(TASKS["iwslt2017"]) == ["bleu"]
+    assert metrics.score_names(TASKS["samsum"]) == list(metrics.ROUGES)
 
 
 # --- score ------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,11 @@ def test_prompt_is_the_one_t5_was_trained_on():
         (None, []),
         (308, ["308"]),
         ([None, "", 3], ["3"]),
+        (float("nan"), []),
+        ({"text": [float("nan"), "a"]}, ["a"]),
+        ({"text": None}, []),
+        (1912.0, ["1912"]),
+        ({"text": [12.5]}, ["12.5"]),
         ('{"text": ["a", "b"], "answer_start": [0, 1]}', ["a", "b"]),
         ("{'text': ['a', \"b's\"], 'answer_start': [0, 1]}", ["a", "b's"]),
         ("['a', 'b']", ["a", "b"]),
@@ -39,5 +44,23 @@ def test_references_in_every_spelling(value, answers):
 def test_a_literal_that_cannot_be_read_is_not_taken_for_an_answer():
     with pytest.raises(ValueError, match=r"neither JSON nor a Python literal"):
         reference_answers("{'text': array(['a'], dtype=object)}")
-    with pytest.raises(ValueError, match=r"holds a set where text is expected"):
-        reference_answers([{"a"}])
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        ([{"a"}], "a set"),
+        (True, "true"),
+        ([False], "false"),
+        ({"text": [["a"]]}, "a list"),
+        ([["a"]], "a list"),
+        (float("inf"), "the number inf"),
+        ({"text": [{"span": "a"}]}, "an object without 'text'"),
+        ({"value": "a", "aliases": []}, "an object without 'text' where an answer is expected; it has value, aliases"),
+        ({}, "an object without 'text'"),
+        ("{'text': [True]}", "true"),
+    ],
+)
+def test_what_is_no_answer_is_refused(value, held):
+    with pytest.raises(ValueError, match=f"^holds {held}"):
+        reference_answers(value)

@@ -44,8 +44,9 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.lists(st.fixed_dictionaries({"id": cells, "text": cells, "summary": cells}), min_size=1, max_size=4))
 def test_what_is_written_is_read(tmp_path, rows):
-    as_csv(tmp_path / "rows.csv", rows)
-    assert read_records(tmp_path / "rows.csv") == rows
+    as_csv(tmp_path / "rows.csv", [*rows, ROWS[0]])
+    filled = [row for row in rows if any(cell.strip() for cell in row.values())]
+    assert read_records(tmp_path / "rows.csv") == [*filled, ROWS[0]]
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8", newline="")
     assert read_records(tmp_path / "rows.jsonl") == rows
@@ -54,6 +55,12 @@ def test_what_is_written_is_read(tmp_path, rows):
 def test_csv_with_mark_blank_lines_and_windows_line_ends(write):
     content = b'\xef\xbb\xbftext,summary\r\n\r\n"a\r\nb",c\r\n\r\n'
     assert read_records(write("rows.csv", content)) == [{"text": "a\r\nb", "summary": "c"}]
+
+
+@pytest.mark.parametrize("blank", ["", "  ", ",", " , \t", '"",""', '"\n", '])
+def test_blank_lines_and_rows_of_a_csv_file_are_passed_over(write, blank):
+    content = f"{blank}\ntext,summary\n{blank}\na,b\n\n{blank}\n{blank}\n"
+    assert read_records(write("rows.csv", content)) == [{"text": "a", "summary": "b"}]
 
 
 def test_csv_holds_long_articles(write):
@@ -86,6 +93,12 @@ def test_squads_nested_json_is_flattened(write):
     assert second["answers"] == {"text": [], "answer_start": []}
 
 
+@pytest.mark.parametrize("null", [None, float("nan")])
+def test_null_for_answers_is_none_in_squads_json(write, null):
+    _, second = read_records(write("dev.json", json.dumps(squad_json(answers=null, is_impossible=False))))
+    assert second["answers"] == {"text": [], "answer_start": []}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -93,6 +106,8 @@ def test_squads_nested_json_is_flattened(write):
         ("a.jsonl", "", "a.jsonl is empty"),
         ("a.csv", "\n \n", "a.csv is empty"),
         ("a.csv", "text,summary\n", "a.csv is empty"),
+        ("a.csv", "text,summary\n \n,\n", "a.csv is empty"),
+        ("a.csv", " ,\n,\n", "a.csv is empty"),
         ("a.json", "[]", "a.json is empty"),
         ("a.json", '{"data": []}', "a.json is empty"),
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', "line 3 of .*a.jsonl is not valid JSON"),
@@ -100,7 +115,11 @@ def test_squads_nested_json_is_flattened(write):
         ("a.json", '{"a": 1}\n{"a": \n', "line 2 of .*a.json is not valid JSON"),
         ("a.json", '[{"a": 1},\n {"a" 2}]', "line 2 of .*a.json is not valid JSON"),
         ("a.json", '[{"a": 1}, "b"]', "record 2 of .*a.json holds a text where a record"),
-        ("a.json", "3", "a.json should hold a list of records"),
+        ("a.json", "3", "a.json should hold a list of records, .* but holds the number 3"),
+        ("a.jsonl", "NaN", "line 1 of .*a.jsonl holds null where a record"),
+        ("a.jsonl", '{"a": 1}\n{"a": ' + "9" * 5000 + "}", "line 2 of .*a.jsonl is not valid JSON: Exceeds the limit"),
+        ("a.json", '[{"a": ' + "9" * 5000 + "}]", "a.json is not valid JSON: Exceeds the limit"),
+        ("a.jsonl", "true", "line 1 of .*a.jsonl holds true where a record"),
         ("a.csv", "a,b\n1,2\n\n1,2,3\n", "line 4 of .*a.csv has 3 fields where the header has 2"),
         ("a.csv", "a,b,a,,\n1,2,3,,\n", "line 1 of .*a.csv has two columns called 'a'"),
         pytest.param("a.json", "[" * 100_000, "a.json is not valid JSON: nested too deeply", id="deep"),

@@ -468,11 +468,16 @@ BAD_COMMANDS = {
     "--do_eval --dataset_name samsum --static_exit_layer 2 --generation_num_beams 4": "--num_beams 4",
     "--do_eval --validation_file absent.json": "there is no such file",
     "--do_eval --validation_file a.txt": ".json, .jsonl, .csv",
+    "--do_eval --dataset_name ''": "--dataset_name is empty",
+    "--do_eval --dataset_name ./absent": "--dataset_name ./absent: there is no such folder",
+    "--do_eval --dataset_name a.jsonl": "--dataset_name a.jsonl is a file: give it as --train_file, --validation_file",
+    "--do_eval --dataset_name samsum --rouge_tokenizer words": "words is not known: valid are rouge_score, unicode",
     "--do_eval --dataset_name samsum --max_eval_samples 0": "--max_eval_samples 0",
     "--do_eval --dataset_name samsum --num_beams 0": "--num_beams 0",
     "--do_eval --dataset_name samsum --per_device_eval_batch_size 0": "--per_device_eval_batch_size 0",
     "--do_eval --dataset_name samsum --per_device_train_batch_size -1": "--per_device_train_batch_size -1",
-    "--do_eval --dataset_name samsum --max_target_length 1": "--val_max_target_length 1 leaves no room",
+    "--do_eval --dataset_name samsum --max_target_length 1": ": error: --max_target_length 1 leaves no room",
+    "--do_eval --dataset_name samsum --val_max_target_length 1": ": error: --val_max_target_length 1 leaves no room",
     "--do_eval --dataset_name samsum --generation_max_length 0": "--generation_max_length 0 leaves no room",
     "--do_eval --dataset_name samsum --repetition_penalty 0": "--repetition_penalty 0",
     "--do_eval --dataset_name samsum --model_name_or_path ./absent": "no such folder",
@@ -491,6 +496,13 @@ def test_bad_commands_end_with_a_sentence_and_code_2(capsys, tmp_path, line, tol
     before = sorted(tmp_path.rglob("*"))
     assert told in refused(capsys, line, start=MODEL_OF.get(line, "--model_name_or_path t5-small"))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_flags_of_a_task_are_refused_by_name(capsys):
+    told = refused(capsys, "--bleu_tokenizer 14a", TranslationArguments)
+    assert "--bleu_tokenizer 14a is not known: valid are none, zh, 13a, intl, char, ja-mecab" in told
+    told = refused(capsys, "--max_seq_length 100", QuestionAnsweringArguments)
+    assert "--doc_stride 128 has to be below --max_seq_length 100" in told
 
 
 def test_problems_of_all_kinds_are_told_at_once(capsys):
