@@ -304,11 +304,9 @@ def summarise(
     metrics |= {f"time_{name}": total(lines, name) for name in ("encoder_forward", "decoder_forward")}
     predictions = prediction_rows(chosen, decoded, data)
     if run is not None:
-        metrics |= {f"{prefix}_policy": run.settings["policy"] | run.settings}
-        metrics[f"{prefix}_policy"].pop("policy")
         metrics["environment"] = environment(model.device)
         inputs = [(each.id, each.window) for each in flat]
-        run.finish(metrics, predictions, inputs, summaries(run, chosen, data, options))
+        metrics = run.finish(metrics, predictions, inputs, summaries(run, chosen, data, options))
     return Outcome(metrics, predictions)
 
 
