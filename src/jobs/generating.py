@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,16 +15,19 @@ from transformers.utils import logging as transformers_logging
 from decoding.policy import Policy
 from decoding.strategies import Strategy
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
+from jobs.output_lines import OutputLines
 from models import deploying_class
 from tasks.readers import read_records
-from training.evaluation import padded
+from training.evaluation import padded, restore_threshold
 from training.reporting import explain
 from util import AdditionalArguments, ModelArguments, update_autoconfig
-from util.files import write_text
 from util.generate_args import GenerateArguments
+from util.runs import fingerprint_model
 
 # Colours of a terminal's 256, from shallow to deep.
 SHADES = (33, 39, 44, 48, 118, 190, 220, 214, 208, 196)
+# Between the seeds of neighbouring prompts: small seeds of a user stay apart.
+SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Generator:
 
     def __init__(self, model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments):
         self.args = args
+        self.model_args = model_args
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         config = load_config(model_args, encoder=None)
@@ -66,6 +68,29 @@ class Generator:
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn."""
+        return self.args.strategy == "sample"
+
+    def settings(self) -> dict:
+        """Everything that shapes a continuation, beside its prompt."""
+        args, folder = self.args, Path(self.model_args.model_name_or_path)
+        commit, strategy = self.model.config._commit_hash, self.strategy and asdict(self.strategy)
+        settings = {
+            "model": [folder.resolve().name, fingerprint_model(folder)] if folder.is_dir() else [str(folder), commit],
+            "names": [self.model_args.config_name, self.model_args.tokenizer_name],
+            "policy": self.policy.describe(),
+            "strategy": {"name": args.strategy, "row": strategy},
+            "lengths": [args.max_new_tokens, args.repetition_penalty],
+            "numbers": [args.dtype, self.device.type],
+        }
+        if self.samples:
+            settings["drawn"] = [args.seed, args.temperature, args.top_k, args.top_p]
+        if self.samples or self.policy.adapts:
+            settings["batch_size"] = args.batch_size
+        return settings
 
     def say(self) -> str:
         """What tokens are read from, in words."""
@@ -121,6 +146,11 @@ class Generator:
     def shown(self, found: Continuation, text: str) -> str:
         """The prompt, and a text behind it; on a line of its own where it is an answer and no continuation."""
         return f"{found.prompt}\n{text}" if self.model.config.is_encoder_decoder else found.prompt + text
+
+    def recalled(self, row: dict) -> Continuation:
+        """The continuation of a line of the output file."""
+        layers = row.get("exit_layers")
+        return Continuation(row["prompt"], row["continuation"], row["tokens"], layers, self._ids(row["prompt"]))
 
     def _ids(self, prompt: str) -> list[int]:
         ids = self.tokenizer(prompt)["input_ids"]
@@ -188,46 +218,71 @@ def read_prompts(args: GenerateArguments) -> list[str]:
 def generate(
     model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments
 ) -> list[Continuation]:
-    """Continue every prompt, show it, and write it where asked."""
+    """Continue every prompt, show it, and write it where asked; what was written there by the same command is kept."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     prompts = read_prompts(args)
     generator = Generator(model_args, args, additional_args)
-    set_seed(args.seed)
     print(f"{Path(model_args.model_name_or_path).name}, {generator.say()}", file=sys.stderr)
-    alone = args.prompt_file is None
-    found = []
-    for batch in batches(prompts, 1 if alone else args.batch_size):
-        found += continued(generator, batch, stream=alone and not args.show_exits and not args.compare)
-    if args.output_file is not None:
-        write_text(Path(args.output_file), "".join(json.dumps(line(each, args)) + "\n" for each in found))
-        print(f"{len(found)} continuations in {args.output_file}", file=sys.stderr)
+    size = 1 if args.prompt_file is None else args.batch_size
+    if args.output_file is None:
+        return continue_all(generator, prompts, size, None)
+    output = OutputLines(args.output_file, prompts, generator.settings(), size)
+    try:
+        found = continue_all(generator, prompts, size, output)
+    finally:
+        output.close()
+    print(f"{len(found)} continuations in {args.output_file}", file=sys.stderr)
     return found
 
 
-def batches(prompts: list[str], size: int) -> Iterator[list[str]]:
-    """So many prompts at a time."""
-    for start in range(0, len(prompts), size):
-        yield prompts[start : start + size]
+def continue_all(generator: Generator, prompts: list[str], size: int, output: OutputLines | None) -> list[Continuation]:
+    """Continue prompts in batches, each of which is drawn for by itself, and shown and written when it is done."""
+    alone = generator.args.prompt_file is None
+    rows = output.rows if output else []
+    found = [generator.recalled(row) for row in rows]
+    if found:
+        print(f"{len(found)} of {len(prompts)} continuations were in {output.path} already", file=sys.stderr)
+    if alone:
+        show(generator, found, [None] * len(found))
+    threshold = restore_threshold(generator.model, [row["threshold"] for row in rows if "threshold" in row])
+    for start in range(len(found), len(prompts), size):
+        # Another seed for every batch: what is drawn does not depend on where the command was interrupted.
+        set_seed((generator.args.seed + SEEDS_APART * start) % 2**32)
+        seen = threshold.seen if threshold else 0
+        batch = continued(generator, prompts[start : start + size], stream=alone)
+        found += batch
+        lines = [line(each, generator.args) for each in batch]
+        if threshold:
+            lines[-1]["threshold"] = threshold.state_dict(seen)
+        if output:
+            output.append(lines)
+    return found
 
 
 def continued(generator: Generator, prompts: list[str], stream: bool) -> list[Continuation]:
-    """Continue some prompts and show them."""
+    """Continue some prompts and show them, a single one as it comes where nothing stands beside it."""
     args, policy = generator.args, generator.policy
-    streams = stream and (generator.strategy is None or generator.strategy.beams == 1)
+    one_path = generator.strategy is None or generator.strategy.beams == 1
+    streams = stream and one_path and not args.show_exits and not args.compare
     if streams and generator.model.config.is_encoder_decoder:
         print(prompts[0], flush=True)
-    found = generator.run(prompts, generator.strategy, args.strategy == "sample", policy, streams)
+    found = generator.run(prompts, generator.strategy, generator.samples, policy, streams)
     plain = generator.run(prompts, None, False, Policy()) if args.compare else [None] * len(prompts)
+    if not streams:
+        show(generator, found, plain)
+    return found
+
+
+def show(generator: Generator, found: list[Continuation], plain: list[Continuation | None]) -> None:
+    """Print continuations, with the plain greedy one beside where there is one, and colours where asked."""
+    args = generator.args
     for each, beside in zip(found, plain, strict=True):
         if beside is not None:
             print(f"{each.prompt}\n  greedy: {beside.text}\n  {args.strategy}: {each.text}\n", flush=True)
-        elif args.show_exits:
-            print(generator.shown(each, generator.coloured(each)), flush=True)
-        elif not streams:
-            print(generator.shown(each, each.text), flush=True)
-    if args.show_exits:
+        else:
+            print(generator.shown(each, generator.coloured(each) if args.show_exits else each.text), flush=True)
+    if args.show_exits and found:
         print(legend(generator.model.num_exit_layers, found), flush=True)
-    return found
 
 
 def legend(depth: int, found: list[Continuation]) -> str:
