@@ -77,12 +77,12 @@ class Generator:
     def settings(self) -> dict:
         """Everything that shapes a continuation, beside its prompt."""
         args, folder = self.args, Path(self.model_args.model_name_or_path)
-        commit, strategy = self.model.config._commit_hash, self.strategy and asdict(self.strategy)
         settings = {
-            "model": [folder.resolve().name, fingerprint_model(folder)] if folder.is_dir() else [str(folder), commit],
+            "model": folder.resolve().name if folder.is_dir() else str(folder),
+            "fingerprint": fingerprint_model(folder) if folder.is_dir() else self.model.config._commit_hash,
             "names": [self.model_args.config_name, self.model_args.tokenizer_name],
             "policy": self.policy.describe(),
-            "strategy": {"name": args.strategy, "row": strategy},
+            "strategy": [args.strategy, self.strategy and asdict(self.strategy)],
             "lengths": [args.max_new_tokens, args.repetition_penalty],
             "numbers": [args.dtype, self.device.type],
         }
