@@ -1,9 +1,10 @@
 """Kills a command of ours again and again and lets it end at last; what it left is then somebody else's to look at.
 
-    python tests/killing.py PLAN.json
+    python tests/killing.py PLAN.json MODEL
 
 Everything is imported once; an attempt is a fork of this process, in which SIGKILL comes at a call that was drawn: the
-n-th of all calls, or the n-th that touches a file inside some functions. The plan is a JSON object of lists: a script,
+n-th of all calls, or the n-th that touches a file inside some functions; where that one writes, the signal comes when a
+part is written. The plan is a JSON object of lists: a script,
 its command line, of which {out} is replaced by a path, those functions by their qualified names, a number of kills and
 a seed. Every name of the plan has a folder, in which `whole` is what an undisturbed attempt left, and 0, 1, ... what
 attempts left that were killed, until one ended by itself; then comes the next.
@@ -12,6 +13,7 @@ attempts left that were killed, until one ended by itself; then comes the next.
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import traceback
@@ -39,12 +41,21 @@ class Countdown:
         if self._counts(event, argument):
             self.counted += 1
             if self.counted > self.left:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._end(argument)
 
     def _counts(self, event: str, argument) -> bool:
         if not self.names:
             return event in ("call", "c_call")
         return event == "c_call" and self.inside > 0 and argument.__name__ in FILE_CALLS
+
+    def _end(self, call) -> None:
+        name = getattr(call, "__name__", None) if self.names else None
+        if name == "flush":  # the system ends a process that writes beyond the limit, when it has written up to it
+            most = os.fstat(call.__self__.fileno()).st_size + 1 + self.left % 300
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        elif name != "write":  # which fills a buffer; it is flushed next
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def attempt(run, out: Path, names: list[str], left: float) -> bool:
@@ -56,7 +67,7 @@ def attempt(run, out: Path, names: list[str], left: float) -> bool:
     process = os.fork()
     if process:
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        if code not in (0, -signal.SIGKILL):
+        if code not in (0, -signal.SIGKILL, -signal.SIGXFSZ):
             raise RuntimeError(f"An attempt in {out} ended with {code}.")
         return code == 0
     try:
@@ -86,15 +97,19 @@ def kill(run, out: Path, names: list[str], kills: int, seed: int) -> None:
     attempt(run, out / str(folder), [], float("inf"))
 
 
-def main(plan: Path) -> None:
+def main(plan: Path, model: str) -> None:
     sys.path.insert(0, str(SOURCES))
     import torch
+    import tqdm
 
     import generate
     import run_question_answering
+    from models import DeployT5ForConditionalGeneration
     from util import QuestionAnsweringArguments, parse_arguments
 
+    tqdm.tqdm.monitor_interval = 0  # no thread of its, which a fork would not have
     torch.set_num_threads(1)
+    DeployT5ForConditionalGeneration.from_pretrained(model)  # what the library prepares once is there in every fork
     mains = {
         "generate": generate.main,
         "question_answering": lambda argv: run_question_answering.main(
@@ -111,4 +126,4 @@ def main(plan: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -41,7 +41,7 @@ def killed(tmp_path_factory, tiny_t5_dir, tiny_gpt2_dir):
     (folder / "plan.json").write_text(json.dumps(plan, default=str))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
-        [sys.executable, KILLING, folder / "plan.json"], env=environment, capture_output=True, text=True
+        [sys.executable, KILLING, folder / "plan.json", tiny_t5_dir], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from util.files import append_jsonl, locked, read_jsonl
+from util.files import append_jsonl, locked, read_jsonl, sync
 from util.runs import digest, drop_torn_line
 
 BEGINNING = b'{"prompt": "'
@@ -39,8 +39,9 @@ class OutputLines:
             self._keep(len(self.rows) // size * size)
 
     def append(self, rows: Sequence[dict]) -> None:
-        """Record the lines of a batch."""
+        """Record the lines of a batch, which are on the disk then."""
         append_jsonl(self.path, [{**row, "settings": self.settings} for row in rows])
+        sync(self.path)
 
     def close(self) -> None:
         """Let other processes at the file."""

@@ -18,6 +18,7 @@ import json
 import logging
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -33,6 +34,7 @@ from util.files import (
     read_json,
     read_jsonl,
     replacing,
+    sync,
     write_json,
     write_text,
 )
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 # What may be kept of every input, a line each.
 DETAILS = ("traces", "layers", "jsds")
+
+# Seconds between two moments at which parts are made sure of: what a machine that fails loses is decoded again.
+SYNC_EVERY = 1.0
 
 # Files of a model that hold weights, read in part; the others that shape its output are read whole.
 WEIGHTS = (".safetensors", ".bin")
@@ -66,6 +71,7 @@ class Run:
         self.digest = digest(self.settings)
         self.folder = self.output_dir / "runs" / f"{slug(name)}-{self.digest}"
         self._lock = None
+        self._synced = 0.0
 
     @property
     def results(self) -> dict | None:
@@ -114,6 +120,10 @@ class Run:
         rows = {"traces": list(traces), **views}
         ends = {kind: self._keep(kind, rows[kind]) for kind in rows if rows[kind]}
         append_jsonl(self._part("predictions"), [{**line, "details": ends}])
+        if time.monotonic() - self._synced > SYNC_EVERY:
+            for path in self._parts("*", self.process):
+                sync(path)
+            self._synced = time.monotonic()
 
     def lines(self) -> list[dict]:
         """The lines of all processes so far."""
@@ -204,8 +214,8 @@ class Run:
                 logger.warning("%s is cut behind its last whole batch; what followed is decoded again.", paths[kind])
                 _cut(paths[kind], ends[kind])
 
-    def _parts(self, kind: str) -> list[Path]:
-        return sorted(self.folder.glob(f"{kind}.[0-9]*.jsonl"))
+    def _parts(self, kind: str, process: int | str = "[0-9]*") -> list[Path]:
+        return sorted(self.folder.glob(f"{kind}.{process}.jsonl"))
 
     def _all_parts(self) -> list[Path]:
         return [path for kind in ("predictions", *DETAILS) for path in self._parts(kind)]

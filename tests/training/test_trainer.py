@@ -92,6 +92,8 @@ def test_what_training_left_unfinished_is_passed_over_and_done_again(train, tmp_
     (out / "checkpoint-4" / "trainer_state.json").unlink()
     (out / "model.safetensors").write_bytes(weights[:1000])
     (out / ".saving" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"checkpoint-4 is no checkpoint that .*continue from: it has no trainer_st"):
+        train(resume_from_checkpoint=str(out / "checkpoint-4"))
     trainer, again, _ = train(save_total_limit=2, save_steps=1, eval_strategy="no")
     assert "checkpoint-4 is passed over: it has no trainer_state.json" in caplog.text
     assert f"Training continues from {out / 'checkpoint-3'}" in caplog.text
