@@ -10,6 +10,7 @@ a seed. Every name of the plan has a folder, in which `whole` is what an undistu
 attempts left that were killed, until one ended by itself; then comes the next.
 """
 
+import io
 import json
 import os
 import random
@@ -49,13 +50,16 @@ class Countdown:
         return event == "c_call" and self.inside > 0 and argument.__name__ in FILE_CALLS
 
     def _end(self, call) -> None:
-        name = getattr(call, "__name__", None) if self.names else None
-        if name == "flush":  # the system ends a process that writes beyond the limit, when it has written up to it
-            most = os.fstat(call.__self__.fileno()).st_size + 1 + self.left % 300
+        file = getattr(call, "__self__", None) if self.names else None
+        if isinstance(file, io.BufferedWriter) and call.__name__ == "write":
+            return  # it fills a buffer, which is flushed by the next call
+        if isinstance(file, io.BufferedWriter) and call.__name__ == "flush":
+            # The system ends a process that writes beyond a limit, when it has written up to it.
+            most = os.fstat(file.fileno()).st_size + 1 + self.left % 300
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        elif name != "write":  # which fills a buffer; it is flushed next
-            os.kill(os.getpid(), signal.SIGKILL)
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def attempt(run, out: Path, names: list[str], left: float) -> bool:
