@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_while_it_works_a_script_ends_with_a_sentence_and_its_lines_stand(tmp_pa
     flags = ["--model_name_or_path", tiny_gpt2_dir, "--prompt_file", tmp_path / "in.txt", "--out", out]
     process = start("src/generate.py", *map(str, flags), "--batch_size", "1", "-l", "8")
     while process.poll() is None and not (out.is_file() and out.read_bytes().count(b"\n") > 3):
-        pass
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1].splitlines()
     assert process.returncode == 130 and said[-1] == SENTENCE and len(said) == 2

@@ -28,6 +28,7 @@ STATE = "trainer_state.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_STEMS = {name.split(".")[0] for name in WEIGHTS}
+SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -180,8 +181,12 @@ def clear_aside(folder: str | Path) -> None:
 
 def move_in(aside: Path, folder: Path) -> None:
     """Put the files of a model that was written aside into a folder, each whole, its weights last: a model without
-    weights is none."""
-    for path in sorted(aside.iterdir(), key=lambda path: (path.name.split(".")[0] in WEIGHT_STEMS, path.name)):
+    weights is none. Weights that were there under other names go."""
+    files = sorted(aside.iterdir(), key=lambda path: (path.name.split(".")[0] in WEIGHT_STEMS, path.name))
+    for path in files:
         sync(path)
         path.replace(folder / path.name)
+    new = {path.name for path in files}
+    for path in [path for path in folder.iterdir() if SHARD.fullmatch(path.name) and path.name not in new]:
+        path.unlink()
     sync_folder(folder)

@@ -128,7 +128,8 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not everywhere(loss.isfinite().all()):
-            raise self._stopped(f"the loss of step {self.state.global_step + 1} is {loss.item()}")
+            said = "not finite in another process" if loss.isfinite().all() else loss.item()
+            raise self._stopped(f"the loss of step {self.state.global_step + 1} is {said}")
         return loss
 
     def _refuse_weights(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Seq2SeqTrainer
 
 from models import DeployT5ForConditionalGeneration
-from training.checkpoints import SIZES, defect, drop_old, last_whole, put_in_place, remove
+from training.checkpoints import SIZES, defect, drop_old, last_whole, move_in, put_in_place, remove
 from training.trainer import EarlyExitTrainer, TrainingCollator
 from util import TrainingArguments
 
@@ -114,6 +115,21 @@ def test_a_checkpoint_comes_to_its_name_at_once_and_loses_it_at_once(tmp_path, m
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     remove(named)
     assert not named.exists()
+
+
+def test_a_model_is_moved_in_with_its_weights_last_and_none_beside(tmp_path, monkeypatch):
+    aside, order = tmp_path / ".saving", []
+    aside.mkdir()
+    for name in ("model.safetensors.index.json", "model-00001-of-00002.safetensors", "config.json"):
+        (aside / name).write_text("new")
+    for name in ("model.safetensors", "model-00002-of-00003.safetensors", "config.json", "pytorch_model.bin"):
+        (tmp_path / name).write_text("old")
+    plain = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append(Path(paths[0]).name), plain(*paths)))
+    move_in(aside, tmp_path)
+    assert order == ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    held = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    assert held == {**dict.fromkeys(order, "new"), "pytorch_model.bin": "old"}
 
 
 def test_of_old_checkpoints_the_newest_and_the_best_stay(tmp_path):

@@ -203,7 +203,9 @@ def test_two_processes_save_together_and_stop_together(tiny_t5_dir, squad_file, 
     command += [word for name, value in flags.items() for word in (f"--{name}", value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode != 0 and done.stderr.count("error: Training was stopped: the loss of step 3 is") == 2
+    assert done.returncode != 0
+    for reason in ("nan", "not finite in another process"):
+        assert f"error: Training was stopped: the loss of step 3 is {reason}" in done.stderr
     checkpoint = last_whole(tmp_path / "out")
     assert checkpoint.name == "checkpoint-2" and not (tmp_path / "out" / ".saving").exists()
     assert {"rng_state_0.pth", "rng_state_1.pth", SIZES} <= {path.name for path in checkpoint.iterdir()}
