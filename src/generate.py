@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.generate
 
+import interrupts  # noqa: F401 - before what takes time
+
 from jobs.generating import generate
 from util import AdditionalArguments, DecoderArguments
 from util.arguments import build
@@ -28,8 +30,6 @@ def main(argv: list[str] | None = None):
         return generate(*build(classes, given))
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.run_lm_eval
 
+import interrupts  # noqa: F401 - before what takes time
+
 
 def main() -> None:
     """The harness's own main; exits with 2 and a sentence where the package is missing."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.run_summarization
 
+import interrupts  # noqa: F401 - before what takes time
+
 from jobs.job import run_job, run_script
 from util import SummarizationArguments
 

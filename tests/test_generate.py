@@ -10,6 +10,7 @@ from jobs.generating import Continuation, Generator, shade
 from models import DeployGPT2LMHeadModel
 from support import plain_generate
 from util import AdditionalArguments, DecoderArguments
+from util.files import locked
 from util.generate_args import GenerateArguments
 
 
@@ -137,6 +138,103 @@ def test_a_file_is_continued_in_batches_and_written(run, tmp_path):
         assert written[0]["strategy"] == "greedy" and written[0]["exit_layers"] == [4] * 5
 
 
+FREE = ("--use_shallow_deep", "True", "--shallow_exit_layer", 2, "--shallow2deep_conf_threshold", "0.3")
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    """Five prompts: two batches of two, and one."""
+    path = tmp_path / "in.txt"
+    path.write_text("The tower of Dover is\nAnn:\nWhere are you? The\nIn Elm\nIt rains\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--batch_size", 2),
+        ("--batch_size", 1, "--strategy", "acd"),
+        ("--batch_size", 2, "--strategy", "sample", "--temperature", "2.0"),
+        ("--batch_size", 2, *FREE, "--use_adapt_threshold", "True"),
+    ],
+)
+def test_a_file_cut_anywhere_is_gone_on_with_and_ends_the_same(run, prompt_file, tmp_path, more):
+    out, flags = tmp_path / "out.jsonl", ("--prompt_file", prompt_file, "-l", 12, *more, "--out")
+    found, _ = run(*flags, out)
+    whole = out.read_bytes()
+    assert len(found) == 5 == whole.count(b"\n")
+    ends = [0, *(place + 1 for place, byte in enumerate(whole) if byte == 10)]
+    for size in {1, 12, *ends, ends[1] - 1, ends[2] + 9, ends[3] + 40, len(whole) - 1}:
+        out.write_bytes(whole[:size])
+        again, shown = run(*flags, out)
+        assert out.read_bytes() == whole and again == found, size
+        kept = sum(end <= size for end in ends[1:])
+        kept = kept if kept == 5 else kept - kept % more[1]
+        assert (f"{kept} of 5 continuations were in {out} already" in shown.err) == (kept > 0)
+
+
+def test_prompts_that_are_added_to_a_file_are_continued_too(run, prompt_file, tmp_path):
+    flags = ("--prompt_file", prompt_file, "-l", 5, "--batch_size", 2, "--strategy", "sample", "--out")
+    run(*flags, tmp_path / "grown")
+    prompt_file.write_text(prompt_file.read_text() + "Bob:\nAnn: Where\n")
+    run(*flags, tmp_path / "grown")
+    run(*flags, tmp_path / "whole")
+    assert (tmp_path / "grown").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_prompts_of_the_command_line_are_shown_again(run, tmp_path):
+    flags = ("-p", "The tower", "Where", "-l", 5, "--out", tmp_path / "out")
+    first, shown = run(*flags)
+    second, again = run(*flags)
+    assert first == second and shown.out.split() == again.out.split()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("-l", 4), ("--static_exit_layer", 2), ("--strategy", "acd"), ("--strategy", "sample"), ("--dtype", "bfloat16")],
+)
+def test_lines_of_another_command_are_not_added_to(run, prompt_file, tmp_path, capsys, more):
+    out = tmp_path / "out"
+    run("--prompt_file", prompt_file, "-l", 5, "--out", out)
+    before = out.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        run("--prompt_file", prompt_file, "-l", 5, *more, "--out", out)
+    assert stop.value.code == 2 and "line 1 is not of this command" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mine", "does not end in a line of this script"),
+        ("{}\n", "line 1 is not of this command"),
+        ("mine\n", "out, line 1: not valid JSON"),
+        ("[1]\n", "out, line 1: expected a JSON object"),
+    ],
+)
+def test_a_file_of_other_things_is_left_alone(run, prompt_file, tmp_path, capsys, text, told):
+    (tmp_path / "out").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        run("--prompt_file", prompt_file, "-l", 5, "--out", tmp_path / "out")
+    assert stop.value.code == 2 and told in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == text
+
+
+def test_a_file_that_is_being_written_is_left_alone(run, prompt_file, tmp_path, capsys):
+    held = locked(tmp_path / "out")
+    with pytest.raises(SystemExit) as stop:
+        run("--prompt_file", prompt_file, "-l", 5, "--out", tmp_path / "out")
+    assert stop.value.code == 2 and "Another process is writing" in capsys.readouterr().err
+    held.close()
+
+
+def test_sampled_batches_have_streams_of_their_own(run, tmp_path):
+    (tmp_path / "in.txt").write_text("Where\nWhere\n")
+    flags = ("--prompt_file", tmp_path / "in.txt", "-l", 12, "--batch_size", 1, "--strategy", "sample")
+    (first, second), _ = run(*flags, "--temperature", "2.0")
+    assert first.tokens != second.tokens
+
+
 def test_an_encoder_decoder_reads_the_prompt_and_writes_its_answer(tiny_t5_dir, capsys):
     for strategy in ("greedy", "dola", "contrastive"):
         flags = ["--model_name_or_path", str(tiny_t5_dir), "-p", "Where?", "-l", "5", "--strategy", strategy]
@@ -171,12 +269,15 @@ def test_stop_strings_end_an_answer_and_need_the_tokenizer(tiny_gpt2_dir):
         (("--prompt_file", "{wrong}"), "record 1: expected an object with a text as its 'prompt'"),
         (("-p", "a", "--strategy", "dola", "--dola_divergence", "kl"), "--dola_divergence kl: valid are paper, code"),
         ((), "There is nothing to continue"),
+        (("-p", "a", "--out", "{folder}"), "it is a folder, not a file"),
+        (("-p", "a", "--out", "{empty}/out"), "empty.txt is a file, not a folder"),
+        (("-p", "a", "--out", "/proc/out/lines"), "--out /proc/out cannot be written: /proc"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_code_2(run, tmp_path, capsys, flags, message):
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "wrong.jsonl").write_text('{"text": "a"}\n')
-    named = {"empty": tmp_path / "empty.txt", "wrong": tmp_path / "wrong.jsonl"}
+    named = {"folder": tmp_path, "empty": tmp_path / "empty.txt", "wrong": tmp_path / "wrong.jsonl"}
     with pytest.raises(SystemExit) as stop:
         run(*(flag.format(**named) for flag in flags))
     shown = capsys.readouterr().err

@@ -145,6 +145,17 @@ def test_a_complete_run_is_not_computed_again(tiny_t5_dir, squad_file, tmp_path,
         call("run_question_answering", *flags, "--overwrite_output_dir")
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", '{"eval_f1": 99.0', '{"eval_f1": 99.0, "eval_policy": {}}'])
+def test_what_is_no_results_of_a_run_is_not_published(tiny_t5_dir, squad_file, tmp_path, text):
+    flags = qa_flags(tiny_t5_dir, squad_file, tmp_path / "out", "--max_eval_samples", "4")
+    _, first = call("run_question_answering", *flags)
+    (run,) = runs(tmp_path / "out")
+    (run / "all_results.json").write_text(text)
+    _, second = call("run_question_answering", *flags)
+    assert counted(second) == counted(first)
+    assert counted(results(tmp_path / "out")) == counted(results(run)) == counted(second)
+
+
 def test_other_settings_are_another_run(tiny_t5_dir, squad_file, tmp_path):
     out = tmp_path / "out"
     other_config = tmp_path / "config"

@@ -8,16 +8,18 @@ shows and the runs they came from. Figures 16 to 21 and tables 2 to 8 have no co
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import interrupts  # noqa: F401 - before what takes time
+
 from analysis import layer_figures, policy_figures, speed_figures
 from analysis.drawing import Runs
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
+from util.commands import CommandParser, output_folder
 from util.files import read_json, write_json, write_text
 
 FIGURES = {
@@ -72,13 +74,13 @@ def draw_all(folder: Path, out: Path) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
-    parser.add_argument("--out", type=Path, required=True, help="folder of figures and tables")
+    parser.add_argument("--out", type=output_folder, required=True, help="folder of figures and tables")
     arguments = parser.parse_args(argv)
     try:
         written = draw_all(arguments.runs, arguments.out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print("\n".join(map(str, written)))
 

@@ -12,13 +12,15 @@ with `<!-- end -->`; what stands between is written anew:
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import interrupts  # noqa: F401 - before what takes time
+
+from util.commands import CommandParser, output_file
 from util.files import read_json, write_text
 
 BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^>]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -53,8 +55,8 @@ def rendered(path: Path, query: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--post", type=Path, default=Path("blogpost.md"))
+    parser = CommandParser(__doc__)
+    parser.add_argument("--post", type=output_file, default="blogpost.md")
     parser.add_argument("--tables", type=Path, help="folder of the tables; blogpost_figures beside the post by default")
     arguments = parser.parse_args(argv)
     folder = arguments.tables or arguments.post.parent / "blogpost_figures"

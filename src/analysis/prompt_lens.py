@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import interrupts  # noqa: F401 - before what takes time
+
 import torch
 from transformers import PreTrainedTokenizerBase
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.drawing import Drawing, as_label, finish, panels
 from decoding.policy import Policy
@@ -24,7 +26,7 @@ from util import DecoderArguments
 from util.additional_args import flag
 from util.arguments import build
 from util.checks import raise_together
-from util.files import write_text
+from util.files import folder_problem, write_text
 from util.parser import ArgumentParser
 
 
@@ -48,6 +50,8 @@ class LensArguments:
         ]
         if not self.prompt:
             problems.append("There is nothing to look at: give -p TEXT.")
+        if problem := folder_problem(self.out):
+            problems.append(f"--out {problem}")
         raise_together(problems)
 
 

@@ -10,7 +10,6 @@ were timed in turn.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -19,14 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import interrupts  # noqa: F401 - before what takes time
+
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from analysis.runs import RunFiles, Speed, differing, method_of, read_runs, read_speeds
+from util.commands import CommandParser, output_folder
 from util.files import replacing, write_text
 
 MARKERS = {"full model": "*", "static": "s"}
@@ -211,13 +213,13 @@ def report(runs: Path, out: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table and the figure")
+    parser.add_argument("--out", type=output_folder, required=True, help="folder of the table and the figure")
     arguments = parser.parse_args(argv)
     try:
         print(report(arguments.runs, arguments.out))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"Table and figure: {arguments.out / 'table.txt'}, {arguments.out / 'figure.png'}")
 

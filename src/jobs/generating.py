@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,16 +15,23 @@ from transformers.utils import logging as transformers_logging
 from decoding.policy import Policy
 from decoding.strategies import Strategy
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.output_lines import OutputLines
 from models import deploying_class
 from tasks.readers import read_records
-from training.evaluation import padded
+from training.evaluation import padded, restore_threshold
 from training.reporting import explain
 from util import AdditionalArguments, ModelArguments, update_autoconfig
-from util.files import write_text
 from util.generate_args import GenerateArguments
+from util.runs import fingerprint_model
+
+# What a line of the output file names -> the field of `Continuation` it holds.
+LINE = {"prompt": "prompt", "continuation": "text", "tokens": "tokens", "exit_layers": "exit_layers"}
+LINE |= {"premature_layers": "premature_layers", "layers_run": "passes", "drafted": "drafted", "accepted": "accepted"}
 
 # Colours of a terminal's 256, from shallow to deep.
 SHADES = (33, 39, 44, 48, 118, 190, 220, 214, 208, 196)
+# Between the seeds of neighbouring prompts: small seeds of a user stay apart.
+SEEDS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class Continuation:
         tokens: Their ids, end-of-sequence included.
         exit_layers: Layers each ran before it was emitted; None where a strategy ran all of them.
         premature_layers: The layer each was contrasted with; None where none was.
-        passes: Layers run in all, those of verification and in vain too; 0 where a strategy ran.
-        drafted, accepted: Tokens that were verified, and those of them that stood.
+        passes: Layers run in all, those of verification and in vain too; None where a strategy ran all of them.
+        drafted, accepted: Tokens that were verified, and those of them that stood; None where none was.
         prompt_tokens: The prompt's ids.
     """
 
@@ -49,9 +54,9 @@ class Continuation:
     exit_layers: list[int] | None
     prompt_tokens: list[int]
     premature_layers: list[int] | None = None
-    passes: int = 0
-    drafted: int = 0
-    accepted: int = 0
+    passes: int | None = None
+    drafted: int | None = None
+    accepted: int | None = None
 
 
 class Generator:
@@ -59,6 +64,7 @@ class Generator:
 
     def __init__(self, model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments):
         self.args = args
+        self.model_args = model_args
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         config = load_config(model_args, encoder=None)
@@ -73,6 +79,29 @@ class Generator:
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn."""
+        return self.args.strategy == "sample"
+
+    def settings(self) -> dict:
+        """Everything that shapes a continuation, beside its prompt."""
+        args, folder = self.args, Path(self.model_args.model_name_or_path)
+        settings = {
+            "model": folder.resolve().name if folder.is_dir() else str(folder),
+            "fingerprint": fingerprint_model(folder) if folder.is_dir() else self.model.config._commit_hash,
+            "names": [self.model_args.config_name, self.model_args.tokenizer_name],
+            "policy": self.policy.describe(),
+            "strategy": [args.strategy, self.strategy and asdict(self.strategy)],
+            "lengths": [args.max_new_tokens, args.repetition_penalty],
+            "numbers": [args.dtype, self.device.type],
+        }
+        if self.samples:
+            settings["drawn"] = [args.seed, args.temperature, args.top_k, args.top_p]
+        if self.samples or self.policy.adapts:
+            settings["batch_size"] = args.batch_size
+        return settings
 
     def say(self) -> str:
         """What tokens are read from, in words."""
@@ -124,7 +153,8 @@ class Generator:
             layers = trace.premature_layers[row, :length].tolist()
             return {"length": length, "exit_layers": None, "premature_layers": layers if strategy.row else None}
         length = int(trace.lengths[row])
-        counts = {name: int(trace.counts[name][row]) for name in ("drafted", "accepted")}
+        verified = ("drafted", "accepted") if trace.counts["drafted"][row] else ()
+        counts = {name: int(trace.counts[name][row]) for name in verified}
         layers = trace.exit_layers[row, :length].tolist()
         return {"length": length, "exit_layers": layers, "passes": int(trace.passes[row]), **counts}
 
@@ -138,6 +168,11 @@ class Generator:
     def shown(self, found: Continuation, text: str) -> str:
         """The prompt, and a text behind it; on a line of its own where it is an answer and no continuation."""
         return f"{found.prompt}\n{text}" if self.model.config.is_encoder_decoder else found.prompt + text
+
+    def recalled(self, row: dict) -> Continuation:
+        """The continuation of a line of the output file."""
+        held = {field: row[name] for name, field in LINE.items() if name in row}
+        return Continuation(prompt_tokens=prompt_ids(self.tokenizer, row["prompt"]), **{"exit_layers": None, **held})
 
     def _length(self, answer: list[int]) -> int:
         ends = self.model.generation_config.eos_token_id
@@ -196,48 +231,80 @@ def read_prompts(args: GenerateArguments) -> list[str]:
 def generate(
     model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments
 ) -> list[Continuation]:
-    """Continue every prompt, show it, and write it where asked."""
+    """Continue every prompt, show it, and write it where asked; what was written there by the same command is kept."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     prompts = read_prompts(args)
     generator = Generator(model_args, args, additional_args)
-    set_seed(args.seed)
     print(f"{Path(model_args.model_name_or_path).name}, {generator.say()}", file=sys.stderr)
-    alone = args.prompt_file is None
-    found = []
-    for batch in batches(prompts, 1 if alone else args.batch_size):
-        found += continued(generator, batch, stream=alone and not args.show_exits and not args.compare)
+    size = 1 if args.prompt_file is None else args.batch_size
+    if args.output_file is None:
+        found = continue_all(generator, prompts, size, None)
+    else:
+        found = write_all(generator, prompts, size, args.output_file)
     if generator.policy.exits:
         print(depth_of(found, generator.model.num_exit_layers), file=sys.stderr)
-    if args.output_file is not None:
-        write_text(Path(args.output_file), "".join(json.dumps(line(each, args)) + "\n" for each in found))
-        print(f"{len(found)} continuations in {args.output_file}", file=sys.stderr)
     return found
 
 
-def batches(prompts: list[str], size: int) -> Iterator[list[str]]:
-    """So many prompts at a time."""
-    for start in range(0, len(prompts), size):
-        yield prompts[start : start + size]
+def write_all(generator: Generator, prompts: list[str], size: int, path: str) -> list[Continuation]:
+    """Continue every prompt and write each batch once it is done; what the file has already is not done again."""
+    output = OutputLines(path, prompts, generator.settings(), size)
+    try:
+        found = continue_all(generator, prompts, size, output)
+    finally:
+        output.close()
+    print(f"{len(found)} continuations in {path}", file=sys.stderr)
+    return found
+
+
+def continue_all(generator: Generator, prompts: list[str], size: int, output: OutputLines | None) -> list[Continuation]:
+    """Continue prompts in batches, each of which is drawn for by itself, and shown and written when it is done."""
+    alone = generator.args.prompt_file is None
+    rows = output.rows if output else []
+    found = [generator.recalled(row) for row in rows]
+    if found:
+        print(f"{len(found)} of {len(prompts)} continuations were in {output.path} already", file=sys.stderr)
+    if alone:
+        show(generator, found, [None] * len(found))
+    threshold = restore_threshold(generator.model, [row["threshold"] for row in rows if "threshold" in row])
+    for start in range(len(found), len(prompts), size):
+        # Another seed for every batch: what is drawn does not depend on where the command was interrupted.
+        set_seed((generator.args.seed + SEEDS_APART * start) % 2**32)
+        seen = threshold.seen if threshold else 0
+        batch = continued(generator, prompts[start : start + size], stream=alone)
+        found += batch
+        lines = [line(each, generator.args) for each in batch]
+        if threshold:
+            lines[-1]["threshold"] = threshold.state_dict(seen)
+        if output:
+            output.append(lines)
+    return found
 
 
 def continued(generator: Generator, prompts: list[str], stream: bool) -> list[Continuation]:
-    """Continue some prompts and show them."""
+    """Continue some prompts and show them, a single one as it comes where nothing stands beside it."""
     args, policy = generator.args, generator.policy
-    streams = stream and (generator.strategy is None or generator.strategy.beams == 1)
+    one_path = generator.strategy is None or generator.strategy.beams == 1
+    streams = stream and one_path and not args.show_exits and not args.compare
     if streams and generator.model.config.is_encoder_decoder:
         print(prompts[0], flush=True)
-    found = generator.run(prompts, generator.strategy, args.strategy == "sample", policy, streams)
+    found = generator.run(prompts, generator.strategy, generator.samples, policy, streams)
     plain = generator.run(prompts, None, False, Policy()) if args.compare else [None] * len(prompts)
+    if not streams:
+        show(generator, found, plain)
+    return found
+
+
+def show(generator: Generator, found: list[Continuation], plain: list[Continuation | None]) -> None:
+    """Print continuations, with the plain greedy one beside where there is one, and colours where asked."""
+    args = generator.args
     for each, beside in zip(found, plain, strict=True):
         if beside is not None:
             print(f"{each.prompt}\n  greedy: {beside.text}\n  {args.strategy}: {each.text}\n", flush=True)
-        elif args.show_exits:
-            print(generator.shown(each, generator.coloured(each)), flush=True)
-        elif not streams:
-            print(generator.shown(each, each.text), flush=True)
-    if args.show_exits:
+        else:
+            print(generator.shown(each, generator.coloured(each) if args.show_exits else each.text), flush=True)
+    if args.show_exits and found:
         print(legend(generator.model.num_exit_layers, found), flush=True)
-    return found
 
 
 def legend(depth: int, found: list[Continuation]) -> str:
@@ -251,10 +318,10 @@ def depth_of(found: list[Continuation], depth: int) -> str:
     """How deep tokens went, in words: where drafts were verified, how many layers they left after and how many ran."""
     layers = [layer for each in found for layer in each.exit_layers]
     mean = sum(layers) / max(1, len(layers))
-    drafted = sum(each.drafted for each in found)
+    drafted = sum(each.drafted or 0 for each in found)
     if not drafted:
         return f"{mean:.2f} of {depth} layers on average"
-    stood = sum(each.accepted for each in found) / drafted
+    stood = sum(each.accepted or 0 for each in found) / drafted
     run = sum(each.passes for each in found) / max(1, len(layers))
     return (
         f"emitted after {mean:.2f} of {depth} layers on average, {run:.2f} layers run per token with verification, "
@@ -263,9 +330,6 @@ def depth_of(found: list[Continuation], depth: int) -> str:
 
 
 def line(found: Continuation, args: GenerateArguments) -> dict:
-    """A line of the output file."""
-    held = {"prompt": found.prompt, "continuation": found.text, "tokens": found.tokens, "strategy": args.strategy}
-    layers = {"exit_layers": found.exit_layers, "premature_layers": found.premature_layers}
-    held |= {name: value for name, value in layers.items() if value is not None}
-    counts = {"layers_run": found.passes, "drafted": found.drafted, "accepted": found.accepted}
-    return held | counts if found.drafted else held
+    """A line of the output file; what there was none of is left out."""
+    held = {name: getattr(found, field) for name, field in LINE.items()}
+    return {name: value for name, value in held.items() if value is not None} | {"strategy": args.strategy}

@@ -58,9 +58,6 @@ def run_script(data_class: type[DataArguments], main: Callable) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             raise
         sys.exit(_refusal(error))
-    except KeyboardInterrupt:
-        print("Interrupted. The same command continues an evaluation after its last finished batch.", file=sys.stderr)
-        sys.exit(130)
 
 
 def _refusal(error: ValueError | OSError) -> int:
@@ -164,10 +161,10 @@ class Job:
         if start.complete:
             logger.info("Training was complete already; --overwrite_output_dir starts it over.")
             self.trainer._load_from_checkpoint(str(output_dir))
-            return read_json(output_dir / "train_results.json")
+            return by_main(self._earlier_training)
         if start.checkpoint:
             logger.info("Training continues from %s.", start.checkpoint)
-        by_main(lambda: write_json(output_dir / SETTINGS, self._training_settings()))
+        by_main(lambda: write_json(output_dir / SETTINGS, self._training_settings(), "training"))
         point_trackers(self.trainer.callback_handler.callbacks, output_dir / "tensorboard" / "training")
         metrics = self.trainer.train(resume_from_checkpoint=start.checkpoint).metrics
         metrics["train_samples"] = len(self.trainer.train_dataset)
@@ -184,10 +181,16 @@ class Job:
         holders = (self.model_args, self.data_args, self.args, self.trainer.model.config)
         return {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
 
+    def _earlier_training(self) -> dict:
+        """The results of the complete training, which are merged again: that may be where it was killed."""
+        metrics = read_json(Path(self.args.output_dir) / "train_results.json")
+        merge_results(self.args.output_dir, "train", metrics, "training")
+        return metrics
+
     def _show_training(self, metrics: dict) -> None:
         output_dir = Path(self.args.output_dir)
-        write_json(output_dir / "train_results.json", metrics)
-        merge_results(output_dir, "train", metrics)
+        write_json(output_dir / "train_results.json", metrics, "training")
+        merge_results(output_dir, "train", metrics, "training")
         print(f"\nTraining\n{table(metrics)}\nThe model is in {output_dir}.", flush=True)
 
     # ------------------------------------------------------------------------------------------------------- decoding
@@ -240,8 +243,8 @@ class Job:
         """--predict_with_generate False: the loss alone."""
         metrics = self.trainer.evaluate(data) | {"eval_samples": len(data)}
         if self.args.should_save:
-            write_json(Path(self.args.output_dir) / "eval_results.json", metrics)
-            merge_results(self.args.output_dir, "eval", metrics)
+            write_json(Path(self.args.output_dir) / "eval_results.json", metrics, "training")
+            merge_results(self.args.output_dir, "eval", metrics, "training")
             print(f"\n{self.task.name}, validation, loss only\n{table(metrics)}", flush=True)
         return metrics
 

@@ -1,13 +1,12 @@
 """Where a training starts: from the model, from a checkpoint of an interrupted start, or nowhere since it is done."""
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import TrainerState
-from transformers.trainer_utils import get_last_checkpoint
 
+from training.checkpoints import STATE, clear_aside, defect, last_whole, model_defect
 from util.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,8 @@ class Start:
 
 
 def find_start(args, settings: dict) -> Start:
-    """What --resume_from_checkpoint, --overwrite_output_dir and the checkpoints in output_dir come to.
+    """What --resume_from_checkpoint, --overwrite_output_dir and the checkpoints in output_dir come to, of which those
+    that are not whole are passed over. What a killed training left aside there is removed.
 
     Args:
         args: the training arguments.
@@ -34,27 +34,22 @@ def find_start(args, settings: dict) -> Start:
         ValueError: the named checkpoint is none, or those in output_dir are of a training with other settings.
     """
     folder, named = Path(args.output_dir), str(args.resume_from_checkpoint)
+    clear_aside(folder)
     if named.lower() not in ("none", "true", "false"):
-        state_of(named)
+        _refuse_defect(named, not args.save_only_model)
         return Start(named)
     anew = named.lower() == "false" or (args.overwrite_output_dir and named.lower() != "true")
-    checkpoint = None if anew or not os.path.isdir(folder) else get_last_checkpoint(folder)
+    checkpoint = None if anew else last_whole(folder, not args.save_only_model)
     if checkpoint is None:
         return Start()
     _refuse_other_settings(folder, settings)
-    return Start(checkpoint, _is_complete(folder, checkpoint, args))
+    return Start(str(checkpoint), _is_complete(folder, checkpoint, args))
 
 
-def state_of(checkpoint: str | Path) -> TrainerState:
-    """The state of training in a checkpoint of the Trainer.
-
-    Raises:
-        ValueError: it is none.
-    """
-    path = Path(checkpoint) / "trainer_state.json"
-    if not path.is_file():
-        raise ValueError(f"{checkpoint} is no checkpoint that training could continue from: it has no {path.name}.")
-    return TrainerState.load_from_json(str(path))
+def _refuse_defect(checkpoint: str, with_optimizer: bool) -> None:
+    problem = defect(checkpoint, with_optimizer) if Path(checkpoint).is_dir() else "there is no such folder"
+    if problem is not None:
+        raise ValueError(f"{checkpoint} is no checkpoint that training could continue from: {problem}.")
 
 
 def _refuse_other_settings(folder: Path, settings: dict) -> None:
@@ -70,13 +65,17 @@ def _refuse_other_settings(folder: Path, settings: dict) -> None:
         )
 
 
-def _is_complete(folder: Path, checkpoint: str, args) -> bool:
-    """Whether the earlier training came to its end, which is at least the end asked for now, and saved its model."""
-    state = folder / "trainer_state.json"
-    if not state.is_file() or not (folder / "train_results.json").is_file():
+def _is_complete(folder: Path, checkpoint: Path, args) -> bool:
+    """Whether the earlier training came to its end, which is at least the end asked for now, and saved its model whole;
+    its results, written last, are those of that end."""
+    try:
+        reached = TrainerState.load_from_json(str(folder / STATE))
+        results = read_json(folder / "train_results.json")
+    except (ValueError, TypeError, OSError):
         return False
-    reached = state_of(folder)
-    if reached.global_step < state_of(checkpoint).global_step:
+    if not isinstance(results, dict) or results.get("epoch") != reached.epoch or model_defect(folder):
+        return False
+    if reached.global_step < TrainerState.load_from_json(str(checkpoint / STATE)).global_step:
         return False
     if args.max_steps > 0:
         return reached.global_step >= args.max_steps

@@ -32,17 +32,19 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import interrupts  # noqa: F401 - before what takes time
+
+import torch
 from benchmark_models import GPT2_SIZES, SIZES, Workload, make_workload
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
+from util.commands import CommandParser, output_file
 from util.files import write_json
 
 GROUPS = ("depth", "pruning", "contrast", "free", "search")
@@ -343,7 +345,7 @@ def prepare(arguments: argparse.Namespace, batch: int) -> Workload:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="t5-base")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--source", type=int, default=64, help="tokens of the encoder, or of the prompt")
@@ -353,7 +355,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--several", type=float, default=0.2, help="share of exits with several plausible tokens")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", help="where to write the figures as JSON")
+    parser.add_argument("--out", type=output_file, help="where to write the figures as JSON")
     parser.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

@@ -16,18 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import interrupts  # noqa: F401 - before what takes time
+
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import HfArgumentParser, PretrainedConfig, PreTrainedTokenizerFast, T5Config
 
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from tasks.invented import invented_dialogues, invented_facts
 from training.losses import IGNORED_LABEL
-from util.files import replacing, write_json
+from util.files import folder_problem, replacing, write_json
 
 VOCABULARY = 4096
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
@@ -69,6 +70,8 @@ class BuildArguments:
     def __post_init__(self):
         if self.exits not in INTERMEDIATE_LOSS:
             raise ValueError(f"--exits {self.exits!r} is unknown; valid values are {', '.join(INTERMEDIATE_LOSS)}")
+        if problem := folder_problem(self.out):
+            raise ValueError(f"--out {problem}")
         self.work_dir = self.work_dir or f"{self.out.rstrip('/')}.work"
 
 

@@ -8,24 +8,25 @@ last saved.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import interrupts  # noqa: F401 - before what takes time
+
+import torch
 from build_assets import Cycle, Progress, store, train
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import GPT2Config, GPT2TokenizerFast
 
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
 from tasks.stories import invented_stories
+from util.commands import CommandParser, output_folder
 
 VOCABULARY = 2048
 END = "<|endoftext|>"
@@ -100,8 +101,8 @@ def make_stored_config(config: GPT2Config) -> GPT2Config:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("save/gpt2_stories"), help="folder of the checkpoint")
+    parser = CommandParser(__doc__)
+    parser.add_argument("--out", type=output_folder, default="save/gpt2_stories", help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=8, help="texts of a batch")
     parser.add_argument("--length", type=int, default=256, help="tokens of each")

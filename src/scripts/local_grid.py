@@ -19,15 +19,18 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import interrupts  # noqa: F401 - before what takes time
+
+import torch
 
 from analysis.figures import draw_all
 from jobs.experiments import exit_flag, layers_of, pick, policy_arguments, read_methods, read_settings
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
 from training.reporting import describe
+from util.commands import CommandParser, output_folder
 
 LOCAL = ["facts_untrained", "facts_trained", "dialogues_untrained", "dialogues_trained"]
 VIEWS = ["--plotting_logits", "True", "--render_jsds", "True"]
@@ -97,8 +100,8 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("save/grid"))
+    parser = CommandParser(__doc__)
+    parser.add_argument("--out", type=output_folder, default="save/grid")
     parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
     parser.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
     parser.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
@@ -107,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that evaluate settings")
     parser.add_argument("--evaluate-only", action="store_true", help="neither seconds nor figures")
-    parser.add_argument("--figures", type=Path, help="folder of the figures; OUT/figures where not given")
+    parser.add_argument("--figures", type=output_folder, help="folder of the figures; OUT/figures where not given")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     clock = Clock()
@@ -122,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         figures = arguments.figures or arguments.out / "figures"
         drawn = draw_all(arguments.out, figures)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"{clock}  {len(drawn)} figures and tables in {figures}")
 

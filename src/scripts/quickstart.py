@@ -9,7 +9,6 @@ and the figure are then drawn from the files.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -17,11 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import interrupts  # noqa: F401 - before what takes time
+
 from analysis.tradeoff import label, report
 from jobs.job import Job
 from jobs.speed import Speeds
 from tasks import TASKS
 from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
+from util.commands import CommandParser, output_folder
 from util.files import read_json
 
 MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
@@ -68,8 +70,8 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("save/quickstart"))
+    parser = CommandParser(__doc__)
+    parser.add_argument("--out", type=output_folder, default="save/quickstart")
     parser.add_argument("--examples", type=int, default=200, help="of each task; 500 are there")
     parser.add_argument("--speed-examples", type=int, default=16, help="of each task, timed in turn at batch 1")
     parser.add_argument("--repetitions", type=int, default=3, help="of the timing")

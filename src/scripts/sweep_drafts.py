@@ -20,9 +20,11 @@ from io import StringIO
 from itertools import product
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import interrupts  # noqa: F401 - before what takes time
+
+import torch
 
 from analysis.figures import read_all
 from analysis.speed_figures import draft_sweep
@@ -31,6 +33,7 @@ from jobs.experiments import pick, policy_arguments, read_methods, read_settings
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
 from util import AdditionalArguments
+from util.commands import CommandParser, output_folder
 from util.files import write_json, write_text
 
 LOCAL = ["facts_trained", "dialogues_trained"]
@@ -73,8 +76,8 @@ def draw(out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("save/drafts"))
+    parser = CommandParser(__doc__)
+    parser.add_argument("--out", type=output_folder, default="save/drafts")
     parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
     parser.add_argument("--threshold", help="of the drafts' confidence; results go to OUT_THRESHOLD")
     parser.add_argument("--layers", nargs="+", type=int, help="of the exit; all where not given")
@@ -93,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
             arguments.out = arguments.out.with_name(f"{arguments.out.name}_{arguments.threshold}")
         for name, setting in settings.items():
             sweep_setting(name, setting, method, arguments, clock)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"{clock}  figure_21.png and table_8.txt in {arguments.out}")
 

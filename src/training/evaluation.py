@@ -304,12 +304,10 @@ def summarise(
     metrics |= {f"time_{name}": total(lines, name) for name in ("encoder_forward", "decoder_forward")}
     predictions = prediction_rows(chosen, decoded, data)
     if run is not None:
-        metrics |= {f"{prefix}_policy": run.settings["policy"] | run.settings}
-        metrics[f"{prefix}_policy"].pop("policy")
         batches = {"batch_size": options.batch_size, "processes": process_count()}
         metrics["environment"] = environment(model.device) | batches
         inputs = [(each.id, each.window) for each in flat]
-        run.finish(metrics, predictions, inputs, summaries(run, chosen, data, options))
+        metrics = run.finish(metrics, predictions, inputs, summaries(run, chosen, data, options))
     return Outcome(metrics, predictions)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import distributed
+from torch import Tensor, distributed
 
 
 def process_count() -> int:
@@ -20,6 +20,14 @@ def wait_for_all() -> None:
     """Returns when every process has come here."""
     if process_count() > 1:
         distributed.barrier()
+
+
+def everywhere(condition: Tensor) -> bool:
+    """Whether a condition, a tensor of one boolean on the job's device, holds in all processes."""
+    if process_count() > 1:
+        condition = condition.int()
+        distributed.all_reduce(condition, distributed.ReduceOp.MIN)
+    return bool(condition)
 
 
 def by_main(function: Callable[[], Any]) -> Any:

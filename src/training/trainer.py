@@ -1,34 +1,57 @@
 """The Trainer of this code base: the library's for training, our own loop for evaluation and prediction."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Seq2SeqTrainer
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
+from training.checkpoints import ASIDE, STATE, clear_aside, drop_old, last_whole, model_defect, move_in, put_in_place
 from training.evaluation import DecodingData, DecodingOptions, evaluate
+from training.processes import everywhere, wait_for_all
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
+from util.files import replacing
 from util.runs import Run
+
+logger = logging.getLogger(__name__)
 
 
 class EarlyExitTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer whose `evaluate` and `predict` decode `DecodingData` with exits.
 
     Any other data set is evaluated by its loss, as the library does. Checkpoints carry no policy: the flags that
-    `update_autoconfig` put into the config are left out when it is saved.
+    `update_autoconfig` put into the config are left out when it is saved. A checkpoint has its name once it is whole,
+    and training stops where a loss or a weight is not finite: no such weights are saved.
 
     Args:
         decoding: how inputs are batched and answers generated; may be set later.
     """
 
+    LOSSES = "losses of all steps"
+
     def __init__(self, *args, decoding: DecodingOptions | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.decoding = decoding
+        self._saves_aside = False
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """The library's; `train_loss` is the mean over all steps, those before a continuation too."""
+        output = super().train(*args, **kwargs)
+        losses = self._losses(output.training_loss * (output.global_step - self._initial_global_step))
+        mean = losses["sum"] / max(losses["steps"], 1)
+        return output._replace(training_loss=mean, metrics=output.metrics | {"train_loss": mean})
+
+    def _losses(self, since_start: float) -> dict:
+        """Sum of the losses of all steps so far, and their number; those before the continuation stand in the state."""
+        steps = self.state.global_step - self._initial_global_step
+        return {"sum": self._earlier["sum"] + since_start, "steps": self._earlier["steps"] + steps}
 
     def evaluate(
         self,
@@ -71,6 +94,8 @@ class EarlyExitTrainer(Seq2SeqTrainer):
     def _decode(self, data: DecodingData, prefix: str, run: Run | None, gen_kwargs: dict):
         if self.decoding is None:
             raise ValueError("The trainer has no decoding options: give it decoding=DecodingOptions(...).")
+        if self.is_in_train:
+            self._refuse_weights()
         self._cast_for_evaluation()
         options = self.decoding.with_generation(gen_kwargs)
         return evaluate(self.model, self.processing_class, data, options, prefix, run)
@@ -87,9 +112,110 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result)
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # The library would take one more step where it continues from the last checkpoint of an epoch's middle.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    # --------------------------------------------------------------------------------------------------- not finite
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """The loss of a batch, whose gradients were added.
+
+        Raises:
+            ValueError: in all processes, where it is not finite in one: no optimiser will take such a step.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not everywhere(loss.isfinite().all()):
+            said = "not finite in another process" if loss.isfinite().all() else loss.item()
+            raise self._stopped(f"the loss of step {self.state.global_step + 1} is {said}")
+        return loss
+
+    def _refuse_weights(self) -> None:
+        """Raises a ValueError, in all processes, where a weight is not finite."""
+        weights = [getattr(weight, "_local_tensor", weight) for weight in self.model.parameters()]  # a shard, if it is
+        finite = torch.stack([weight.isfinite().all().to(self.args.device) for weight in weights])
+        if not everywhere(finite.all()):
+            raise self._stopped(f"after step {self.state.global_step} weights are not finite")
+
+    def _stopped(self, reason: str) -> ValueError:
+        held = last_whole(self.args.output_dir, not self.args.save_only_model)
+        kept = f"The last good checkpoint is {held}" if held else "There is no checkpoint yet"
+        rate = f"--learning_rate {self.args.learning_rate:g}"
+        return ValueError(f"Training was stopped: {reason} ({rate}). {kept}; nothing of this step was saved.")
+
+    # -------------------------------------------------------------------------------------------------------- saving
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model so that from_pretrained loads it, unless a weight is not finite, which is a ValueError."""
+        self._refuse_weights()
+        super().save_model(output_dir, _internal_call)
+
+    def save_state(self) -> None:
+        """trainer_state.json, whole or not at all."""
+        if self.is_world_process_zero():
+            with replacing(Path(self.args.output_dir) / STATE, "training") as temporary:
+                self.state.save_to_json(str(temporary))
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
         with config_without_flags(self.model):
-            super()._save(output_dir, state_dict)
+            if self._saves_aside or not self.args.should_save:
+                super()._save(str(folder), state_dict)
+                return
+            clear_aside(folder)
+            super()._save(str(folder / ASIDE), state_dict)
+        move_in(folder / ASIDE, folder)
+        clear_aside(folder)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """The library's, written aside and then put in place, which every process waits for."""
+        folder = Path(self._get_output_dir(trial))
+        named = folder / f"checkpoint-{self.state.global_step}"
+        losses = self._losses(self._total_loss_scalar + self._tr_loss.item())
+        self.state.stateful_callbacks[self.LOSSES] = losses
+        aside = folder / ASIDE / named.name
+        self._saves_aside = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saves_aside = False
+        self._name_best(folder, named)
+        if self.args.should_save:
+            self.state.save_to_json(str(aside / STATE))
+        wait_for_all()
+        if self.args.should_save:
+            put_in_place(aside, named)
+        wait_for_all()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(named))
+        if self.args.should_save:
+            drop_old(folder, self.args.save_total_limit, {str(named), self.state.best_model_checkpoint} - {None})
+            clear_aside(folder)
+
+    def _get_output_dir(self, trial) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / ASIDE) if self._saves_aside else folder
+
+    def _name_best(self, folder: Path, named: Path) -> None:
+        """Where the best checkpoint is, among those in place or about to be."""
+        best = folder / f"checkpoint-{self.state.best_global_step}"
+        if best == named or best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._saves_aside:  # a push goes on while training does, and needs the checkpoint where it stays
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _init_training_state(self, *args) -> tuple[int, int]:
+        found = super()._init_training_state(*args)
+        self._earlier = self.state.stateful_callbacks.get(self.LOSSES, {"sum": 0.0, "steps": 0})
+        best = self.state.best_model_checkpoint
+        problem = None if best is None else model_defect(best)
+        if problem is not None:
+            logger.warning("%s, the best checkpoint so far, is left out: %s.", best, problem)
+            self.state.best_model_checkpoint = self.state.best_global_step = self.state.best_metric = None
+        return found
 
 
 def full_eval_dtype(args) -> torch.dtype | None:

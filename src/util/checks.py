@@ -1,13 +1,12 @@
 """Which settings are refused, with the reason: flags that contradict each other, and flags whose feature is missing."""
 
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from decoding.confidence import CONFIDENCES
 from decoding.fields import wrong_types
 from decoding.policy import Policy
+from util.files import folder_problem
 
 INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
 
@@ -162,16 +161,8 @@ def answer_limit(data_args: Any, training_args: Any) -> tuple[str, int]:
 
 def folder_problems(folder: str) -> list[str]:
     """A sentence where nothing can be written to `folder`, which need not exist yet and is not created."""
-    existing = Path(folder)
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        return [f"--output_dir {folder} cannot be written: {existing} is a file, not a folder."]
-    try:
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        return [f"--output_dir {folder} cannot be written: {existing}: {error.strerror}."]
-    return []
+    problem = folder_problem(folder)
+    return [f"--output_dir {problem}"] if problem else []
 
 
 def _unavailable(args: Any) -> list[str]:

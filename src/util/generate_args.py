@@ -6,6 +6,7 @@ from pathlib import Path
 from decoding.strategies import DIVERGENCES, Strategy, bucket
 from util.additional_args import flag
 from util.checks import raise_together
+from util.files import file_problem
 
 # --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
 STRATEGIES = {
@@ -67,7 +68,10 @@ class GenerateArguments:
     compare: bool = flag(False, "Print the plain greedy continuation beside that of the strategy.")
     show_exits: bool = flag(False, "Colour each token by the layer it left after, shallow blue to deep red.")
     output_file: str | None = flag(
-        None, "Write a JSON line per prompt there, with the layers tokens left after.", "out"
+        None,
+        "Write a JSON line per prompt there, with the layers tokens left after, batch by batch: the same command goes "
+        "on where it was killed.",
+        "out",
     )
     batch_size: int = flag(8, "Prompts of a file that are continued together.")
     seed: int = flag(0, "Of sample.")
@@ -87,6 +91,8 @@ class GenerateArguments:
             problems.append("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
+        if self.output_file is not None and (problem := file_problem(self.output_file)):
+            problems.append(f"--out {problem}")
         for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 problems.append(f"--{name} {getattr(self, name)} is too small: valid are 1 and above.")

@@ -5,25 +5,47 @@
         predictions.<process>.jsonl    while it runs: one line per finished batch, and a line per input of each kind
         traces.<process>.jsonl         of detail that is kept: traces, and the views layers and jsds
         predictions.jsonl, traces.jsonl.gz, generated_predictions.txt, <stage>_results.json
-        all_results.json               written last: where it is there, the run is complete
+        all_results.json               written last: where it is there, with these settings, the run is complete
 
-Nothing outside runs/<slug>/ is ever deleted; the result files alone are also put into output_dir itself.
+A batch counts once its line is there, which says where its details end and what they add up to. A run that starts is
+brought back to its last whole batch. Nothing outside runs/<slug>/ is ever deleted; the result files alone are also put
+into output_dir itself.
 """
 
-import fcntl
 import gzip
 import hashlib
 import json
+import logging
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from util.files import append_jsonl, jsonable, read_json, read_jsonl, replacing, write_json, write_text
+from util.files import (
+    append,
+    append_jsonl,
+    jsonable,
+    jsonl,
+    locked,
+    read_json,
+    read_jsonl,
+    replacing,
+    sync,
+    write_json,
+    write_text,
+)
+
+logger = logging.getLogger(__name__)
 
 # What may be kept of every input, a line each.
 DETAILS = ("traces", "layers", "jsds")
+
+# Seconds between two moments at which parts are made sure of: what a machine that fails loses is decoded again.
+SYNC_EVERY = 1.0
 
 # Files of a model that hold weights, read in part; the others that shape its output are read whole.
 WEIGHTS = (".safetensors", ".bin")
@@ -46,14 +68,21 @@ class Run:
         self.settings = jsonable(settings)
         self.stage = stage
         self.process = process
-        self.folder = self.output_dir / "runs" / f"{slug(name)}-{digest(self.settings)}"
+        self.digest = digest(self.settings)
+        self.folder = self.output_dir / "runs" / f"{slug(name)}-{self.digest}"
         self._lock = None
+        self._synced = 0.0
 
     @property
     def results(self) -> dict | None:
-        """all_results.json of the complete run, None while there is none."""
-        path = self.folder / "all_results.json"
-        return read_json(path) if path.is_file() else None
+        """all_results.json of the complete run, None while there is none with its settings in it."""
+        if not all((self.folder / name).is_file() for name in ("predictions.jsonl", "generated_predictions.txt")):
+            return None
+        try:
+            held = read_json(self.folder / "all_results.json")
+        except ValueError:
+            return None
+        return held if isinstance(held, dict) and held.items() >= self._described().items() else None
 
     def prepare(self, overwrite: bool = False) -> None:
         """Make the folder ready to be written by all processes; called by one of them.
@@ -74,30 +103,44 @@ class Run:
         self._take_lock()
         if overwrite:
             self._discard()
-        write_json(self.folder / "settings.json", self.settings)
-        for path in self._all_parts():
-            drop_torn_line(path)
+        self._write("settings.json", self.settings)
+        if self.results is None:
+            self._make_continuable()
+
+    def _make_continuable(self) -> None:
+        results = self.folder / "all_results.json"
+        if results.exists():
+            logger.warning("%s is not the results of this run: they are worked out again.", results)
+            results.unlink()
+        for process in sorted({path.suffixes[0] for path in self._all_parts()}):
+            self._bring_back(process)
 
     def append(self, line: dict, traces: Iterable[dict] = (), **views: Iterable[dict]) -> None:
         """Record a finished batch. Traces and views, by kind, go first: what has no line of its own does not count."""
-        for kind, rows in {"traces": list(traces), **views}.items():
-            if rows:
-                append_jsonl(self.folder / f"{kind}.{self.process}.jsonl", rows)
-        append_jsonl(self.folder / f"predictions.{self.process}.jsonl", [line])
+        rows = {"traces": list(traces), **views}
+        ends = {kind: self._keep(kind, rows[kind]) for kind in rows if rows[kind]}
+        append_jsonl(self._part("predictions"), [{**line, "details": ends}])
+        if time.monotonic() - self._synced > SYNC_EVERY:
+            for path in self._parts("*", self.process):
+                sync(path)
+            self._synced = time.monotonic()
 
     def lines(self) -> list[dict]:
         """The lines of all processes so far."""
-        return [line for path in self._parts("predictions") for line in read_jsonl(path)]
+        lines = [line for path in self._parts("predictions") for line in read_jsonl(path)]
+        return [{name: value for name, value in line.items() if name != "details"} for line in lines]
 
     def details(self, kind: str) -> Iterator[dict]:
         """The lines of a kind of detail so far; those of an input that was decoded twice may come twice."""
         for path in self._parts(kind):
-            yield from (json.loads(line) for _, line in _lines_with_offsets(path))
+            with path.open("rb") as file:
+                yield from map(json.loads, file)
 
     def finish(
         self, metrics: dict, predictions: list[dict], inputs: Iterable[tuple] = (), summaries: dict | None = None
-    ) -> None:
-        """Merge the parts, write the results, and put these into output_dir as well.
+    ) -> dict:
+        """Merge the parts, write the results, and put these into output_dir as well. Returns the results: the metrics
+        and the run's settings.
 
         Args:
             metrics: the results.
@@ -105,29 +148,32 @@ class Run:
             inputs: (id, window) of the inputs in the order in which their details are kept.
             summaries: name -> value of further JSON files.
         """
-        with replacing(self.folder / "predictions.jsonl") as temporary:
+        results = metrics | self._described()
+        with replacing(self.folder / "predictions.jsonl", self.digest) as temporary:
             append_jsonl(temporary, predictions)
         for kind in DETAILS:
             if self._parts(kind):
                 self._merge(kind, inputs)
         for name, value in (summaries or {}).items():
-            write_json(self.folder / f"{name}.json", value)
+            self._write(f"{name}.json", value)
         lines = "".join(" ".join(each["prediction"].split("\n")) + "\n" for each in predictions)
-        write_text(self.folder / "generated_predictions.txt", lines)
-        write_json(self.folder / f"{self.stage}_results.json", metrics)
-        write_json(self.folder / "all_results.json", metrics)
-        for path in self._all_parts():
-            path.unlink()
+        write_text(self.folder / "generated_predictions.txt", lines, self.digest)
+        self._write(f"{self.stage}_results.json", results)
+        self._write("all_results.json", results)
         self.publish()
+        return results
 
     def publish(self) -> None:
-        """Put the results of the complete run into output_dir, beside those of training."""
+        """Put the results of the complete run into output_dir, beside those of training, and tidy up: the parts hold
+        nothing that is not in the run's files."""
         results = self.results
-        write_json(self.output_dir / f"{self.stage}_results.json", results)
-        merge_results(self.output_dir, self.stage, results)
+        for path in self._all_parts():
+            path.unlink()
+        write_json(self.output_dir / f"{self.stage}_results.json", results, self.digest)
+        merge_results(self.output_dir, self.stage, results, self.digest)
         if self.stage == "predict":
             text = (self.folder / "generated_predictions.txt").read_text(encoding="utf-8")
-            write_text(self.output_dir / "generated_predictions.txt", text)
+            write_text(self.output_dir / "generated_predictions.txt", text, self.digest)
 
     def close(self) -> None:
         """Let other processes at this run."""
@@ -135,23 +181,49 @@ class Run:
             self._lock.close()
             self._lock = None
 
-    def _parts(self, kind: str) -> list[Path]:
-        return sorted(self.folder.glob(f"{kind}.[0-9]*.jsonl"))
+    def _described(self) -> dict:
+        """What the results say of the run's settings: the policy's fields, then the others."""
+        others = {name: value for name, value in self.settings.items() if name != "policy"}
+        return {f"{self.stage}_policy": self.settings["policy"] | others}
+
+    def _write(self, name: str, value: Any) -> None:
+        write_json(self.folder / name, value, self.digest)
+
+    def _part(self, kind: str) -> Path:
+        return self.folder / f"{kind}.{self.process}.jsonl"
+
+    def _keep(self, kind: str, rows: Iterable[dict]) -> tuple[int, int]:
+        """Record details of a batch; where they end in their part, and their checksum."""
+        data = jsonl(rows)
+        return append(self._part(kind), data), zlib.crc32(data)
+
+    def _bring_back(self, process: str) -> None:
+        """Cut the parts of a process behind its last batch that is whole, line and details."""
+        paths = {kind: self.folder / f"{kind}{process}.jsonl" for kind in ("predictions", *DETAILS)}
+        parts = {kind: path.open("rb") if path.is_file() else BytesIO() for kind, path in paths.items()}
+        ends = dict.fromkeys(parts, 0)
+        for line in parts["predictions"]:
+            details = _details_of(line)
+            if details is None or not all(_is_next(parts[kind], *details[kind]) for kind in details):
+                break
+            ends |= {kind: end for kind, (end, _) in details.items()}
+            ends["predictions"] += len(line)
+        for kind, part in parts.items():
+            part.close()
+            if paths[kind].is_file() and paths[kind].stat().st_size > ends[kind]:
+                logger.warning("%s is cut behind its last whole batch; what followed is decoded again.", paths[kind])
+                _cut(paths[kind], ends[kind])
+
+    def _parts(self, kind: str, process: int | str = "[0-9]*") -> list[Path]:
+        return sorted(self.folder.glob(f"{kind}.{process}.jsonl"))
 
     def _all_parts(self) -> list[Path]:
         return [path for kind in ("predictions", *DETAILS) for path in self._parts(kind)]
 
     def _take_lock(self) -> None:
-        self._lock = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise ValueError(
-                f"Another process is writing {self.folder}: wait for it, or give another --output_dir."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        self._lock = locked(self.folder / ".lock")
+        if self._lock is None:
+            raise ValueError(f"Another process is writing {self.folder}: wait for it, or give another --output_dir.")
 
     def _discard(self) -> None:
         for path in self.folder.iterdir():
@@ -170,7 +242,8 @@ class Run:
                 each = json.loads(line)
                 where.setdefault((each["id"], each["window"]), (path, offset))
         files = {path: path.open("rb") for path in self._parts(kind)}
-        with replacing(self.folder / f"{kind}.jsonl.gz") as temporary, gzip.open(temporary, "wb") as merged:
+        merged_path = self.folder / f"{kind}.jsonl.gz"
+        with replacing(merged_path, self.digest) as temporary, gzip.open(temporary, "wb") as merged:
             for key in wanted:
                 path, offset = where[key]
                 files[path].seek(offset)
@@ -179,11 +252,12 @@ class Run:
             file.close()
 
 
-def merge_results(output_dir: str | Path, stage: str, results: dict) -> None:
+def merge_results(output_dir: str | Path, stage: str, results: dict, owner: str | None = None) -> None:
     """Put the results of a stage into all_results.json: those of the stage before it go, other stages' stay.
 
     Args:
         stage: "train", "eval" or "predict", with which the stage's own keys begin.
+        owner: as of `replacing`.
     """
     path = Path(output_dir) / "all_results.json"
     try:
@@ -196,7 +270,7 @@ def merge_results(output_dir: str | Path, stage: str, results: dict) -> None:
         kept = {name: value for name, value in kept.items() if not name.startswith("time_")}
     # Where two stages were decoded, time_* and environment are those of the evaluation.
     evaluated = stage == "predict" and any(name.startswith("eval_") for name in kept)
-    write_json(path, {**kept, **results, **kept} if evaluated else {**kept, **results})
+    write_json(path, {**kept, **results, **kept} if evaluated else {**kept, **results}, owner)
 
 
 def slug(text: str) -> str:
@@ -215,6 +289,31 @@ def drop_torn_line(path: Path) -> None:
     if data and not data.endswith(b"\n"):
         with path.open("r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
+
+
+def _details_of(line: bytes) -> dict[str, list[int]] | None:
+    """Of a batch's line: kind -> where its details end and their checksum; None where it is no whole line of a run."""
+    try:
+        details = json.loads(line)["details"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    known = isinstance(details, dict) and set(details) <= set(DETAILS)
+    return details if known and line.endswith(b"\n") else None
+
+
+def _is_next(part: IO[bytes], end: int, checksum: int) -> bool:
+    """Whether what follows in a part, up to `end`, is whole; it is read."""
+    data = part.read(end - part.tell()) if end > part.tell() else b""
+    return part.tell() == end and zlib.crc32(data) == checksum
+
+
+def _cut(path: Path, size: int) -> None:
+    """Leave the first `size` bytes of a file; none is no file."""
+    if not size:
+        path.unlink()
+        return
+    with path.open("r+b") as file:
+        file.truncate(size)
 
 
 def fingerprint_model(folder: str | Path) -> str:

@@ -67,6 +67,10 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
             # transformers would choose the loss, which nobody asked for; the task names its metric in best_by.
             self.metric_for_best_model, self.greater_is_better = named
 
+    def __getstate__(self) -> dict:
+        """What is saved beside a checkpoint, for everybody to read: no token is."""
+        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
+
     def _range_problems(self) -> list[str]:
         counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         return [

@@ -1,5 +1,7 @@
 """Laws of the evaluation loop: however the inputs are batched, shared out or interrupted, the answers are the same."""
 
+import gzip
+import json
 import math
 
 import pytest
@@ -141,8 +143,9 @@ def test_an_empty_answer_is_an_answer_among_windows_of_squad_v2(tokenizer):
     assert choose(windows, v2, 1.5)[0].window == 0
 
 
-def killed_and_continued(model, tokenizer, data, options, folder, monkeypatch, at):
-    """What a run comes to that was killed in a batch and started again, and how many batches were decoded in all."""
+def killed_and_continued(model, tokenizer, data, options, folder, monkeypatch, at, damage=lambda folder: None):
+    """What a run comes to that was killed in a batch, damaged, and started again, and how many batches were decoded in
+    all."""
     decoding, calls = evaluation.decode_batch, []
 
     def failing(*args):
@@ -161,6 +164,7 @@ def killed_and_continued(model, tokenizer, data, options, folder, monkeypatch, a
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, tokenizer, data, options, run=run)
     run.close()
+    damage(run.folder)
     model.threshold = None
     return evaluate(model, tokenizer, data, options, run=start()), len(calls)
 
@@ -173,6 +177,38 @@ def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, 
     assert outcome.predictions == whole.predictions
     assert counted(outcome.metrics).items() >= counted(whole.metrics).items()
     assert outcome.metrics["eval_starts"] == 2
+
+
+def cut(path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (lambda folder: cut(folder / "traces.0.jsonl", 0.6), 1),
+        (lambda folder: cut(folder / "predictions.0.jsonl", 0.99), 1),
+        (lambda folder: (folder / "traces.0.jsonl").unlink(), 0),
+        (lambda folder: (folder / "layers.0.jsonl").unlink(), 0),
+        (lambda folder: (folder / "predictions.0.jsonl").unlink(), 0),
+        (lambda folder: cut(folder / "predictions.0.jsonl", 0), 0),
+    ],
+)
+def test_a_run_whose_parts_were_spoilt_ends_with_all_of_them(model, tokenizer, tmp_path, monkeypatch, damage, left):
+    data, options = make_data(tokenizer, windows=2), make_options(batch_size=2, views=("layers",))
+    whole = evaluate(model, tokenizer, data, options)
+    more = {"at": 3, "damage": damage}
+    outcome, decoded = killed_and_continued(model, tokenizer, data, options, tmp_path, monkeypatch, **more)
+    assert decoded == 3 + 4 - left
+    assert outcome.predictions == whole.predictions
+    assert counted(outcome.metrics).items() >= counted(whole.metrics).items()
+    for kind in ("traces", "layers"):
+        (path,) = tmp_path.glob(f"runs/*/{kind}.jsonl.gz")
+        lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        assert [(line["id"], line["window"]) for line in lines] == [
+            (feature.example_id, feature.window) for feature in data.features
+        ]
 
 
 FREE = {"use_shallow_deep": True, "shallow_exit_layer": 2, "shallow2deep_conf_threshold": 0.02}

@@ -1,9 +1,20 @@
 import math
+import os
 
 import numpy as np
 import pytest
 
-from util.files import append_jsonl, read_json, read_jsonl, replacing, write_json, write_text
+from util.files import (
+    append_jsonl,
+    file_problem,
+    folder_problem,
+    locked,
+    read_json,
+    read_jsonl,
+    replacing,
+    write_json,
+    write_text,
+)
 
 
 def test_write_creates_the_folder_and_leaves_nothing_else(tmp_path):
@@ -20,6 +31,42 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path):
         raise RuntimeError
     assert read_json(path) == {"f1": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_owner_left_is_replaced_and_the_files_of_others_stay(tmp_path):
+    path = tmp_path / "results.json"
+    for owner in ("mine", "theirs"):
+        (tmp_path / f".results.{owner}.json").write_text("half of")
+    write_json(path, {"f1": 1}, "mine")
+    assert read_json(path) == {"f1": 1}
+    assert {each.name for each in tmp_path.iterdir()} == {"results.json", ".results.theirs.json"}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.readlink(f"/proc/self/fd/{number}")))
+    plain = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("renamed"), plain(*paths)))
+    write_text(tmp_path / "a.txt", "a", "me")
+    assert done == [str(tmp_path / ".a.me.txt"), "renamed", str(tmp_path)]
+
+
+def test_a_locked_file_is_nobody_elses_until_it_is_closed(tmp_path):
+    held = locked(tmp_path / "file")
+    assert locked(tmp_path / "file") is None and locked(tmp_path / "other") is not None
+    held.close()
+    assert locked(tmp_path / "file") is not None
+
+
+def test_where_something_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert folder_problem(tmp_path / "new" / "deeper") is None and file_problem(tmp_path / "new" / "file") is None
+    assert file_problem(tmp_path / "file") is None
+    assert "is a file, not a folder" in folder_problem(tmp_path / "file" / "deeper")
+    assert "is a file, not a folder" in file_problem(tmp_path / "file" / "deeper")
+    assert "it is a folder, not a file" in file_problem(tmp_path)
+    assert "/proc: " in folder_problem("/proc/new") and "/proc: " in file_problem("/proc/new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
 def test_json_keeps_the_order_and_turns_what_json_lacks(tmp_path):

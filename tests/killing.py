@@ -1,0 +1,133 @@
+"""Kills a command of ours again and again and lets it end at last; what it left is then somebody else's to look at.
+
+    python tests/killing.py PLAN.json MODEL
+
+Everything is imported once; an attempt is a fork of this process, in which SIGKILL comes at a call that was drawn: the
+n-th of all calls, or the n-th that touches a file inside some functions; where that one writes, the signal comes when a
+part is written. The plan is a JSON object of lists: a script,
+its command line, of which {out} is replaced by a path, those functions by their qualified names, a number of kills and
+a seed. Every name of the plan has a folder, in which `whole` is what an undisturbed attempt left, and 0, 1, ... what
+attempts left that were killed, until one ended by itself; then comes the next.
+"""
+
+import io
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parents[1] / "src"
+FILE_CALLS = {"open", "write", "flush", "close", "fsync", "truncate", "replace", "rename", "mkdir", "unlink", "rmdir"}
+FILE_CALLS |= {"write_record", "write_end_of_file", "serialize_file"}  # of torch.save and safetensors
+
+
+class Countdown:
+    """A profiler that kills the process at a call.
+
+    Args:
+        names: qualified names of functions; what touches a file counts inside these. All calls count without them.
+        left: how many calls count before the one that is not made.
+    """
+
+    def __init__(self, names: list[str], left: float):
+        self.names, self.left, self.counted, self.inside = set(names), left, 0, 0
+
+    def __call__(self, frame, event: str, argument) -> None:
+        if event in ("call", "return") and frame.f_code.co_qualname in self.names:
+            self.inside += 1 if event == "call" else -1
+        if self._counts(event, argument):
+            self.counted += 1
+            if self.counted > self.left:
+                self._end(argument)
+
+    def _counts(self, event: str, argument) -> bool:
+        if not self.names:
+            return event in ("call", "c_call")
+        return event == "c_call" and self.inside > 0 and argument.__name__ in FILE_CALLS
+
+    def _end(self, call) -> None:
+        file = getattr(call, "__self__", None) if self.names else None
+        if isinstance(file, io.BufferedWriter) and call.__name__ == "write":
+            return  # it fills a buffer, which is flushed by the next call
+        if isinstance(file, io.BufferedWriter) and call.__name__ == "flush":
+            # The system ends a process that writes beyond a limit, when it has written up to it.
+            most = os.fstat(file.fileno()).st_size + 1 + self.left % 300
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def attempt(run, out: Path, names: list[str], left: float) -> bool:
+    """Whether an attempt came to its end; how many calls counted in one that did stands in OUT.calls then.
+
+    Raises:
+        RuntimeError: It neither ended well nor was killed.
+    """
+    process = os.fork()
+    if process:
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code not in (0, -signal.SIGKILL, -signal.SIGXFSZ):
+            raise RuntimeError(f"An attempt in {out} ended with {code}.")
+        return code == 0
+    try:
+        countdown = Countdown(names, left)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.setprofile(countdown)
+        run(out)
+        sys.setprofile(None)
+        out.with_suffix(".calls").write_text(str(countdown.counted))
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def kill(run, out: Path, names: list[str], kills: int, seed: int) -> None:
+    """Let a command end once undisturbed and be killed so many times."""
+    out.mkdir()
+    attempt(run, out / "whole", names, float("inf"))
+    calls = int((out / "whole.calls").read_text())
+    drawn, folder = random.Random(seed), 0
+    while kills:
+        if attempt(run, out / str(folder), names, drawn.randrange(calls)):
+            folder += 1
+        else:
+            kills -= 1
+    attempt(run, out / str(folder), [], float("inf"))
+
+
+def main(plan: Path, model: str) -> None:
+    sys.path.insert(0, str(SOURCES))
+    import torch
+    import tqdm
+
+    import generate
+    import run_question_answering
+    from models import DeployT5ForConditionalGeneration
+    from util import QuestionAnsweringArguments, parse_arguments
+
+    tqdm.tqdm.monitor_interval = 0  # no thread of its, which a fork would not have
+    torch.set_num_threads(1)
+    DeployT5ForConditionalGeneration.from_pretrained(model)  # what the library prepares once is there in every fork
+    mains = {
+        "generate": generate.main,
+        "question_answering": lambda argv: run_question_answering.main(
+            *parse_arguments(QuestionAnsweringArguments, argv)
+        ),
+    }
+    for name, (script, argv, names, kills, seed) in json.loads(plan.read_text()).items():
+
+        def run(out: Path, script=script, argv=argv) -> None:
+            mains[script]([word.replace("{out}", str(out)) for word in argv])
+
+        kill(run, plan.parent / name, names, kills, seed)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
