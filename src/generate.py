@@ -16,6 +16,7 @@ from util import AdditionalArguments, DecoderArguments
 from util.arguments import build
 from util.generate_args import GenerateArguments
 from util.parser import ArgumentParser
+from util.terminal import terminal
 
 
 def main(argv: list[str] | None = None):
@@ -27,10 +28,11 @@ def main(argv: list[str] | None = None):
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
         return generate(*build(classes, given))
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

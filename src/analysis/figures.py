@@ -8,7 +8,6 @@ shows and the runs they came from. Figures 16 to 21 and tables 2 to 8 have no co
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from analysis.drawing import Runs
 from analysis.runs import read_runs, read_speeds
 from analysis.tables import TABLES
 from util.files import read_json, write_json, write_text
+from util.parser import PlainParser
+from util.terminal import terminal
 
 FIGURES = {
     "figure_01": layer_figures.how_pruning_shrinks,
@@ -71,16 +72,17 @@ def draw_all(folder: Path, out: Path) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
     parser.add_argument("--out", type=Path, required=True, help="folder of figures and tables")
     arguments = parser.parse_args(argv)
     try:
         written = draw_all(arguments.runs, arguments.out)
-    except ValueError as error:
-        parser.error(str(error))
+    except (ValueError, OSError) as error:
+        parser.refuse(error)
     print("\n".join(map(str, written)))
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

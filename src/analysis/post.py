@@ -12,7 +12,6 @@ with `<!-- end -->`; what stands between is written anew:
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -20,6 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.files import read_json, write_text
+from util.parser import PlainParser
+from util.terminal import terminal
 
 BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^>]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
@@ -53,7 +54,7 @@ def rendered(path: Path, query: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(__doc__)
     parser.add_argument("--post", type=Path, default=Path("blogpost.md"))
     parser.add_argument("--tables", type=Path, help="folder of the tables; blogpost_figures beside the post by default")
     arguments = parser.parse_args(argv)
@@ -61,8 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         write_text(arguments.post, fill(arguments.post.read_text(encoding="utf-8"), folder))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

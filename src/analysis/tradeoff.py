@@ -8,7 +8,6 @@ relative to the full-depth run on the same data, which must be among them.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.runs import RunFiles, method_of, read_runs
 from util.files import replacing, write_text
+from util.parser import PlainParser
+from util.terminal import terminal
 
 MARKERS = {"full model": "*", "static": "s"}
 
@@ -179,16 +180,17 @@ def report(runs: Path, out: Path, speed: dict | None = None) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the figure")
     arguments = parser.parse_args(argv)
     try:
         print(report(arguments.runs, arguments.out))
-    except ValueError as error:
-        parser.error(str(error))
+    except (ValueError, OSError) as error:
+        parser.refuse(error)
     print(f"Table and figure: {arguments.out / 'table.txt'}, {arguments.out / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from decoding.contrastive import jensen_shannon
+from decoding.ranges import COUNT, FINITE, POSITIVE, SHARE
 
 # DoLa's buckets of a deep model reach this far from the first or the last layer.
 DEEP, REACH = 40, 20
@@ -45,14 +46,20 @@ class Strategy:
     beams: int = 1
 
     def __post_init__(self):
-        problems = [
-            f"strategy is {self.name!r}: valid are {', '.join(STRATEGIES)}." * (self.name not in STRATEGIES),
-            f"alpha is {self.alpha}: valid are 0 to 1." * (not 0 <= self.alpha <= 1),
-            f"amateur temperature is {self.temperature}: valid are numbers above 0." * (not self.temperature > 0),
-            f"beam size is {self.beams}: valid are 1 and above." * (self.beams < 1),
+        problems = [] if self.name in STRATEGIES else [f"strategy is {self.name!r}: valid are {', '.join(STRATEGIES)}."]
+        numbers = {
+            "alpha": (self.alpha, SHARE),
+            "amateur temperature": (self.temperature, POSITIVE),
+            "coefficient": (self.coefficient, FINITE),
+            "beam size": (self.beams, COUNT),
+        }
+        problems += [
+            f"{name} is {value}: valid are {valid.words}."
+            for name, (value, valid) in numbers.items()
+            if value not in valid
         ]
-        if any(problems):
-            raise ValueError(" ".join(filter(None, problems)))
+        if problems:
+            raise ValueError(" ".join(problems))
         if self.row is not None and len(self.amateurs) != 1 and not self.row.chooses:
             raise ValueError(f"{self.name} contrasts with one layer, but {len(self.amateurs)} were given.")
         if self.row is not None and not self.amateurs:

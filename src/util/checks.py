@@ -5,8 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
+
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy
+from util.ranges import range_problems
 
 INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
 
@@ -67,7 +70,7 @@ def raise_together(problems: list[str]) -> None:
 
 def contradictions(args: Any) -> list[str]:
     """Sentences on what `args` (AdditionalArguments) asks for and cannot have; the model's depth is not looked at."""
-    return [*_unavailable(args), *_out_of_range(args), *_exclusive(args)] or _policy_problems(args)
+    return [*_unavailable(args), *range_problems(args), *_unknown(args), *_exclusive(args)] or _policy_problems(args)
 
 
 def without_effect(args: Any) -> list[str]:
@@ -116,6 +119,7 @@ def data_problems(data_args: Any, training_args: Any) -> list[str]:
 
 def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> list[str]:
     """A sentence where beams and exits are asked for at once, since a beam has no exit layer of its own."""
+    flag = "num_beams" if data_args.num_beams else "generation_num_beams"
     beams = data_args.num_beams or training_args.generation_num_beams or 1
     exits = {
         "--use_early_exit True": additional_args.use_early_exit,
@@ -123,7 +127,7 @@ def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> l
         "--static_exit_layer": additional_args.static_exit_layer is not None,
     }
     return [
-        f"Beams cannot be combined with exits: --num_beams {beams} with {name}; use --num_beams 1."
+        f"Beams cannot be combined with exits: --{flag} {beams} with {name}; use --{flag} 1."
         for name, wanted in exits.items()
         if wanted and beams > 1
     ]
@@ -131,7 +135,7 @@ def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> l
 
 def length_problems(data_args: Any, training_args: Any) -> list[str]:
     """A sentence where the limit of an output leaves no room for a token behind the start token."""
-    limits = {name: value for name, value in vars(data_args).items() if name.startswith("val_max_")}
+    limits = {_limit(data_args, name): value for name, value in vars(data_args).items() if name.startswith("val_max_")}
     if training_args.generation_max_length is not None:
         limits = {"generation_max_length": training_args.generation_max_length}
     return [
@@ -139,6 +143,23 @@ def length_problems(data_args: Any, training_args: Any) -> list[str]:
         for name, limit in limits.items()
         if limit < 2
     ]
+
+
+def _limit(data_args: Any, name: str) -> str:
+    """The flag of evaluation's limit, or that of training's where it is the same, as it is unless both were given."""
+    other = name.removeprefix("val_")
+    return other if getattr(data_args, other) == getattr(data_args, name) else name
+
+
+def device_problems(device: str | None, flag: str = "--device") -> list[str]:
+    """A sentence where this machine has no such device; None is none in particular."""
+    valid = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        valid += [kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
+    if device is None or device in valid:
+        return []
+    return [f"{flag} {device} is not there: valid on this machine are {', '.join(valid)}."]
 
 
 def folder_problems(folder: str) -> list[str]:
@@ -166,20 +187,8 @@ def _unavailable(args: Any) -> list[str]:
     return problems
 
 
-def _out_of_range(args: Any) -> list[str]:
+def _unknown(args: Any) -> list[str]:
     problems = []
-    for name in ("exit_conf_threshold", "shallow2deep_conf_threshold"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= 1:
-            problems.append(f"--{name} {value} is no threshold: valid are numbers from 0 to 1.")
-    for name in ("exit_min_layer", "static_exit_layer", "shallow_exit_layer"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            problems.append(f"--{name} {value} is no layer: layers are counted from 1.")
-    if args.exit_position_temp is not None and not args.exit_position_temp >= 0:
-        problems.append(
-            f"--exit_position_temp {args.exit_position_temp} would let the threshold grow: valid is 0 or more."
-        )
     for name in ("exit_conf_type", "shallow2deep_conf_type"):
         value = getattr(args, name)
         if value is not None and value not in CONFIDENCES:

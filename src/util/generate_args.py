@@ -5,7 +5,8 @@ from pathlib import Path
 
 from decoding.strategies import Strategy, bucket
 from util.additional_args import flag
-from util.checks import raise_together
+from util.checks import device_problems, raise_together
+from util.ranges import range_problems
 
 # --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
 STRATEGIES = {
@@ -69,7 +70,7 @@ class GenerateArguments:
     device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.")
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = [*range_problems(self), *device_problems(self.device)]
         if self.strategy not in STRATEGIES:
             problems.append(f"--strategy {self.strategy}: valid are {', '.join(STRATEGIES)}.")
         if self.dtype not in DTYPES:
@@ -78,11 +79,6 @@ class GenerateArguments:
             problems.append("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
-        for name in ("max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                problems.append(f"--{name} {getattr(self, name)} is too small: valid are 1 and above.")
-        if not self.temperature > 0:
-            problems.append(f"--temperature {self.temperature}: valid are numbers above 0.")
         if self.show_exits and STRATEGIES.get(self.strategy):
             problems.append(f"--show_exits needs greedy or sample: {self.strategy} runs every layer for every token.")
         if self.compare and self.strategy == "greedy":

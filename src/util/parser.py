@@ -5,12 +5,14 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 from copy import copy
 from typing import Any, NoReturn, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
 from util.files import read_json
+from util.terminal import reason
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 UNSET = object()
@@ -32,6 +34,25 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None or action.default in ([], ""):
             return action.help or ""
         return super()._get_help_string(action)
+
+
+class PlainParser(argparse.ArgumentParser):
+    """argparse's parser with nothing but a sentence on an error."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message, without the page of usage that argparse puts before it, and exits with 2."""
+        # Of the spellings of a flag the first will do.
+        message = re.sub(r"^(argument --?\w+)(/[^ :]+)+:", r"\1:", message)
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """Ends as `error` does with what the error says; that nobody reads the output any more is none."""
+        if isinstance(error, BrokenPipeError):
+            raise error
+        self.error(reason(error))
 
 
 class ArgumentParser(HfArgumentParser):
@@ -58,9 +79,7 @@ class ArgumentParser(HfArgumentParser):
         given = {name: value for name, value in vars(namespace).items() if value is not UNSET}
         return {name: self._one_or_more(name, value) for name, value in given.items()}
 
-    def error(self, message: str) -> NoReturn:
-        """Prints the message, without the page of usage that argparse puts before it, and exits with 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+    error, refuse = PlainParser.error, PlainParser.refuse
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
@@ -92,8 +111,8 @@ class ArgumentParser(HfArgumentParser):
         elif str in members and any(get_origin(member) is list for member in members):
             action.type, action.nargs = str, "+"
             self._words.add(action.dest)
-        elif str not in members and any(get_origin(member) is dict for member in members):
-            action.type = _json
+        elif any(dict in (member, get_origin(member)) for member in members):
+            action.type = _json_or_path if str in members else _json
         if action.metavar is None and action.choices is None:
             action.metavar = METAVARS.get(action.type, "TEXT")
 
@@ -147,6 +166,12 @@ def _tidy_boolean(action: argparse.Action, members: tuple) -> None:
 
 def _bool_or_word(text: str) -> bool | str:
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _json_or_path(text: str) -> str:
+    if text.startswith("{"):
+        _json(text)
+    return text
 
 
 def _json(text: str) -> Any:

@@ -54,7 +54,7 @@ def test_what_is_no_list_of_layers_is_refused(text):
         ({}, "There is nothing to continue: give -p TEXT or --prompt_file FILE"),
         ({"prompt": "a", "strategy": "cd"}, "--strategy cd: valid are greedy, sample, beam, contrastive"),
         ({"prompt_file": "nowhere.txt"}, "--prompt_file nowhere.txt: there is no such file"),
-        ({"prompt": "a", "max_new_tokens": 0}, "--max_new_tokens 0 is too small"),
+        ({"prompt": "a", "max_new_tokens": 0}, "--max_new_tokens 0: valid are 1 and above"),
         ({"prompt": "a", "temperature": 0.0}, "--temperature 0.0"),
         ({"prompt": "a", "dtype": "int8"}, "--dtype int8: valid are float32"),
         ({"prompt": "a", "strategy": "beam", "show_exits": True}, "--show_exits needs greedy or sample"),
