@@ -37,15 +37,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark_models import GPT2_SIZES, SIZES, Workload, make_workload
+from benchmark_models import GPT2_SIZES, POSITIONS, SIZES, Workload, make_workload
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
+from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
+from util.checks import device_problems
 from util.files import write_json
+from util.parser import PlainParser
+from util.terminal import terminal
 
 GROUPS = ("depth", "pruning", "contrast", "free", "search")
+# Contenders whose peak memory is compared.
+PEAKS = ("hf generate", "full depth")
 # Confidences that adaptive pruning is timed at.
 SCRIPTED = (0.05, 0.5, 0.9)
 # Of contrastive generation.
@@ -316,7 +322,7 @@ def _seconds(run: Callable, model) -> float:
 def peak_memory(arguments: argparse.Namespace) -> dict[str, float]:
     """Peak resident memory of a whole process that decodes, ours over Hugging Face's, largest batch."""
     peaks = {}
-    for name in ("hf generate", "full depth"):
+    for name in PEAKS:
         command = [sys.executable, __file__, "--peak-of", name, "--size", arguments.size]
         command += ["--batch", str(max(arguments.batch)), "--source", str(arguments.source)]
         command += ["--tokens", str(arguments.tokens)]
@@ -343,22 +349,30 @@ def prepare(arguments: argparse.Namespace, batch: int) -> Workload:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="t5-base")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--source", type=int, default=64, help="tokens of the encoder, or of the prompt")
-    parser.add_argument("--tokens", type=int, default=64, help="generated tokens")
-    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8])
+    parser.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
+    parser.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
+    parser.add_argument("--repetitions", type=COUNT, default=9)
     parser.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
-    parser.add_argument("--several", type=float, default=0.2, help="share of exits with several plausible tokens")
+    parser.add_argument("--several", type=INNER_SHARE, default=0.2, help="of exits, with several plausible tokens")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", help="where to write the figures as JSON")
     parser.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
-    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    problems = device_problems(arguments.device)
     if "search" in arguments.of and arguments.size not in GPT2_SIZES:
-        parser.error(f"--of search needs a decoder-only size: {', '.join(GPT2_SIZES)}.")
+        problems.append(f"--of search needs a decoder-only size: {', '.join(GPT2_SIZES)}.")
+    if arguments.size in GPT2_SIZES and arguments.source + arguments.tokens > POSITIONS:
+        problems.append(
+            f"--source {arguments.source} and --tokens {arguments.tokens} are more than the {POSITIONS} positions of "
+            f"{arguments.size}."
+        )
+    if problems:
+        parser.error(" ".join(problems))
     return arguments
 
 
@@ -409,4 +423,5 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

@@ -9,7 +9,6 @@ and the figure are then drawn from the files.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from contextlib import redirect_stdout
@@ -19,11 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.tradeoff import label, report
+from decoding.ranges import COUNT
 from jobs.job import Job
 from jobs.speed import seconds_per_token
 from tasks import TASKS
 from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
 from util.files import read_json, write_json
+from util.parser import PlainParser
+from util.terminal import terminal
 
 MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
 DATA = {
@@ -76,11 +78,11 @@ def measure_speed(job: Job, grid: list[AdditionalArguments], examples: int, repe
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("save/quickstart"))
-    parser.add_argument("--examples", type=int, default=200, help="of each task; 500 are there")
-    parser.add_argument("--speed-examples", type=int, default=16, help="of each task, timed in turn at batch 1")
-    parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
+    parser.add_argument("--examples", type=COUNT, default=200, help="of each task; 500 are there")
+    parser.add_argument("--speed-examples", type=COUNT, default=16, help="of each task, timed in turn at batch 1")
+    parser.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
     arguments = parser.parse_args(argv)
     num_layers = read_json(MODEL / "config.json")["num_decoder_layers"]
     grid = [AdditionalArguments(**flags) for flags in policy_flags(num_layers)]
@@ -101,4 +103,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

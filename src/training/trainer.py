@@ -1,7 +1,7 @@
 """The Trainer of this code base: the library's for training, our own loop for evaluation and prediction."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +13,9 @@ from transformers.trainer_utils import PredictionOutput
 from training.evaluation import DecodingData, DecodingOptions, evaluate
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
+from util.files import without_empty_folder
 from util.runs import Run
+from util.training_args import TrainingArguments
 
 
 class EarlyExitTrainer(Seq2SeqTrainer):
@@ -26,8 +28,10 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         decoding: how inputs are batched and answers generated; may be set later.
     """
 
-    def __init__(self, *args, decoding: DecodingOptions | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, args: TrainingArguments, *more, decoding: DecodingOptions | None = None, **kwargs):
+        # The library makes output_dir at once, which the first file does anyway: what is refused leaves no folder.
+        with without_empty_folder(args.output_dir) if args.should_save else nullcontext():
+            super().__init__(model, args, *more, **kwargs)
         self.decoding = decoding
 
     def evaluate(

@@ -5,7 +5,7 @@ import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def without_empty_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Takes `folder`, and those above it, away again if they came into being in the block and nothing is in them."""
+    made = [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is not empty, or not there
+            for each in made:
+                each.rmdir()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

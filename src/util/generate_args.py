@@ -18,6 +18,8 @@ STRATEGIES = {
     "dola": "dola",
     "dola_static": "dola_static",
 }
+# Flags that name layers.
+LAYERS = ("intermediate_layer", "upper_layer", "early_exit_layers")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -95,17 +97,14 @@ class GenerateArguments:
         if name is None:
             return None
         amateurs, expert = self._layers(num_layers, tied)
-        strategy = Strategy(
-            name,
-            amateurs,
-            expert,
-            self.alpha,
-            self.amateur_temperature,
-            self.coefficient,
-            self.lens_final_norm,
-            self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1),
-        )
-        strategy.check(num_layers)
+        numbers = self.alpha, self.amateur_temperature, self.coefficient, self.lens_final_norm
+        beams = self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1)
+        try:
+            strategy = Strategy(name, amateurs, expert, *numbers, beams)
+            strategy.check(num_layers)
+        except ValueError as error:
+            given = [f"--{name} {value}" for name in LAYERS if (value := getattr(self, name)) is not None]
+            raise ValueError(f"{', '.join(given)}: {error}" if given else str(error)) from None
         return strategy
 
     def _layers(self, num_layers: int, tied: bool) -> tuple[tuple[int, ...], int | None]:

@@ -16,6 +16,8 @@ from util.terminal import reason
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 UNSET = object()
+# Flags that hold words of a language.
+TEXTS = ("prompt", "source_prefix", "forced_bos_token")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -77,7 +79,7 @@ class ArgumentParser(HfArgumentParser):
         if leftover:
             self.error(self._unknown(leftover))
         given = {name: value for name, value in vars(namespace).items() if value is not UNSET}
-        return {name: self._one_or_more(name, value) for name, value in given.items()}
+        return {name: self._one_or_more(name, self._text(name, value)) for name, value in given.items()}
 
     error, refuse = PlainParser.error, PlainParser.refuse
 
@@ -115,6 +117,15 @@ class ArgumentParser(HfArgumentParser):
             action.type = _json_or_path if str in members else _json
         if action.metavar is None and action.choices is None:
             action.metavar = METAVARS.get(action.type, "TEXT")
+
+    def _text(self, name: str, value: Any) -> Any:
+        """A value, read as UTF-8 where it goes to a tokenizer or is compared with data, whatever the locale is."""
+        if name not in TEXTS and not name.endswith("_column"):
+            return value  # paths are the operating system's affair
+        try:
+            return [_utf8(each) for each in value] if isinstance(value, list) else _utf8(value)
+        except UnicodeDecodeError:
+            self.error(f"--{name} is not UTF-8 text.")
 
     def _one_or_more(self, name: str, value: Any) -> Any:
         return value[0] if name in self._words and len(value) == 1 else value
@@ -162,6 +173,11 @@ def _tidy_boolean(action: argparse.Action, members: tuple) -> None:
     action.metavar = "BOOL"
     if str in members:  # a word is as good as True or False
         action.type = _bool_or_word
+
+
+def _utf8(text: str) -> str:
+    """The text of a command line, whose bytes Python kept as surrogates where it could not read them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 
 def _bool_or_word(text: str) -> bool | str:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
@@ -62,7 +63,7 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
         problems = [*range_problems(self), *translate(self), *self._package_problems()]
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # without it, several processes on a machine without GPU do not find each other
-        raise_together([*problems, *self._precision_problems()])
+        raise_together([*problems, *self._precision_problems(), *self._compile_problems()])
         only_in_training = self.do_train and not self.do_eval and self.eval_strategy is None
         self._fill_defaults()
         if not any(mark in os.environ for mark in LAUNCHER_MARKS):
@@ -100,6 +101,12 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
             if getattr(self, name) and not wide
         ]
         return problems
+
+    def _compile_problems(self) -> list[str]:
+        backend, valid = self.torch_compile_backend, [each.lower() for each in DynamoBackend.list()]
+        if backend is None or backend.lower() in valid:
+            return []
+        return [f"--torch_compile_backend {backend}: valid are {', '.join(valid)}."]
 
     def _training_problems(self) -> list[str]:
         """What the Trainer would refuse only once the model is loaded: its optimiser and its schedule, tried on one
