@@ -54,7 +54,7 @@ class Strategy:
             "beam size": (self.beams, COUNT),
         }
         problems += [
-            f"{name} is {value}: valid are {valid.words}."
+            f"{name} is {value}: {valid.advice(value)}"
             for name, (value, valid) in numbers.items()
             if value not in valid
         ]

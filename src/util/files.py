@@ -78,7 +78,7 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
         ValueError: the file is missing or malformed; the sentence names the file and the line.
     """
-    text = _read(path)
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -92,7 +92,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict]:
         ValueError: the file is missing or a line is no JSON object; the sentence names the file and the line.
     """
     # No splitlines: it also breaks at characters such as U+2028, which JSON allows inside a string.
-    lines = enumerate(_read(path).split("\n"), start=1)
+    lines = enumerate(read_text(path).split("\n"), start=1)
     return [_object(path, number, line) for number, line in lines if line.strip()]
 
 
@@ -106,7 +106,12 @@ def _object(path: str | os.PathLike, number: int, line: str) -> dict:
     return value
 
 
-def _read(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        ValueError: the file is missing or no text; the sentence names it.
+    """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """Flags whose feature lives in a package that requirements.txt does not hold: told before anything is loaded."""
 
-import importlib.util
 import re
+from importlib.util import find_spec
 
 # What pip installs -> what is imported then, where that has another name; one of several suffices.
 MODULES = {
@@ -38,6 +38,6 @@ def optimizer_package(name: str) -> str | None:
 
 def package_problems(flag: str, package: str, instead: str = "leave the flag out") -> list[str]:
     """A sentence where the package that a flag needs is not installed."""
-    if any(importlib.util.find_spec(module) for module in MODULES.get(package, (package,))):
+    if any(find_spec(module) for module in MODULES.get(package, (package,))):
         return []
     return [f"{flag} needs the package {package}: pip install {package}, or {instead}."]

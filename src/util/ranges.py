@@ -3,10 +3,13 @@
 from typing import Any
 
 from decoding.policy import RANGES as OF_POLICIES
-from decoding.ranges import COUNT, FINITE, FROM_TWO, FROM_ZERO, NATURAL, POSITIVE, SHARE, Range
+from decoding.ranges import COUNT, FINITE, FROM_TWO, FROM_ZERO, NATURAL, POSITIVE, SHARE, WHOLE, Range
 
 BELOW_ONE = Range("numbers from 0 and below 1", lambda value: 0 <= value < 1)
 UP_TO_ONE = Range("numbers above 0 up to 1", lambda value: 0 < value <= 1)
+# Beyond these a float32 of a model overflows, or has lost what it was about.
+TEMPERATURE = Range("numbers from 0.000001 to 1000000", lambda value: 1e-6 <= value <= 1e6)
+WEIGHT = Range("numbers from -100 to 100", lambda value: -100 <= value <= 100)
 SEED = Range("0 to 4294967295", lambda value: 0 <= value < 2**32, int)
 STEPS = Range(
     "whole numbers from 1, or a share of all steps below 1",
@@ -23,7 +26,7 @@ OF_DATA = {
     "block_size": FROM_TWO,
     "prompt_length": FROM_TWO,
     "repetition_penalty": POSITIVE,
-    "length_penalty": FINITE,
+    "length_penalty": WEIGHT,
     "no_repeat_ngram_size": NATURAL,
     "null_score_diff_threshold": FINITE,
 }
@@ -31,9 +34,9 @@ OF_PROMPTS = {
     **dict.fromkeys(("max_new_tokens", "batch_size", "beam_size", "upper_layer", "tokens"), COUNT),
     "intermediate_layer": NATURAL,
     "alpha": SHARE,
-    "amateur_temperature": POSITIVE,
-    "coefficient": FINITE,
-    "temperature": POSITIVE,
+    "amateur_temperature": TEMPERATURE,
+    "coefficient": WEIGHT,
+    "temperature": TEMPERATURE,
     "top_k": NATURAL,
     "top_p": UP_TO_ONE,
 }
@@ -51,6 +54,7 @@ OF_TRAINER = {
     **dict.fromkeys(("dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout", "generation_num_beams"), COUNT),
     **dict.fromkeys(("dataloader_num_workers", "fsdp_min_num_params"), NATURAL),
     **dict.fromkeys(("seed", "data_seed"), SEED),
+    **dict.fromkeys(("generation_max_length", "save_total_limit", "local_rank"), WHOLE),
 }
 RANGES = {**OF_POLICIES, "static_exit_layer": COUNT, **OF_DATA, **OF_PROMPTS, **OF_TRAINER}
 
@@ -63,7 +67,7 @@ def range_problems(args: Any, **others: Range) -> list[str]:
     """
     ranges = RANGES | others
     return [
-        f"--{name} {value}: valid are {ranges[name].words}."
+        f"--{name} {value}: {ranges[name].advice(value)}"
         for name, value in vars(args).items()
         if name in ranges and value is not None and value not in ranges[name]
     ]

@@ -71,7 +71,7 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
         named = self.metric_for_best_model, self.greater_is_better
         try:
             super().__post_init__()
-        except TypeError as error:  # of a key in --accelerator_config that there is not
+        except (TypeError, OverflowError) as error:  # such as of a key of --accelerator_config that there is not
             raise ValueError(f"{error}.") from None
         if only_in_training:  # which is no --do_eval, though transformers takes it for one
             self.do_eval = False
