@@ -69,3 +69,10 @@ def test_what_contradicts_itself_is_refused(flags, message):
 def test_a_layer_that_the_model_has_not_is_refused():
     with pytest.raises(ValueError, match="Layer 9 cannot be contrasted with layer 8: valid are 0 to 7"):
         strategy(8, strategy="acd", intermediate_layer=9)
+
+
+def test_a_refusal_names_the_flags_that_name_the_layers():
+    with pytest.raises(ValueError, match=r"^--intermediate_layer 7, --upper_layer 3: Layer 7 cannot be contrasted"):
+        strategy(8, strategy="acd", intermediate_layer=7, upper_layer=3)
+    with pytest.raises(ValueError, match=r"^--early_exit_layers 9,3: Layer 9"):
+        strategy(8, strategy="dola", early_exit_layers="9,3")
