@@ -300,7 +300,7 @@ class Policy:
     def _range_problems(self) -> list[str]:
         named = {self._flags.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         return [
-            f"{flag} is {named[flag]}: {valid.advice(named[flag])}"
+            f"{flag} is {named[flag]!r}: {valid.advice(named[flag])}"
             for flag, valid in RANGES.items()
             if named.get(flag) is not None and named[flag] not in valid
         ]

@@ -229,7 +229,13 @@ def measure(runs: dict[str, Callable], repetitions: int, device: str) -> dict[st
 
 def _synchronise(device: str) -> None:
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.accelerator.synchronize(device)
+
+
+def _name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return device if device != "cpu" else platform.processor() or "cpu"
 
 
 def ratio(seconds: dict[str, list[float]], faster: str, slower: str) -> dict[str, float]:
@@ -311,10 +317,10 @@ def _seconds(run: Callable, model) -> float:
     run()
     times = []
     for _ in range(5):
-        _synchronise(model.device.type)
+        _synchronise(str(model.device))
         started = time.perf_counter()
         run()
-        _synchronise(model.device.type)
+        _synchronise(str(model.device))
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
@@ -389,7 +395,7 @@ def main(argv: list[str] | None = None) -> dict:
         "generated_tokens": arguments.tokens,
         "repetitions": arguments.repetitions,
         "dtype": arguments.dtype,
-        "device": torch.cuda.get_device_name() if arguments.device != "cpu" else platform.processor() or "cpu",
+        "device": _name(arguments.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "batches": {},

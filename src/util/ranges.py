@@ -67,7 +67,7 @@ def range_problems(args: Any, **others: Range) -> list[str]:
     """
     ranges = RANGES | others
     return [
-        f"--{name} {value}: {ranges[name].advice(value)}"
+        f"--{name} {value!r}: {ranges[name].advice(value)}"
         for name, value in vars(args).items()
         if name in ranges and value is not None and value not in ranges[name]
     ]

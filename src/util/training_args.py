@@ -1,5 +1,6 @@
 """The trainer's arguments: the installed transformers' own, the old names of 2023's job scripts, and our defaults."""
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from util.checks import raise_together
 from util.legacy_flags import LegacyTrainingArguments, translate
 from util.packages import optimizer_package, package_problems
 from util.ranges import range_problems
+
+logger = logging.getLogger(__name__)
 
 # What launchers of several processes leave in the environment.
 LAUNCHER_MARKS = ("LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -80,6 +83,9 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
             self.metric_for_best_model, self.greater_is_better = named
         if self.do_train:
             raise_together(self._training_problems())
+        elif self.predict_with_generate and (self.fp16 or self.bf16):
+            name = "fp16" if self.fp16 else "bf16"
+            logger.warning("--%s concerns training alone: --%s_full_eval decodes in it.", name, name)
 
     def _package_problems(self) -> list[str]:
         optimizer = optimizer_package(self.optim)

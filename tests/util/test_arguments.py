@@ -524,3 +524,9 @@ def test_bare_names_of_old_jobs_have_owners_unless_they_are_folders(tmp_path):
     assert hub_name("google-t5/t5-base") == "google-t5/t5-base"
     (tmp_path / "t5-base").mkdir()
     assert hub_name("t5-base") == "t5-base"
+
+
+@pytest.mark.parametrize("more", [{}, {"do_train": True}, {"predict_with_generate": False}])
+def test_half_precision_of_training_is_told_where_nothing_trains(tmp_path, caplog, more):
+    TrainingArguments(str(tmp_path), bf16=True, use_cpu=True, **more)
+    assert ("--bf16 concerns training alone: --bf16_full_eval" in caplog.text) == (not more)
