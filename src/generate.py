@@ -18,6 +18,7 @@ from util import AdditionalArguments, DecoderArguments
 from util.arguments import build
 from util.generate_args import GenerateArguments
 from util.parser import ArgumentParser
+from util.terminal import terminal
 
 
 def main(argv: list[str] | None = None):
@@ -29,8 +30,9 @@ def main(argv: list[str] | None = None):
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
         return generate(*build(classes, given))
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

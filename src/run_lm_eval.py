@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.ru
 
 import interrupts  # noqa: F401 - before what takes time
 
+from util.terminal import reason, terminal
+
 
 def main() -> None:
     """The harness's own main; exits with 2 and a sentence where the package is missing."""
@@ -28,7 +30,7 @@ def main() -> None:
     try:
         cli_evaluate()
     except ValueError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {reason(error)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -38,4 +40,5 @@ def _missing() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

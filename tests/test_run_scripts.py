@@ -277,7 +277,7 @@ def test_tensorboard_gets_metrics_and_policy(tiny_t5_dir, squad_file, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- bad input
 def test_a_tracker_that_is_not_installed_is_a_sentence(tiny_t5_dir, squad_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.reporting.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("util.packages.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install wandb"):
         call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, tmp_path / "out", "--report_to", "wandb"))
 

@@ -21,6 +21,7 @@ from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
 from util.commands import CommandParser, output_folder
 from util.files import read_json, write_json, write_text
+from util.terminal import terminal
 
 FIGURES = {
     "figure_01": layer_figures.how_pruning_shrinks,
@@ -81,9 +82,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         written = draw_all(arguments.runs, arguments.out)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print("\n".join(map(str, written)))
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import interrupts  # noqa: F401 - before what takes time
 
 from util.commands import CommandParser, output_file
-from util.files import read_json, write_text
+from util.files import read_json, read_text, write_text
+from util.terminal import terminal
 
 BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^>]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
@@ -40,7 +41,11 @@ def fill(text: str, folder: Path) -> str:
 def rendered(path: Path, query: str) -> str:
     """The rows and columns a query asks for, as a table of Markdown."""
     table = read_json(path)
-    wanted = dict(part.strip().split("=", 1) for part in query.split(";"))
+    if not isinstance(table, dict) or not {"head", "rows"} <= set(table):
+        raise ValueError(f"{path} is no table: expected an object with head and rows.")
+    wanted = dict(part.strip().partition("=")[::2] for part in query.split(";"))
+    if not wanted.get("columns"):
+        raise ValueError(f"{query!r} asks for no columns of {path.stem}: expected columns=NAME, NAME.")
     columns = [name.strip() for name in wanted.pop("columns").split(",")]
     unknown = [name for name in (*columns, *wanted) if name not in table["head"]]
     if unknown:
@@ -61,10 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     folder = arguments.tables or arguments.post.parent / "blogpost_figures"
     try:
-        write_text(arguments.post, fill(arguments.post.read_text(encoding="utf-8"), folder))
+        write_text(arguments.post, fill(read_text(arguments.post), folder))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

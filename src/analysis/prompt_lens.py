@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.drawing import Drawing, as_label, finish, panels
 from decoding.policy import Policy
+from decoding.ranges import COUNT
 from jobs.loading import load_config, load_model, load_tokenizer
 from util import DecoderArguments
 from util.additional_args import flag
@@ -28,6 +29,8 @@ from util.arguments import build
 from util.checks import raise_together
 from util.files import folder_problem, write_text
 from util.parser import ArgumentParser
+from util.ranges import range_problems
+from util.terminal import terminal
 
 
 @dataclass
@@ -43,11 +46,7 @@ class LensArguments:
     out: str = flag("save/lens", "Folder of prompt_lens.png, .json and .txt.")
 
     def __post_init__(self) -> None:
-        problems = [
-            f"--{name} {getattr(self, name)} is too small: valid are 1 and above."
-            for name in ("tokens", "top_k")
-            if getattr(self, name) < 1
-        ]
+        problems = range_problems(self, top_k=COUNT)
         if not self.prompt:
             problems.append("There is nothing to look at: give -p TEXT.")
         if problem := folder_problem(self.out):
@@ -150,6 +149,8 @@ def main(argv: list[str] | None = None) -> list[Reading]:
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
         model_args, args = build((DecoderArguments, LensArguments), given)
         config = load_config(model_args, encoder=None)
+        if args.top_k > config.vocab_size:
+            raise ValueError(f"--top_k {args.top_k}: valid are 1 to {config.vocab_size}, the tokens of this model.")
         tokenizer = load_tokenizer(model_args)
         model = load_model(model_args, config, torch.float32).eval()
         readings = read(model, tokenizer, args.prompt, args.tokens, args.top_k, args.lens_final_norm)
@@ -157,11 +158,12 @@ def main(argv: list[str] | None = None) -> list[Reading]:
         write_text(Path(args.out) / "prompt_lens.txt", text)
         path = draw(args.prompt, readings).save(Path(args.out), "prompt_lens")
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(text)
     print(f"Picture: {path}")
     return readings
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

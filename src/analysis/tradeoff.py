@@ -30,6 +30,7 @@ import matplotlib.pyplot as plt
 from analysis.runs import RunFiles, Speed, differing, method_of, read_runs, read_speeds
 from util.commands import CommandParser, output_folder
 from util.files import replacing, write_text
+from util.terminal import terminal
 
 MARKERS = {"full model": "*", "static": "s"}
 
@@ -220,9 +221,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         print(report(arguments.runs, arguments.out))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(f"Table and figure: {arguments.out / 'table.txt'}, {arguments.out / 'figure.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

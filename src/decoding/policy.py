@@ -5,11 +5,12 @@ A published method is one setting of these fields (DESIGN's table); the loop has
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.fields import wrong_types
 from decoding.pruning import VOCABULARIES, Budget
+from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS, Verification
@@ -31,6 +32,40 @@ WAITING = {
 }
 # Tokens that wait for the deep layers at most, where every one of them is verified.
 LOSSLESS_SPECULATIONS = 8
+
+# Field of a policy -> the flag it comes from, where that has another name; and where there is one exit.
+FLAGS = {
+    "confidence": "exit_conf_type",
+    "vocabulary": "type_vocab_reduct",
+    "threshold": "exit_conf_threshold",
+    "temperature": "exit_position_temp",
+    "first_exit": "exit_min_layer",
+    "static_exit": "static_exit_layer",
+    "alpha": "contrastive_alpha",
+    "skipped": "skipped_states",
+    "rollback_threshold": "rollback_conf_threshold",
+}
+FLAGS_OF_ONE_EXIT = FLAGS | {
+    "confidence": "shallow2deep_conf_type",
+    "threshold": "shallow2deep_conf_threshold",
+    "first_exit": "shallow_exit_layer",
+}
+# Flag -> the numbers it may have.
+RANGES = {
+    "exit_conf_threshold": SHARE,
+    "shallow2deep_conf_threshold": SHARE,
+    "exit_position_temp": FROM_ZERO,
+    "exit_min_layer": COUNT,
+    "shallow_exit_layer": COUNT,
+    "k": FROM_TWO,
+    "k_min": FROM_TWO,
+    "k_max": FROM_TWO,
+    "adaptive_scale": SHARE,
+    "copy_share": SHARE,
+    "contrastive_alpha": SHARE,
+    "rollback_conf_threshold": FROM_ZERO,
+    "num_speculations": COUNT,
+}
 
 
 @dataclass(frozen=True)
@@ -200,60 +235,81 @@ class Policy:
         idle |= {name for name, off in WAITING.items() if getattr(self, name) == off}
         return {"method": "early_exit", **{name: value for name, value in asdict(self).items() if name not in idle}}
 
-    def check(self, num_layers: int) -> None:
-        """Refuse exits that a model of `num_layers` decoder layers does not have.
+    def check(self, num_layers: int, vocabulary: int | None = None) -> None:
+        """Refuse exits that a model of `num_layers` decoder layers does not have, and more tokens than it knows.
 
         Raises:
             ValueError: One sentence per setting that does not fit.
         """
-        problems = []
-        if self.confidence is not None and self.first_exit >= num_layers:
-            problems.append(
-                f"{'exit_min_layer' if self.last_exit is None else 'shallow_exit_layer'} is {self.first_exit}, but the "
-                f"decoder has {num_layers} layers: "
-                f"valid are 1 to {num_layers - 1}."
-            )
-        elif self.prunes and len(self.exit_layers(num_layers)) == 1:
-            problems.append(
-                f"type_vocab_reduct is {self.vocabulary!r}, but with exit_min_layer {self.first_exit} of {num_layers} "
-                "layers there is a single exit and nothing to prune after it: lower exit_min_layer or leave pruning "
-                "out."
-            )
+        problems = [*self._exit_problems(num_layers), *self._vocabulary_problems(vocabulary)]
         if self.static_exit is not None and not 1 <= self.static_exit <= num_layers:
             problems.append(f"static_exit_layer is {self.static_exit}: valid are 1 to {num_layers} for this decoder.")
         if problems:
             raise ValueError(" ".join(problems))
 
+    def _exit_problems(self, num_layers: int) -> list[str]:
+        first, tried = self._flags["first_exit"], len(self.exit_layers(num_layers))
+        if self.confidence is None:
+            return []
+        if self.first_exit >= num_layers:
+            return [
+                f"{first} is {self.first_exit}, but the decoder has {num_layers} layers: "
+                f"valid are 1 to {num_layers - 1}."
+            ]
+        if not tried:
+            return [
+                f"{self._flags['confidence']} is {self.confidence!r}, which tries no exit below layer "
+                f"{self.measure.first_layer}, so with {first} {self.first_exit} of {num_layers} layers no token would "
+                "ever leave."
+            ]
+        if self.prunes and tried == 1:
+            lower = "" if self.last_exit is not None else f"lower {first} or "
+            return [
+                f"type_vocab_reduct is {self.vocabulary!r}, but with {first} {self.first_exit} of {num_layers} "
+                f"layers there is a single exit and nothing to prune after it: {lower}leave pruning out."
+            ]
+        return []
+
+    def _vocabulary_problems(self, vocabulary: int | None) -> list[str]:
+        """Of tokens to keep more than there are; k_max, which is but a number of the formula, may be any."""
+        return [
+            f"{name} is {value}, but the model knows {vocabulary} tokens: valid are 2 to {vocabulary}."
+            for name, value in (("k", self.k), ("k_min", self.k_min))
+            if value is not None and vocabulary is not None and value > vocabulary
+        ]
+
     def _problems(self) -> list[str]:
         problems = []
         if self.confidence is not None and self.static_exit is not None:
+            exits = "use_early_exit" if self.last_exit is None else "use_shallow_deep"
             problems.append(
-                "static_exit_layer and use_early_exit exclude each other: a static exit is always taken, "
-                "so no confidence is ever asked."
+                f"static_exit_layer and {exits} exclude each other: a static exit is always taken, so no confidence is "
+                "ever asked."
             )
         if self.confidence is not None and self.confidence not in CONFIDENCES:
-            problems.append(f"exit_conf_type is {self.confidence!r}: valid are {', '.join(CONFIDENCES)}.")
+            problems.append(f"{self._flags['confidence']} is {self.confidence!r}: valid are {', '.join(CONFIDENCES)}.")
         if self.vocabulary not in VOCABULARIES:
             problems.append(f"type_vocab_reduct is {self.vocabulary!r}: valid are {', '.join(VOCABULARIES)}.")
-        if not 0 <= self.threshold <= 1:
-            problems.append(f"exit_conf_threshold is {self.threshold}: valid are 0 to 1.")
-        if self.first_exit < 1:
-            problems.append(f"exit_min_layer is {self.first_exit}: valid are 1 and above.")
-        if self.temperature is not None and self.temperature < 0:
-            problems.append(f"exit_position_temp is {self.temperature}: valid are 0 and above.")
+        problems += self._range_problems()
         return problems or [*self._pruning_problems(), *self._contrast_problems(), *self._waiting_problems()]
 
-    def _pruning_problems(self) -> list[str]:
-        problems = [
-            f"{name} is {value}: valid are 2 and above."
-            for name, value in (("k", self.k), ("k_min", self.k_min), ("k_max", self.k_max))
-            if value is not None and value < 2
+    @property
+    def _flags(self) -> dict[str, str]:
+        """Field -> the flag that whoever reads a refusal has to change, where it is not called the same."""
+        return FLAGS if self.last_exit is None else FLAGS_OF_ONE_EXIT
+
+    def _range_problems(self) -> list[str]:
+        named = {self._flags.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
+        return [
+            f"{flag} is {named[flag]!r}: {valid.advice(named[flag])}"
+            for flag, valid in RANGES.items()
+            if named.get(flag) is not None and named[flag] not in valid
         ]
+
+    def _pruning_problems(self) -> list[str]:
+        problems = []
         if self.k_min is not None and self.k_max is not None and self.k_min > self.k_max:
             problems.append(f"k_min is {self.k_min} and k_max {self.k_max}: k_min may be k_max at most.")
-        for name, value in (("adaptive_scale", self.adaptive_scale), ("copy_share", self.copy_share)):
-            if not 0 <= value <= 1:
-                problems.append(f"{name} is {value}: valid are 0 to 1.")
         if self.prunes and self.confidence is None:
             problems.append(
                 f"type_vocab_reduct is {self.vocabulary!r}, but no confidence is measured that would read the "
@@ -273,8 +329,6 @@ class Policy:
             problems.append(f"skipped_states is {self.skipped!r}: valid are {', '.join(SKIPPED_STATES)}.")
         if self.verification not in VERIFICATIONS:
             problems.append(f"verification is {self.verification!r}: valid are {', '.join(VERIFICATIONS)}.")
-        if self.rollback_threshold is not None and not self.rollback_threshold >= 0:
-            problems.append(f"rollback_conf_threshold is {self.rollback_threshold}: valid are 0 and above.")
         if self.verification == "rollback" and self.rollback_threshold is None:
             problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
         if self.verification == "exact" and self.rollback_threshold is not None:
@@ -284,8 +338,6 @@ class Policy:
             )
         if self.verification == "exact" and not self.causal:
             problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
-        if self.num_speculations is not None and self.num_speculations < 1:
-            problems.append(f"num_speculations is {self.num_speculations}: valid are 1 and above.")
         if not self.recomputes:
             wanting = {
                 "lossless": self.verification == "exact",
@@ -309,13 +361,11 @@ class Policy:
 
     def _contrast_problems(self) -> list[str]:
         problems = []
-        if not 0 <= self.alpha <= 1:
-            problems.append(f"contrastive_alpha is {self.alpha}: valid are 0 to 1.")
         if self.emit not in EMISSIONS:
             problems.append(f"emit is {self.emit!r}: valid are {', '.join(EMISSIONS)}.")
         elif self.emits_contrast and (self.confidence is None or self.measure.scores is None):
             scoring = ", ".join(name for name, measure in CONFIDENCES.items() if measure.scores is not None)
-            problems.append(f"emit is 'contrastive', which needs a contrastive exit_conf_type: {scoring}.")
+            problems.append(f"emit is 'contrastive', which needs a contrastive {self._flags['confidence']}: {scoring}.")
         return problems
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from decoding.contrastive import LOWEST, jensen_shannon
 from decoding.fields import wrong_types
+from decoding.ranges import COUNT, FINITE, POSITIVE, SHARE
 
 # DoLa's buckets of a deep model reach this far from the first or the last layer.
 DEEP, REACH = 40, 20
@@ -69,20 +70,36 @@ class Strategy:
     divergence: str = "paper"
 
     def __post_init__(self):
-        problems = wrong_types(self) or [
-            f"strategy is {self.name!r}: valid are {', '.join(STRATEGIES)}." * (self.name not in STRATEGIES),
-            f"alpha is {self.alpha}: valid are 0 to 1." * (not 0 <= self.alpha <= 1),
-            f"amateur temperature is {self.temperature}: valid are numbers above 0." * (not self.temperature > 0),
-            f"beam size is {self.beams}: valid are 1 and above." * (self.beams < 1),
-            f"divergence is {self.divergence!r}: valid are {', '.join(DIVERGENCES)}."
-            * (self.divergence not in DIVERGENCES),
+        problems = wrong_types(self) or self._problems() or self._layer_problems()
+        if problems:
+            raise ValueError(" ".join(problems))
+
+    def _problems(self) -> list[str]:
+        choices = {"strategy": (self.name, STRATEGIES), "divergence": (self.divergence, DIVERGENCES)}
+        numbers = {
+            "alpha": (self.alpha, SHARE),
+            "amateur temperature": (self.temperature, POSITIVE),
+            "coefficient": (self.coefficient, FINITE),
+            "beam size": (self.beams, COUNT),
+        }
+        unknown = [
+            f"{name} is {value!r}: valid are {', '.join(table)}."
+            for name, (value, table) in choices.items()
+            if value not in table
         ]
-        if any(problems):
-            raise ValueError(" ".join(filter(None, problems)))
-        if self.row is not None and len(self.amateurs) != 1 and not self.row.chooses:
-            raise ValueError(f"{self.name} contrasts with one layer, but {len(self.amateurs)} were given.")
-        if self.row is not None and not self.amateurs:
-            raise ValueError(f"{self.name} needs layers to contrast with, but none was given.")
+        wrong = [
+            f"{name} is {value}: {valid.advice(value)}"
+            for name, (value, valid) in numbers.items()
+            if value not in valid
+        ]
+        return [*unknown, *wrong]
+
+    def _layer_problems(self) -> list[str]:
+        if self.row is None or (self.amateurs and self.row.chooses) or len(self.amateurs) == 1:
+            return []
+        if self.row.chooses:
+            return [f"{self.name} needs layers to contrast with, but none was given."]
+        return [f"{self.name} contrasts with one layer, but {len(self.amateurs)} were given."]
 
     @property
     def row(self) -> Contrast | None:

@@ -4,6 +4,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from jobs.loading import load_config
+from models import deploying_class
 from util import (
     AdditionalArguments,
     QuestionAnsweringArguments,
@@ -13,7 +15,8 @@ from util import (
 )
 from util.arguments import Arguments
 
-TABLES = Path(__file__).resolve().parents[1] / "scripts" / "experiments"
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = ROOT / "src" / "scripts" / "experiments"
 
 # Run script -> the kind of task it is for and its data arguments.
 SCRIPTS = {
@@ -51,9 +54,12 @@ def read_methods() -> dict[str, list[str]]:
 
 
 def read_settings() -> dict[str, Setting]:
-    """Name of a setting -> it."""
+    """Name of a setting -> it; the paths of embedded models are good in any folder."""
     rows = read_table(TABLES / "settings.txt")
-    return {name: Setting(*SCRIPTS[script], flags) for name, (script, *flags) in rows.items()}
+    return {
+        name: Setting(*SCRIPTS[script], [str(ROOT / word) if word.startswith("src/") else word for word in flags])
+        for name, (script, *flags) in rows.items()
+    }
 
 
 def pick(names: list[str] | None, table: dict, what: str) -> dict:
@@ -79,6 +85,22 @@ def layers_of(method: list[str], num_layers: int) -> list[int | None]:
         return [None]
     last = num_layers - 2 if "--type_vocab_reduct" in method else num_layers - 1  # a single exit has nothing to prune
     return list(range(1, last + 1))
+
+
+def refuse_layers(wanted: list[int] | None, settings: dict[str, Setting], methods: dict[str, list[str]]) -> None:
+    """Refuses layers at which none of the methods can have its first exit, by the models' configs alone.
+
+    Raises:
+        ValueError: of the first setting without such a layer; it says which are valid there.
+    """
+    for name, setting in settings.items() if wanted else ():
+        config = load_config(setting.arguments("--do_eval")[0])
+        depth = deploying_class(config).adapter_class.count_layers(config)
+        valid = {layer for flags in methods.values() for layer in layers_of(flags, depth)} - {None}
+        wrong = [str(layer) for layer in wanted if layer not in valid]
+        if wrong:
+            these = f"valid are 1 to {max(valid)}" if valid else f"{', '.join(methods)} has no exit"
+            raise ValueError(f"--layers {' '.join(wrong)}: {these} in {name}, whose decoder has {depth} layers.")
 
 
 def policy_arguments(setting: Setting, flags: list[str]) -> AdditionalArguments:

@@ -24,6 +24,7 @@ from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer
 from training.evaluation import padded
 from training.reporting import explain
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
+from util.checks import device_problems, raise_together
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +68,15 @@ class EarlyExitLM(TemplateLM):
                 f"{', '.join(unknown)}: no such argument; valid beside the flags of early exit are "
                 "pretrained, likelihood_layer, dtype, device, batch_size and max_length."
             )
+        # The harness names this GPU where nothing is given, whether there is one or not.
+        device = None if device == "cuda:0" else device
+        raise_together(device_problems(device, "device"))
         model_args = DecoderArguments() if pretrained is None else DecoderArguments(model_name_or_path=pretrained)
         config = load_config(model_args, encoder=False)
         update_autoconfig(config, AdditionalArguments(**policy), max_answer_length=MAX_NEW_TOKENS)
         self.policy = Policy.from_config(config)
         self.tokenizer = load_tokenizer(model_args)
-        # The harness names a GPU where nothing is given, whether there is one or not.
-        where = torch.device((device or "cuda") if torch.cuda.is_available() else "cpu")
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, dtype)).to(where).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         self.policy.check(self.model.num_exit_layers)
@@ -86,6 +89,12 @@ class EarlyExitLM(TemplateLM):
         self.max_length = max_length or getattr(config, "max_position_embeddings", None) or 2048
         self.counts: Counter[str] = Counter()  # of the tokens generated
         logger.info("Policy: %s.", explain(self.policy, self.model.num_exit_layers))
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> EarlyExitLM:
+        """What --model_args says counts before the harness's own --device and --batch_size."""
+        own = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**own | arg_dict)
 
     @property
     def eot_token_id(self) -> int:

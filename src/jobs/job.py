@@ -31,9 +31,11 @@ from util import (
     parse_arguments,
     update_autoconfig,
 )
+from util.arguments import Arguments
 from util.checks import answer_limit
 from util.files import read_json, write_json
 from util.runs import Run, digest, fingerprint_model, merge_results
+from util.terminal import reason, terminal
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +53,20 @@ UNRECORDED += ("rouge_tokenizer", "bleu_tokenizer")
 
 def run_script(data_class: type[DataArguments], main: Callable) -> None:
     """`main` on the command line's arguments; a ValueError or OSError is printed as a sentence and ends it with 2."""
-    arguments = parse_arguments(data_class)
+    with terminal():
+        _run(parse_arguments(data_class), main)
+
+
+def _run(arguments: Arguments, main: Callable) -> None:
     try:
         main(*arguments)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         if logger.isEnabledFor(logging.DEBUG):
             raise
-        sys.exit(_refusal(error))
-
-
-def _refusal(error: ValueError | OSError) -> int:
-    reason = str(error)
-    if isinstance(error, OSError) and error.strerror:  # such as a disk that became full
-        path = error.filename2 or error.filename
-        reason = f"{path} cannot be read or written: {error.strerror}." if path else f"{error.strerror}."
-    print(f"{Path(sys.argv[0]).name}: error: {reason}", file=sys.stderr)
-    return 2
+        print(f"{Path(sys.argv[0]).name}: error: {reason(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_job(

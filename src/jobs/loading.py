@@ -47,6 +47,10 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     with one_sentence(f"The config of {name} cannot be read"):
         config = AutoConfig.from_pretrained(name, **_hub_options(model_args))
     deploying_class(config)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{name} is quantised: early-exit decoding reads plain weights; give a checkpoint in fp32, bf16 or fp16."
+        )
     if encoder is not None and config.is_encoder_decoder != encoder:
         wanted = "an encoder and a decoder, such as t5 or mt5" if encoder else "a decoder alone, such as gpt2 or llama"
         raise ValueError(f"{name} is a {config.model_type}: this script needs {wanted}.")
@@ -124,8 +128,9 @@ def _refuse_missing(name: str, missing: set[str], config) -> None:
     if not missing:
         return
     if all(key.startswith("cm_head.") for key in missing):
+        flag = "shallow2deep_conf_type" if getattr(config, "use_shallow_deep", None) else "exit_conf_type"
         raise ValueError(
-            f"--exit_conf_type meta needs a trained confidence head, which {name} lacks: train one with --do_train "
+            f"--{flag} meta needs a trained confidence head, which {name} lacks: train one with --do_train "
             "--train_meta_cm_head True."
         )
     raise ValueError(f"The checkpoint {name} lacks weights that its config asks for: {_some(missing)}.")

@@ -38,16 +38,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import interrupts  # noqa: F401 - before what takes time
 
 import torch
-from benchmark_models import GPT2_SIZES, SIZES, Workload, make_workload
+from benchmark_models import GPT2_SIZES, POSITIONS, SIZES, Workload, make_workload
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
+from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
+from util.checks import device_problems
 from util.commands import CommandParser, output_file
 from util.files import write_json
+from util.terminal import terminal
 
 GROUPS = ("depth", "pruning", "contrast", "free", "search")
+# Contenders whose peak memory is compared.
+PEAKS = ("hf generate", "full depth")
 # Confidences that adaptive pruning is timed at.
 SCRIPTED = (0.05, 0.5, 0.9)
 # Of contrastive generation.
@@ -225,7 +230,13 @@ def measure(runs: dict[str, Callable], repetitions: int, device: str) -> dict[st
 
 def _synchronise(device: str) -> None:
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.accelerator.synchronize(device)
+
+
+def _name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return device if device != "cpu" else platform.processor() or "cpu"
 
 
 def ratio(seconds: dict[str, list[float]], faster: str, slower: str) -> dict[str, float]:
@@ -307,10 +318,10 @@ def _seconds(run: Callable, model) -> float:
     run()
     times = []
     for _ in range(5):
-        _synchronise(model.device.type)
+        _synchronise(str(model.device))
         started = time.perf_counter()
         run()
-        _synchronise(model.device.type)
+        _synchronise(str(model.device))
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
@@ -318,7 +329,7 @@ def _seconds(run: Callable, model) -> float:
 def peak_memory(arguments: argparse.Namespace) -> dict[str, float]:
     """Peak resident memory of a whole process that decodes, ours over Hugging Face's, largest batch."""
     peaks = {}
-    for name in ("hf generate", "full depth"):
+    for name in PEAKS:
         command = [sys.executable, __file__, "--peak-of", name, "--size", arguments.size]
         command += ["--batch", str(max(arguments.batch)), "--source", str(arguments.source)]
         command += ["--tokens", str(arguments.tokens)]
@@ -347,20 +358,28 @@ def prepare(arguments: argparse.Namespace, batch: int) -> Workload:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="t5-base")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--source", type=int, default=64, help="tokens of the encoder, or of the prompt")
-    parser.add_argument("--tokens", type=int, default=64, help="generated tokens")
-    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8])
+    parser.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
+    parser.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
+    parser.add_argument("--repetitions", type=COUNT, default=9)
     parser.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
-    parser.add_argument("--several", type=float, default=0.2, help="share of exits with several plausible tokens")
+    parser.add_argument("--several", type=INNER_SHARE, default=0.2, help="of exits, with several plausible tokens")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=output_file, help="where to write the figures as JSON")
     parser.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
-    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    problems = device_problems(arguments.device)
     if "search" in arguments.of and arguments.size not in GPT2_SIZES:
-        parser.error(f"--of search needs a decoder-only size: {', '.join(GPT2_SIZES)}.")
+        problems.append(f"--of search needs a decoder-only size: {', '.join(GPT2_SIZES)}.")
+    if arguments.size in GPT2_SIZES and arguments.source + arguments.tokens > POSITIONS:
+        problems.append(
+            f"--source {arguments.source} and --tokens {arguments.tokens} are more than the {POSITIONS} positions of "
+            f"{arguments.size}."
+        )
+    if problems:
+        parser.error(" ".join(problems))
     return arguments
 
 
@@ -377,7 +396,7 @@ def main(argv: list[str] | None = None) -> dict:
         "generated_tokens": arguments.tokens,
         "repetitions": arguments.repetitions,
         "dtype": arguments.dtype,
-        "device": torch.cuda.get_device_name() if arguments.device != "cpu" else platform.processor() or "cpu",
+        "device": _name(arguments.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "batches": {},
@@ -411,4 +430,5 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

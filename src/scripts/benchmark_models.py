@@ -26,6 +26,8 @@ GPT2_SIZES = {
     "tiny-gpt2": {"n_embd": 64, "n_layer": 4, "n_head": 4},
 }
 SIZES = {**T5_SIZES, **GPT2_SIZES}
+# Of the decoder-only sizes: tokens of prompt and answer together.
+POSITIONS = 1024
 # One token alone is plausible where the others' logits are lower by more than this (alpha 0.1).
 PLAUSIBLE_GAP = math.log(10)
 # Mean gap between the two highest of as many normal numbers as a vocabulary has, in deviations.
@@ -100,7 +102,8 @@ def _t5(size: str) -> DeployT5ForConditionalGeneration:
 
 def _gpt2(size: str) -> DeployGPT2LMHeadModel:
     tokens = {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}
-    config = GPT2Config(vocab_size=50257, tie_word_embeddings=False, **tokens, **GPT2_SIZES[size])
+    sizes = {"vocab_size": 50257, "n_positions": POSITIONS, **GPT2_SIZES[size]}
+    config = GPT2Config(tie_word_embeddings=False, **tokens, **sizes)
     return DeployGPT2LMHeadModel(config)
 
 

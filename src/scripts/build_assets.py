@@ -23,12 +23,18 @@ import interrupts  # noqa: F401 - before what takes time
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import HfArgumentParser, PretrainedConfig, PreTrainedTokenizerFast, T5Config
+from transformers import PretrainedConfig, PreTrainedTokenizerFast, T5Config
 
+from decoding.ranges import COUNT, FROM_TWO, NATURAL, POSITIVE
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from tasks.invented import invented_dialogues, invented_facts
 from training.losses import IGNORED_LABEL
+from util.arguments import build
+from util.checks import raise_together
 from util.files import folder_problem, replacing, write_json
+from util.parser import ArgumentParser
+from util.ranges import range_problems
+from util.terminal import terminal
 
 VOCABULARY = 4096
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
@@ -40,12 +46,20 @@ LATER_SHARES = {"single": 0.40, "chain": 0.30, "pair": 0.15, "short_pair": 0.15}
 META_LEARNING_RATE = 2e-3
 BODY_STATE, META_STATE = "body.pt", "meta.pt"
 SAVE_EVERY = 120  # seconds
+RANGES = {
+    **dict.fromkeys(("steps", "facts_per_batch", "dialogues_per_batch", "encoder_layers", "threads"), COUNT),
+    **dict.fromkeys(("more_steps", "meta_steps"), NATURAL),
+    "decoder_layers": FROM_TWO,
+    "learning_rate": POSITIVE,
+}
 REPORT_EVERY = 30  # seconds
 
 
 @dataclass
 class BuildArguments:
     """What to build and how long to train it."""
+
+    _argument_group_name = "building"
 
     exits: str = field(metadata={"help": "trained (weighted_ce over all layers) or untrained (last layer only)."})
     out: str = field(metadata={"help": "Folder of the finished checkpoint."})
@@ -68,10 +82,12 @@ class BuildArguments:
     )
 
     def __post_init__(self):
+        problems = range_problems(self, **RANGES)
         if self.exits not in INTERMEDIATE_LOSS:
-            raise ValueError(f"--exits {self.exits!r} is unknown; valid values are {', '.join(INTERMEDIATE_LOSS)}")
+            problems.append(f"--exits {self.exits!r} is unknown; valid values are {', '.join(INTERMEDIATE_LOSS)}.")
         if problem := folder_problem(self.out):
-            raise ValueError(f"--out {problem}")
+            problems.append(f"--out {problem}")
+        raise_together(problems)
         self.work_dir = self.work_dir or f"{self.out.rstrip('/')}.work"
 
 
@@ -402,13 +418,14 @@ def main(arguments: BuildArguments) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> BuildArguments:
-    parser = HfArgumentParser(BuildArguments, description=__doc__.splitlines()[0])
+    parser = ArgumentParser((BuildArguments,), description=__doc__.splitlines()[0])
     try:
-        (arguments,) = parser.parse_args_into_dataclasses(argv)
+        (arguments,) = build((BuildArguments,), parser.given(sys.argv[1:] if argv is None else argv))
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     return arguments
 
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    with terminal():
+        main(parse_arguments())

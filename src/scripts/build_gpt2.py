@@ -24,13 +24,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2TokenizerFast
 
+from decoding.ranges import COUNT, POSITIVE, Range
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
 from tasks.stories import invented_stories
 from util.commands import CommandParser, output_folder
+from util.terminal import terminal
 
 VOCABULARY = 2048
 END = "<|endoftext|>"
 POSITIONS = 512
+LENGTH = Range(f"2 to {POSITIONS}", lambda value: 2 <= value <= POSITIONS, int)
+HEAD_WIDTH = 32
+WIDTH = Range(f"multiples of {HEAD_WIDTH}", lambda value: value > 0 and value % HEAD_WIDTH == 0, int)
 TOKENIZER_STORIES = 20_000
 STORIES_PER_CHUNK = 400
 
@@ -66,7 +71,7 @@ def make_config(layers: int, width: int) -> GPT2Config:
         n_positions=POSITIONS,
         n_embd=width,
         n_layer=layers,
-        n_head=width // 32,
+        n_head=width // HEAD_WIDTH,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -103,13 +108,13 @@ def make_stored_config(config: GPT2Config) -> GPT2Config:
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--out", type=output_folder, default="save/gpt2_stories", help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
-    parser.add_argument("--rows", type=int, default=8, help="texts of a batch")
-    parser.add_argument("--length", type=int, default=256, help="tokens of each")
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of AdamW's")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=COUNT, default=2000, help="optimizer steps")
+    parser.add_argument("--rows", type=COUNT, default=8, help="texts of a batch")
+    parser.add_argument("--length", type=LENGTH, default=256, help="tokens of each")
+    parser.add_argument("--layers", type=COUNT, default=8)
+    parser.add_argument("--width", type=WIDTH, default=128)
+    parser.add_argument("--learning-rate", type=POSITIVE, default=2e-3, help="peak of AdamW's")
+    parser.add_argument("--threads", type=COUNT, default=1)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -130,4 +135,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

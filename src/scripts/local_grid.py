@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -26,11 +27,21 @@ import interrupts  # noqa: F401 - before what takes time
 import torch
 
 from analysis.figures import draw_all
-from jobs.experiments import exit_flag, layers_of, pick, policy_arguments, read_methods, read_settings
+from decoding.ranges import COUNT, NATURAL
+from jobs.experiments import (
+    exit_flag,
+    layers_of,
+    pick,
+    policy_arguments,
+    read_methods,
+    read_settings,
+    refuse_layers,
+)
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
 from training.reporting import describe
 from util.commands import CommandParser, output_folder
+from util.terminal import terminal
 
 LOCAL = ["facts_untrained", "facts_trained", "dialogues_untrained", "dialogues_trained"]
 VIEWS = ["--plotting_logits", "True", "--render_jsds", "True"]
@@ -95,6 +106,8 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
         for process in running:
             process.terminate()
         raise
+    if any(process.returncode == 128 + signal.SIGPIPE for process in failed):
+        raise BrokenPipeError  # nobody reads what this one says either
     if failed:
         raise ValueError("A process of the grid failed; what it had finished is kept, and the same command goes on.")
 
@@ -105,10 +118,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
     parser.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
     parser.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
-    parser.add_argument("--examples", type=int, default=100, help="of each task; 500 are there")
-    parser.add_argument("--speed-examples", type=int, default=4, help="timed in turn at batch 1; 0 times nothing")
-    parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="that evaluate settings")
+    parser.add_argument("--examples", type=COUNT, default=100, help="of each task; 500 are there")
+    parser.add_argument("--speed-examples", type=NATURAL, default=4, help="timed in turn at batch 1; 0 times nothing")
+    parser.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
+    parser.add_argument("--processes", type=COUNT, default=min(2, os.cpu_count() or 1), help="that evaluate settings")
     parser.add_argument("--evaluate-only", action="store_true", help="neither seconds nor figures")
     parser.add_argument("--figures", type=output_folder, help="folder of the figures; OUT/figures where not given")
     arguments = parser.parse_args(argv)
@@ -117,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         settings = pick(arguments.settings, read_settings(), "setting")
         methods = pick(arguments.methods, read_methods(), "method")
+        refuse_layers(arguments.layers, settings, methods)
         if arguments.processes > 1 and len(settings) > 1:
             run_beside(arguments, list(settings))
         for name, setting in settings.items():
@@ -126,9 +140,10 @@ def main(argv: list[str] | None = None) -> None:
         figures = arguments.figures or arguments.out / "figures"
         drawn = draw_all(arguments.out, figures)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(f"{clock}  {len(drawn)} figures and tables in {figures}")
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

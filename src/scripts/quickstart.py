@@ -19,12 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import interrupts  # noqa: F401 - before what takes time
 
 from analysis.tradeoff import label, report
+from decoding.ranges import COUNT
 from jobs.job import Job
 from jobs.speed import Speeds
 from tasks import TASKS
 from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
 from util.commands import CommandParser, output_folder
 from util.files import read_json
+from util.terminal import terminal
 
 MODEL = Path(__file__).resolve().parents[1] / "assets" / "t5_exits_trained"
 DATA = {
@@ -72,9 +74,9 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--out", type=output_folder, default="save/quickstart")
-    parser.add_argument("--examples", type=int, default=200, help="of each task; 500 are there")
-    parser.add_argument("--speed-examples", type=int, default=16, help="of each task, timed in turn at batch 1")
-    parser.add_argument("--repetitions", type=int, default=3, help="of the timing")
+    parser.add_argument("--examples", type=COUNT, default=200, help="of each task; 500 are there")
+    parser.add_argument("--speed-examples", type=COUNT, default=16, help="of each task, timed in turn at batch 1")
+    parser.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
     arguments = parser.parse_args(argv)
     num_layers = read_json(MODEL / "config.json")["num_decoder_layers"]
     grid = [AdditionalArguments(**flags) for flags in policy_flags(num_layers)]
@@ -89,4 +91,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

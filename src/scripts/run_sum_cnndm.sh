@@ -1,7 +1,8 @@
 #!/bin/sh
 #SBATCH --partition=gpu --gpus=1 --ntasks=1 --cpus-per-task=9 --time=08:00:00 --output=%x-%j.out
 # CNN/DailyMail, T5-large, under a method of experiments/methods.txt: run_sum_cnndm.sh softmax --exit_min_layer 4.
-cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}" && until [ -f src/scripts/experiments/job.sh ] || [ "$PWD" = / ]; do cd ..; done
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}" 2>/dev/null && until [ -f src/scripts/experiments/job.sh ] || [ . -ef / ]; do cd ..; done
+[ -f src/scripts/experiments/job.sh ] || { echo "${SLURM_SUBMIT_DIR:-$0} is not in the checkout: submit or run this job there." >&2; exit 2; }
 . src/scripts/experiments/job.sh
 method=${1:-full}
 [ $# -gt 0 ] && shift

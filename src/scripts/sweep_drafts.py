@@ -29,12 +29,14 @@ import torch
 from analysis.figures import read_all
 from analysis.speed_figures import draft_sweep
 from analysis.tables import draft_lengths
-from jobs.experiments import pick, policy_arguments, read_methods, read_settings
+from decoding.ranges import COUNT, SHARE
+from jobs.experiments import pick, policy_arguments, read_methods, read_settings, refuse_layers
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
 from util import AdditionalArguments
 from util.commands import CommandParser, output_folder
 from util.files import write_json, write_text
+from util.terminal import terminal
 
 LOCAL = ["facts_trained", "dialogues_trained"]
 
@@ -79,27 +81,29 @@ def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--out", type=output_folder, default="save/drafts")
     parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
-    parser.add_argument("--threshold", help="of the drafts' confidence; results go to OUT_THRESHOLD")
+    parser.add_argument("--threshold", type=SHARE, help="of the drafts' confidence; results go to OUT_THRESHOLD")
     parser.add_argument("--layers", nargs="+", type=int, help="of the exit; all where not given")
-    parser.add_argument("--drafts", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="tokens that may wait at most")
-    parser.add_argument("--examples", type=int, default=100, help="of each task")
-    parser.add_argument("--speed-examples", type=int, default=16, help="timed in turn with the full model at batch 1")
-    parser.add_argument("--repetitions", type=int, default=5, help="of the timing")
+    parser.add_argument("--drafts", nargs="+", type=COUNT, default=[1, 2, 4, 8, 16], help="tokens that may wait")
+    parser.add_argument("--examples", type=COUNT, default=100, help="of each task")
+    parser.add_argument("--speed-examples", type=COUNT, default=16, help="timed in turn with the full model at batch 1")
+    parser.add_argument("--repetitions", type=COUNT, default=5, help="of the timing")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     clock = Clock()
     try:
         settings = pick(arguments.settings, read_settings(), "setting")
         method = read_methods()["lossless"]
+        refuse_layers(arguments.layers, settings, {"lossless": method})
         if arguments.threshold is not None:
-            method = [*method, "--shallow2deep_conf_threshold", arguments.threshold]
-            arguments.out = arguments.out.with_name(f"{arguments.out.name}_{arguments.threshold}")
+            method = [*method, "--shallow2deep_conf_threshold", str(arguments.threshold)]
+            arguments.out = arguments.out.with_name(f"{arguments.out.name}_{arguments.threshold:g}")
         for name, setting in settings.items():
             sweep_setting(name, setting, method, arguments, clock)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(f"{clock}  figure_21.png and table_8.txt in {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    with terminal():
+        main()

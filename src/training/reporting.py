@@ -1,6 +1,5 @@
 """What a person sees: progress, the table at the end, and the pages of TensorBoard and Weights & Biases."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -17,8 +16,11 @@ import torch
 import transformers
 from tqdm import tqdm
 from transformers.integrations import TensorBoardCallback, WandbCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from decoding.policy import Policy
+from util.checks import raise_together
+from util.packages import TRACKERS, package_problems
 
 logger = logging.getLogger(__name__)
 
@@ -156,12 +158,14 @@ def _skipped(policy: Policy) -> str:
 
 
 def check_trackers(names: list[str]) -> None:
-    """Refuses --report_to whose package is not installed."""
-    packages = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
+    """Refuses a --report_to that there is not, or whose package is not installed."""
+    problems = []
     for name in names:
-        wanted = packages.get(name, ())
-        if wanted and not any(importlib.util.find_spec(package) for package in wanted):
-            raise ValueError(f"--report_to {name} needs the package {name}: pip install {name}, or --report_to none.")
+        if name not in INTEGRATION_TO_CALLBACK:
+            problems.append(f"--report_to {name}: valid are {', '.join(INTEGRATION_TO_CALLBACK)}, all and none.")
+        elif name != "kubeflow":  # which is a server
+            problems += package_problems(f"--report_to {name}", TRACKERS.get(name, name), "--report_to none")
+    raise_together(problems)
 
 
 def point_trackers(callbacks: list, folder: Path) -> None:

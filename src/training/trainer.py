@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from training.evaluation import DecodingData, DecodingOptions, evaluate
 from training.processes import everywhere, wait_for_all
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
-from util.files import replacing
+from util.files import replacing, without_empty_folder
 from util.runs import Run
+from util.training_args import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,10 @@ class EarlyExitTrainer(Seq2SeqTrainer):
 
     LOSSES = "losses of all steps"
 
-    def __init__(self, *args, decoding: DecodingOptions | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, args: TrainingArguments, *more, decoding: DecodingOptions | None = None, **kwargs):
+        # The library makes output_dir at once, which the first file does anyway: what is refused leaves no folder.
+        with without_empty_folder(args.output_dir) if args.should_save else nullcontext():
+            super().__init__(model, args, *more, **kwargs)
         self.decoding = decoding
         self._saves_aside = False
 

@@ -235,7 +235,7 @@ def update_autoconfig(
     config.max_answer_length = max_answer_length if max_answer_length is not None else max_target_length
     num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     if num_layers is not None:
-        Policy.from_config(config).check(num_layers)
+        Policy.from_config(config).check(num_layers, getattr(config, "vocab_size", None))
     for sentence in without_effect(additional_args):
         logger.warning(sentence)
     return config

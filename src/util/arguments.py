@@ -10,6 +10,7 @@ from sacrebleu.metrics import BLEU
 from util.additional_args import AdditionalArguments, flag
 from util.checks import beam_problems, data_problems, folder_problems, length_problems, raise_together
 from util.parser import ArgumentParser
+from util.ranges import range_problems
 from util.training_args import TrainingArguments
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -116,7 +117,7 @@ class DataArguments:
     ignore_pad_token_for_loss: bool = flag(True, "Leave padding out of the training loss.")
 
     def __post_init__(self) -> None:
-        raise_together([*self._name_problems(), *self._file_problems(), *self._range_problems()])
+        raise_together([*self._name_problems(), *self._file_problems(), *range_problems(self)])
 
     def _name_problems(self) -> list[str]:
         name = self.dataset_name
@@ -142,16 +143,6 @@ class DataArguments:
                 problems.append(f"--{name} {value}: there is no such file.")
         return problems
 
-    def _range_problems(self) -> list[str]:
-        counts = (each.name for each in fields(self) if each.name.startswith(("max_", "val_max_")))
-        positive = [*counts, "preprocessing_num_workers", "num_beams", "doc_stride", "n_best_size"]
-        problems = []
-        for name in positive:
-            value = getattr(self, name, None)
-            if value is not None and value < 1:
-                problems.append(f"--{name} {value} is too small: valid are 1 and above.")
-        return problems
-
 
 @dataclass
 class GenerationArguments:
@@ -168,15 +159,6 @@ class GenerationArguments:
     forced_bos_token: str | None = flag(
         None, "Token to begin every answer with, such as the target language of a multilingual model."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = []
-        if not self.repetition_penalty > 0:
-            problems.append(f"--repetition_penalty {self.repetition_penalty} is no penalty: valid are numbers above 0.")
-        if self.no_repeat_ngram_size is not None and self.no_repeat_ngram_size < 0:
-            problems.append(f"--no_repeat_ngram_size {self.no_repeat_ngram_size}: valid are 0, for none, and above.")
-        raise_together(problems)
 
 
 def choice_problems(args: Any, name: str, valid: tuple[str, ...]) -> list[str]:
@@ -319,8 +301,6 @@ class LanguageModelingArguments(RougeArguments, GenerationArguments, DataArgumen
         super().__post_init__()
         if self.val_max_continuation_length is None:
             self.val_max_continuation_length = self.max_continuation_length
-        small = [name for name in ("block_size", "prompt_length") if getattr(self, name) < 2]
-        raise_together([f"--{name} {getattr(self, name)} is too small: valid are 2 and above." for name in small])
 
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments, AdditionalArguments]
@@ -350,7 +330,7 @@ def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = No
         model_args, data_args, additional_args, training_args = build(classes, given)
         check_arguments(data_args, training_args, additional_args)
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     return model_args, data_args, training_args, additional_args
 
 

@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import torch
+
 from decoding.confidence import CONFIDENCES
 from decoding.fields import wrong_types
 from decoding.policy import Policy
 from util.files import folder_problem
+from util.ranges import range_problems
 
 INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
 
@@ -70,7 +73,7 @@ def contradictions(args: Any) -> list[str]:
     mistyped = wrong_types(args)
     if mistyped:  # of which no range can be told
         return [*_unavailable(args), *mistyped]
-    return [*_unavailable(args), *_out_of_range(args), *_exclusive(args)] or _policy_problems(args)
+    return [*_unavailable(args), *range_problems(args), *_unknown(args), *_exclusive(args)] or _policy_problems(args)
 
 
 def without_effect(args: Any) -> list[str]:
@@ -128,6 +131,7 @@ def data_problems(data_args: Any, training_args: Any) -> list[str]:
 
 def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> list[str]:
     """A sentence where beams and exits are asked for at once, since a beam has no exit layer of its own."""
+    flag = "num_beams" if data_args.num_beams else "generation_num_beams"
     beams = data_args.num_beams or training_args.generation_num_beams or 1
     exits = {
         "--use_early_exit True": additional_args.use_early_exit,
@@ -135,7 +139,7 @@ def beam_problems(data_args: Any, training_args: Any, additional_args: Any) -> l
         "--static_exit_layer": additional_args.static_exit_layer is not None,
     }
     return [
-        f"Beams cannot be combined with exits: --num_beams {beams} with {name}; use --num_beams 1."
+        f"Beams cannot be combined with exits: --{flag} {beams} with {name}; use --{flag} 1."
         for name, wanted in exits.items()
         if wanted and beams > 1
     ]
@@ -159,6 +163,17 @@ def answer_limit(data_args: Any, training_args: Any) -> tuple[str, int]:
     return (shared if limit == getattr(data_args, shared) else own), limit
 
 
+def device_problems(device: str | None, flag: str = "--device") -> list[str]:
+    """A sentence where this machine has no such device; None is none in particular."""
+    valid = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        valid += [kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
+    if device is None or device in valid:
+        return []
+    return [f"{flag} {device} is not there: valid on this machine are {', '.join(valid)}."]
+
+
 def folder_problems(folder: str) -> list[str]:
     """A sentence where nothing can be written to `folder`, which need not exist yet and is not created."""
     problem = folder_problem(folder)
@@ -176,20 +191,8 @@ def _unavailable(args: Any) -> list[str]:
     return problems
 
 
-def _out_of_range(args: Any) -> list[str]:
+def _unknown(args: Any) -> list[str]:
     problems = []
-    for name in ("exit_conf_threshold", "shallow2deep_conf_threshold"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= 1:
-            problems.append(f"--{name} {value} is no threshold: valid are numbers from 0 to 1.")
-    for name in ("exit_min_layer", "static_exit_layer", "shallow_exit_layer"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            problems.append(f"--{name} {value} is no layer: layers are counted from 1.")
-    if args.exit_position_temp is not None and not args.exit_position_temp >= 0:
-        problems.append(
-            f"--exit_position_temp {args.exit_position_temp} would let the threshold grow: valid is 0 or more."
-        )
     for name in ("exit_conf_type", "shallow2deep_conf_type"):
         value = getattr(args, name)
         if value is not None and value not in CONFIDENCES:

@@ -1,10 +1,12 @@
 """Command lines of a few flags: one sentence on an error, and outputs that are looked at before any work."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import NoReturn
 
 from util.files import file_problem, folder_problem
+from util.terminal import reason
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -15,7 +17,15 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the message, without the usage that argparse puts before it, and exits with 2."""
+        # Of the spellings of a flag the first will do.
+        message = re.sub(r"^(argument --?\w+)(/[^ :]+)+:", r"\1:", message)
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """Ends as `error` does with what the error says; that nobody reads the output any more is none."""
+        if isinstance(error, BrokenPipeError):
+            raise error
+        self.error(reason(error))
 
 
 def output_folder(text: str) -> Path:

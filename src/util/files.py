@@ -50,6 +50,18 @@ def sync_folder(path: str | os.PathLike) -> None:
     os.close(folder)
 
 
+@contextmanager
+def without_empty_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Takes `folder`, and those above it, away again if they came into being in the block and nothing is in them."""
+    made = [each for each in (Path(folder), *Path(folder).parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is not empty, or not there
+            for each in made:
+                each.rmdir()
+
+
 def write_text(path: str | os.PathLike, text: str, owner: str | None = None) -> None:
     """Writes `text` in UTF-8, creating the folder where it is missing; `owner` as of `replacing`."""
     with replacing(path, owner) as temporary:
@@ -137,7 +149,7 @@ def read_json(path: str | os.PathLike) -> Any:
     Raises:
         ValueError: the file is missing or malformed; the sentence names the file and the line.
     """
-    text = _read(path)
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -151,7 +163,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict]:
         ValueError: the file is missing or a line is no JSON object; the sentence names the file and the line.
     """
     # No splitlines: it also breaks at characters such as U+2028, which JSON allows inside a string.
-    lines = enumerate(_read(path).split("\n"), start=1)
+    lines = enumerate(read_text(path).split("\n"), start=1)
     return [_object(path, number, line) for number, line in lines if line.strip()]
 
 
@@ -165,7 +177,12 @@ def _object(path: str | os.PathLike, number: int, line: str) -> dict:
     return value
 
 
-def _read(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        ValueError: the file is missing or no text; the sentence names it.
+    """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from decoding.strategies import DIVERGENCES, Strategy, bucket
 from util.additional_args import flag
-from util.checks import raise_together
+from util.checks import device_problems, raise_together
 from util.files import file_problem
+from util.ranges import range_problems
 
 # --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
 STRATEGIES = {
@@ -18,6 +19,8 @@ STRATEGIES = {
     "dola": "dola",
     "dola_static": "dola_static",
 }
+# Flags that name layers.
+LAYERS = ("intermediate_layer", "upper_layer", "early_exit_layers")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -79,7 +82,7 @@ class GenerateArguments:
     device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.")
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = [*range_problems(self), *device_problems(self.device)]
         if self.strategy not in STRATEGIES:
             problems.append(f"--strategy {self.strategy}: valid are {', '.join(STRATEGIES)}.")
         if self.dola_divergence not in DIVERGENCES:
@@ -93,11 +96,6 @@ class GenerateArguments:
             problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
         if self.output_file is not None and (problem := file_problem(self.output_file)):
             problems.append(f"--out {problem}")
-        for name in ("max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                problems.append(f"--{name} {getattr(self, name)} is too small: valid are 1 and above.")
-        if not self.temperature > 0:
-            problems.append(f"--temperature {self.temperature}: valid are numbers above 0.")
         if self.show_exits and STRATEGIES.get(self.strategy):
             problems.append(f"--show_exits needs greedy or sample: {self.strategy} runs every layer for every token.")
         if self.compare and self.strategy == "greedy":
@@ -114,18 +112,14 @@ class GenerateArguments:
         if name is None:
             return None
         amateurs, expert = self._layers(num_layers, tied)
-        strategy = Strategy(
-            name,
-            amateurs,
-            expert,
-            self.alpha,
-            self.amateur_temperature,
-            self.coefficient,
-            self.lens_final_norm,
-            self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1),
-            self.dola_divergence,
-        )
-        strategy.check(num_layers)
+        numbers = self.alpha, self.amateur_temperature, self.coefficient, self.lens_final_norm
+        beams = self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1)
+        try:
+            strategy = Strategy(name, amateurs, expert, *numbers, beams, self.dola_divergence)
+            strategy.check(num_layers)
+        except ValueError as error:
+            given = [f"--{name} {value}" for name in LAYERS if (value := getattr(self, name)) is not None]
+            raise ValueError(f"{', '.join(given)}: {error}" if given else str(error)) from None
         return strategy
 
     def _layers(self, num_layers: int, tied: bool) -> tuple[tuple[int, ...], int | None]:

@@ -45,8 +45,6 @@ def _entry(name: str, key: str) -> Callable[[Any, Any], None]:
 
 
 def _warmup_ratio(args: Any, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"--warmup_ratio {value} is no share of the steps: valid are numbers from 0 to 1.")
     # Steps given beside the ratio count, as they always did; below 1 --warmup_steps is the ratio itself.
     args.warmup_steps = args.warmup_steps or min(value, 1 - 1e-9)
 

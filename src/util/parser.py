@@ -6,14 +6,17 @@ import difflib
 import json
 import os
 from copy import copy
-from typing import Any, NoReturn, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from util.commands import CommandParser
 from util.files import read_json
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 UNSET = object()
+# Flags that hold words of a language.
+TEXTS = ("prompt", "source_prefix", "forced_bos_token")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -56,11 +59,9 @@ class ArgumentParser(HfArgumentParser):
         if leftover:
             self.error(self._unknown(leftover))
         given = {name: value for name, value in vars(namespace).items() if value is not UNSET}
-        return {name: self._one_or_more(name, value) for name, value in given.items()}
+        return {name: self._one_or_more(name, self._text(name, value)) for name, value in given.items()}
 
-    def error(self, message: str) -> NoReturn:
-        """Prints the message, without the page of usage that argparse puts before it, and exits with 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+    error, refuse = CommandParser.error, CommandParser.refuse
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
@@ -92,10 +93,19 @@ class ArgumentParser(HfArgumentParser):
         elif str in members and any(get_origin(member) is list for member in members):
             action.type, action.nargs = str, "+"
             self._words.add(action.dest)
-        elif str not in members and any(get_origin(member) is dict for member in members):
-            action.type = _json
+        elif any(dict in (member, get_origin(member)) for member in members):
+            action.type = _json_or_path if str in members else _json
         if action.metavar is None and action.choices is None:
             action.metavar = METAVARS.get(action.type, "TEXT")
+
+    def _text(self, name: str, value: Any) -> Any:
+        """A value, read as UTF-8 where it goes to a tokenizer or is compared with data, whatever the locale is."""
+        if name not in TEXTS and not name.endswith("_column"):
+            return value  # paths are the operating system's affair
+        try:
+            return [_utf8(each) for each in value] if isinstance(value, list) else _utf8(value)
+        except UnicodeDecodeError:
+            self.error(f"--{name} is not UTF-8 text.")
 
     def _one_or_more(self, name: str, value: Any) -> Any:
         return value[0] if name in self._words and len(value) == 1 else value
@@ -145,8 +155,19 @@ def _tidy_boolean(action: argparse.Action, members: tuple) -> None:
         action.type = _bool_or_word
 
 
+def _utf8(text: str) -> str:
+    """The text of a command line, whose bytes Python kept as surrogates where it could not read them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8")
+
+
 def _bool_or_word(text: str) -> bool | str:
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _json_or_path(text: str) -> str:
+    if text.startswith("{"):
+        _json(text)
+    return text
 
 
 def _json(text: str) -> Any:

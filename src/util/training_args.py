@@ -1,17 +1,27 @@
 """The trainer's arguments: the installed transformers' own, the old names of 2023's job scripts, and our defaults."""
 
+import logging
 import os
+import re
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
 from util.checks import raise_together
 from util.legacy_flags import LegacyTrainingArguments, translate
+from util.packages import optimizer_package, package_problems
+from util.ranges import range_problems
+
+logger = logging.getLogger(__name__)
 
 # What launchers of several processes leave in the environment.
 LAUNCHER_MARKS = ("LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+# Optimisers that are made of the model's layers.
+NEED_THE_MODEL = "galore|apollo|lomo"
 
 
 @dataclass
@@ -52,32 +62,79 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        raise_together([*translate(self), *self._range_problems()])
-        only_in_training = self.do_train and not self.do_eval and self.eval_strategy is None
-        self._fill_defaults()
+        # Ranges before old names become new ones, so that a sentence names the flag that was given.
+        problems = [*range_problems(self), *translate(self), *self._package_problems()]
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # without it, several processes on a machine without GPU do not find each other
+        raise_together([*problems, *self._precision_problems(), *self._compile_problems()])
+        only_in_training = self.do_train and not self.do_eval and self.eval_strategy is None
+        self._fill_defaults()
         if not any(mark in os.environ for mark in LAUNCHER_MARKS):
             self.ddp_backend = None  # one process talks to nobody, and accelerate fails where it is told how to
         named = self.metric_for_best_model, self.greater_is_better
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (TypeError, OverflowError) as error:  # such as of a key of --accelerator_config that there is not
+            raise ValueError(f"{error}.") from None
         if only_in_training:  # which is no --do_eval, though transformers takes it for one
             self.do_eval = False
         if self.load_best_model_at_end and named[0] is None:
             # transformers would choose the loss, which nobody asked for; the task names its metric in best_by.
             self.metric_for_best_model, self.greater_is_better = named
+        if self.do_train:
+            raise_together(self._training_problems())
+        elif self.predict_with_generate and (self.fp16 or self.bf16):
+            name = "fp16" if self.fp16 else "bf16"
+            logger.warning("--%s concerns training alone: --%s_full_eval decodes in it.", name, name)
 
     def __getstate__(self) -> dict:
         """What is saved beside a checkpoint, for everybody to read: no token is."""
         return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
 
-    def _range_problems(self) -> list[str]:
-        counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        return [
-            f"--{name} {getattr(self, name)} is too small: valid are 1 and above."
-            for name in counts
-            if getattr(self, name) < 1
+    def _package_problems(self) -> list[str]:
+        optimizer = optimizer_package(self.optim)
+        problems = package_problems("--deepspeed", "deepspeed") if self.deepspeed else []
+        problems += package_problems("--use_liger_kernel", "liger-kernel") if self.use_liger_kernel else []
+        if self.do_train and optimizer is not None:
+            problems += package_problems(f"--optim {self.optim}", optimizer, "give another --optim")
+        return problems
+
+    def _precision_problems(self) -> list[str]:
+        """A CPU takes no notice of --fp16, and calculates in bfloat16 only where --use_cpu says that it is meant."""
+        problems = []
+        if self.fp16 and (self.use_cpu or not torch.accelerator.is_available()) and not self.deepspeed:
+            problems.append("--fp16 needs a GPU; a CPU would train in float32: leave it out, or give --bf16 --use_cpu.")
+        wide = self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()
+        problems += [
+            f"--{name} needs a GPU that calculates in bfloat16, or --use_cpu."
+            for name in ("bf16", "bf16_full_eval")
+            if getattr(self, name) and not wide
         ]
+        return problems
+
+    def _compile_problems(self) -> list[str]:
+        backend, valid = self.torch_compile_backend, [each.lower() for each in DynamoBackend.list()]
+        if backend is None or backend.lower() in valid:
+            return []
+        return [f"--torch_compile_backend {backend}: valid are {', '.join(valid)}."]
+
+    def _training_problems(self) -> list[str]:
+        """What the Trainer would refuse only once the model is loaded: its optimiser and its schedule, tried on one
+        number."""
+        if re.search(NEED_THE_MODEL, self.optim):
+            return []
+        from transformers import Trainer, get_scheduler  # a second, which evaluations need not spend
+
+        flags = f"--optim {self.optim.value} with --optim_args {self.optim_args}"
+        try:
+            optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(self)
+            tried = optimizer([torch.nn.Parameter(torch.zeros(1))], **settings)
+            schedule, kwargs = self.lr_scheduler_type, self.lr_scheduler_kwargs
+            flags = f"--lr_scheduler_type {schedule.value} with --lr_scheduler_kwargs {kwargs}"
+            get_scheduler(schedule, tried, 1, 2, kwargs)
+        except (ValueError, TypeError, ImportError) as error:
+            return [f"{flags} cannot be had: {error}."]
+        return []
 
     def _fill_defaults(self) -> None:
         if not self.do_train:

@@ -61,4 +61,4 @@ def test_nothing_to_look_at_ends_with_code_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--tokens", "0"])
     shown = capsys.readouterr().err
-    assert stop.value.code == 2 and "--tokens 0 is too small" in shown and "give -p TEXT" in shown
+    assert stop.value.code == 2 and "--tokens 0: valid are 1 and above" in shown and "give -p TEXT" in shown

@@ -114,3 +114,61 @@ def test_a_config_whose_switch_is_a_text_is_refused(name):
     exits = {"use_shallow_deep": True, "shallow_exit_layer": 1}
     with pytest.raises(ValueError, match=f"{name} is 'False': valid is True or False"):
         Policy.from_config(SimpleNamespace(**{**exits, name: "False"}))
+
+
+ONE_EXIT = {"first_exit": 2, "last_exit": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "several", "one"),
+    [
+        (
+            {"confidence": "softmax", "threshold": 7.0},
+            "exit_conf_threshold is 7.0",
+            "shallow2deep_conf_threshold is 7.0",
+        ),
+        ({"confidence": "sofmax"}, "exit_conf_type is 'sofmax'", "shallow2deep_conf_type is 'sofmax'"),
+        (
+            {"confidence": "softmax", "emit": "contrastive"},
+            "needs a contrastive exit_conf_type",
+            "needs a contrastive shallow2deep_conf_type",
+        ),
+        ({"confidence": "softmax", "static_exit": 1}, "and use_early_exit exclude", "and use_shallow_deep exclude"),
+    ],
+)
+def test_a_policy_speaks_of_the_flags_it_was_made_of(settings, several, one):
+    with pytest.raises(ValueError, match=several):
+        Policy(**settings)
+    with pytest.raises(ValueError, match=one) as raised:
+        Policy(**settings, **ONE_EXIT)
+    assert several not in str(raised.value).split()
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (Policy("softmax", first_exit=4), "exit_min_layer is 4, but"),
+        (Policy("softmax", first_exit=4, last_exit=4), "shallow_exit_layer is 4, but"),
+        (Policy("softmax", "fixed", first_exit=3), "exit_min_layer 3 of 4 layers there is a single exit"),
+        (Policy("softmax", "fixed", **ONE_EXIT), "shallow_exit_layer 2 of 4 layers there is a single exit"),
+        (Policy("state", first_exit=1, last_exit=1), "with shallow_exit_layer 1 of 4 layers no token would ever leave"),
+    ],
+)
+def test_layers_are_refused_under_the_name_of_their_flag(policy, told):
+    with pytest.raises(ValueError, match=told):
+        policy.check(4)
+
+
+def test_more_tokens_than_the_model_knows_are_refused_but_in_the_formula():
+    for name in ("k", "k_min"):
+        Policy("softmax", "decaying", **{name: 61}).check(4, 61)
+        with pytest.raises(ValueError, match=f"{name} is 62, but the model knows 61 tokens: valid are 2 to 61"):
+            Policy("softmax", "decaying", **{name: 62}).check(4, 61)
+    Policy("softmax", "decaying", k_max=35000).check(4, 61)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["threshold", "temperature", "adaptive_scale", "alpha", "rollback_threshold"])
+def test_numbers_that_are_none_are_refused(name, value):
+    with pytest.raises(ValueError, match="valid are"):
+        Policy("softmax", skipped="recompute", **{name: value})

@@ -120,6 +120,26 @@ def test_a_job_runs_from_anywhere_in_the_repository_and_as_a_copy_that_slurm_mad
     assert commands(spooled, SLURM_SUBMIT_DIR=str(ROOT / "src" / "scripts")) == expected
 
 
+@pytest.mark.parametrize("where", [{}, {"SLURM_SUBMIT_DIR": "/"}, {"SLURM_SUBMIT_DIR": "/nowhere"}])
+def test_a_job_outside_of_the_checkout_is_refused(tmp_path, where):
+    spooled = shutil.copy(FOLDER / "free_experiments" / "free.job", tmp_path / "slurm_script")
+    done = call(spooled, cwd=tmp_path, **where)
+    assert done.returncode == 2 and done.stdout == ""
+    told = where.get("SLURM_SUBMIT_DIR", str(spooled))
+    assert done.stderr == f"{told} is not in the checkout: submit or run this job there.\n"
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_job_finds_the_checkout_in_the_same_way(path):
+    ways = [line for line in path.read_text().splitlines() if "src/scripts/experiments/job.sh" in line]
+    assert ways == [
+        line
+        for line in (FOLDER / "run_qa_squad.sh").read_text().splitlines()
+        if "src/scripts/experiments/job.sh" in line
+    ]
+    assert len(ways) == 3
+
+
 def test_further_flags_go_to_the_command_and_overrule(tmp_path):
     (words,) = commands(FOLDER / "run_qa_squad.sh", "softmax", "--max_eval_samples", "7", "--exit_min_layer", "4")
     _, data_args, _, additional_args = parsed(words)
@@ -161,6 +181,48 @@ def test_a_grid_is_submitted_a_job_per_setting_and_method(tmp_path):
     ]
     shown = commands(grid, **environment, LAYERS="2 19")
     assert len(shown) == 4 * 2 * 2 and {parsed(words)[3].exit_min_layer for words in shown} == {2, 19}
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """A grid that is submitted, and what sbatch is then told."""
+    fake = tmp_path / "sbatch"
+    fake.write_text('#!/bin/sh\necho "sbatch $@"\n')
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    return lambda *settings, **environment: call(
+        FOLDER / "experiments" / "submit_grid.sh", *settings, PATH=path, **environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "told"),
+    [
+        (["squad"], {}, "squad is no line of src/scripts/experiments/settings.txt: valid are squad_pretrained, "),
+        (["squad_finetuned", "samsum"], {}, "samsum is no line of src/scripts/experiments/settings.txt"),
+        ([], {"METHODS": "softmax JDS"}, "JDS is no line of src/scripts/experiments/methods.txt: valid are full, "),
+    ],
+)
+def test_a_grid_of_unknown_names_submits_nothing(sbatch, settings, environment, told):
+    done = sbatch(*settings, DRY_RUN="", **environment)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(told) and done.stderr.endswith(".\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "dry"), [("0", False), ("false", False), ("No", False), ("", False), ("1", True), ("yes", True)]
+)
+def test_a_dry_run_is_asked_for_with_a_word_for_yes(sbatch, word, dry):
+    done = sbatch("squad_finetuned", DRY_RUN=word, METHODS="full")
+    assert done.returncode == 0 and done.stdout.startswith("sbatch ") != dry
+
+
+@pytest.mark.parametrize(
+    "environment", [{"SETTINGS": "squad_finetuned squad"}, {"SETTINGS": "squad"}], ids=["one of two", "the only one"]
+)
+def test_tasks_of_unknown_names_are_refused_before_any_runs(environment):
+    done = call(FOLDER / "free_experiments" / "lossless.job", **environment)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("squad is no line of")
 
 
 def test_every_setting_has_runs_of_its_own_folder():

@@ -49,7 +49,7 @@ def test_settings_side_by_side_and_what_waits_against_speed(grid, tmp_path):
 
 
 def test_a_process_that_fails_ends_the_grid_with_code_2(grid, tmp_path, capfd):
-    arguments = ["--out", str(tmp_path / "out"), "--layers", "9", "--methods", "softmax", "--examples", "2"]
+    arguments = ["--out", str(tmp_path / "out"), "--layers", "2", "--methods", "softmax", "--examples", "2"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "facts_trained").write_text("a file where the folder should be")
     with pytest.raises(SystemExit) as stop:

@@ -33,4 +33,4 @@ def test_points_are_written_one_by_one_and_not_repeated(tmp_path, capsys):
 def test_a_layer_that_is_not_there_ends_with_code_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(SCRIPT))["main"](["--out", str(tmp_path), "--settings", "facts_trained", "--layers", "9"])
-    assert stop.value.code == 2 and "shallow_exit_layer is 9" in capsys.readouterr().err
+    assert stop.value.code == 2 and "--layers 9: valid are 1 to 7 in facts_trained" in capsys.readouterr().err

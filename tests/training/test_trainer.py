@@ -276,3 +276,17 @@ def test_flags_of_a_config_are_overruled():
         AutoConfig.for_model("t5", num_decoder_layers=4, use_early_exit=True), AdditionalArguments()
     )
     assert config.use_early_exit is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"resume_from_checkpoint": "nowhere"}, "nowhere is no checkpoint"),
+        ({"generation_config": "./nowhere"}, "nowhere"),
+    ],
+)
+def test_what_is_refused_before_training_leaves_no_folder(train, tmp_path, flags, told):
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises((ValueError, OSError), match=told):
+        train(**flags)
+    assert sorted(tmp_path.iterdir()) == before

@@ -465,7 +465,7 @@ BAD_COMMANDS = {
     "--do_eval --dataset_name samsum --exit_conf": "ambiguous",
     "--do_eval --dataset_name samsum --evaluation_strategy sometimes": "invalid choice: 'sometimes'",
     "--do_eval --dataset_name samsum --use_early_exit --num_beams 4": "Beams cannot be combined with exits",
-    "--do_eval --dataset_name samsum --static_exit_layer 2 --generation_num_beams 4": "--num_beams 4",
+    "--do_eval --dataset_name samsum --static_exit_layer 2 --generation_num_beams 4": "--generation_num_beams 4 with",
     "--do_eval --validation_file absent.json": "there is no such file",
     "--do_eval --validation_file a.txt": ".json, .jsonl, .csv",
     "--do_eval --dataset_name ''": "--dataset_name is empty",
@@ -536,3 +536,9 @@ def test_bare_names_of_old_jobs_have_owners_unless_they_are_folders(tmp_path):
     assert hub_name("google-t5/t5-base") == "google-t5/t5-base"
     (tmp_path / "t5-base").mkdir()
     assert hub_name("t5-base") == "t5-base"
+
+
+@pytest.mark.parametrize("more", [{}, {"do_train": True}, {"predict_with_generate": False}])
+def test_half_precision_of_training_is_told_where_nothing_trains(tmp_path, caplog, more):
+    TrainingArguments(str(tmp_path), bf16=True, use_cpu=True, **more)
+    assert ("--bf16 concerns training alone: --bf16_full_eval" in caplog.text) == (not more)

@@ -12,6 +12,7 @@ from util.files import (
     read_json,
     read_jsonl,
     replacing,
+    without_empty_folder,
     write_json,
     write_text,
 )
@@ -117,3 +118,18 @@ def test_written_files_have_usual_permissions(tmp_path):
     write_text(tmp_path / "ours", "")
     (tmp_path / "plain").write_text("")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_that_stays_empty_goes_as_it_came(tmp_path):
+    with without_empty_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(KeyError), without_empty_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b").mkdir()
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    with without_empty_folder(tmp_path / "a" / "b" / "c"):
+        (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "file").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "file"]

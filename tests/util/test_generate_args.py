@@ -54,7 +54,7 @@ def test_what_is_no_list_of_layers_is_refused(text):
         ({}, "There is nothing to continue: give -p TEXT or --prompt_file FILE"),
         ({"prompt": "a", "strategy": "cd"}, "--strategy cd: valid are greedy, sample, beam, contrastive"),
         ({"prompt_file": "nowhere.txt"}, "--prompt_file nowhere.txt: there is no such file"),
-        ({"prompt": "a", "max_new_tokens": 0}, "--max_new_tokens 0 is too small"),
+        ({"prompt": "a", "max_new_tokens": 0}, "--max_new_tokens 0: valid are 1 and above"),
         ({"prompt": "a", "temperature": 0.0}, "--temperature 0.0"),
         ({"prompt": "a", "dtype": "int8"}, "--dtype int8: valid are float32"),
         ({"prompt": "a", "strategy": "beam", "show_exits": True}, "--show_exits needs greedy or sample"),
@@ -69,3 +69,10 @@ def test_what_contradicts_itself_is_refused(flags, message):
 def test_a_layer_that_the_model_has_not_is_refused():
     with pytest.raises(ValueError, match="Layer 9 cannot be contrasted with layer 8: valid are 0 to 7"):
         strategy(8, strategy="acd", intermediate_layer=9)
+
+
+def test_a_refusal_names_the_flags_that_name_the_layers():
+    with pytest.raises(ValueError, match=r"^--intermediate_layer 7, --upper_layer 3: Layer 7 cannot be contrasted"):
+        strategy(8, strategy="acd", intermediate_layer=7, upper_layer=3)
+    with pytest.raises(ValueError, match=r"^--early_exit_layers 9,3: Layer 9"):
+        strategy(8, strategy="dola", early_exit_layers="9,3")

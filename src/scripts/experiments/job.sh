@@ -5,7 +5,8 @@
 #   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
 #
 # From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
-# LAYERS; SETTINGS; SHALLOW; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs nothing.
+# LAYERS; SETTINGS; SHALLOW; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs
+# nothing.
 
 LAYERS=${LAYERS:-"2 4 6 8 10 12 15 17 18 19 20 22"}
 SETTINGS=${SETTINGS:-"squad_finetuned samsum_finetuned cnndm_pretrained multinews_longt5 bigpatent_longt5 iwslt_mt5"}
@@ -26,9 +27,23 @@ fi
 line() {
     awk -v name="$2" '$1 == name { sub(/^[^ ]+ */, ""); print; found = 1 } END { exit !found }' \
         "src/scripts/experiments/$1" && return
-    names=$(awk '/^[A-Za-z]/ { printf "%s ", $1 }' "src/scripts/experiments/$1")
-    echo "$2 is no line of src/scripts/experiments/$1: valid are $names" >&2
+    names=$(awk '/^[A-Za-z]/ { printf "%s%s", comma, $1; comma = ", " }' "src/scripts/experiments/$1")
+    echo "$2 is no line of src/scripts/experiments/$1: valid are $names." >&2
     exit 2
+}
+
+# lines FILE NAME...: whether every NAME has a line; it ends as `line` does at the first that has none.
+lines() {
+    file=$1
+    shift
+    for name in "$@"; do line "$file" "$name" >/dev/null || exit 2; done
+}
+
+# dry: whether commands are only printed.
+dry() {
+    case ${DRY_RUN:-} in
+        '' | 0 | [Nn][Oo] | [Ff][Aa][Ll][Ss][Ee]) return 1 ;;
+    esac
 }
 
 # exit_flag METHOD: the flag of its first exit.
@@ -48,7 +63,7 @@ run() {
     script=${setting%% *}
     # The tables quote a value with spaces as a shell does.
     eval "set -- ${setting#* } $method --do_eval --output_dir \"\$output\" \"\$@\""
-    if [ -n "${DRY_RUN:-}" ]; then
+    if dry; then
         printf '%s' "$LAUNCHER src/$script"
         for word in "$@"; do printf " '%s'" "$word"; done
         printf '\n'
@@ -69,6 +84,8 @@ sweep() {
 every_task() {
     method_name=$1 failed=
     shift
+    # shellcheck disable=SC2086
+    lines settings.txt $SETTINGS && lines methods.txt "$method_name"
     for setting_name in $SETTINGS; do
         case $setting_name in
             *_longt5) quarter=3 ;;

@@ -1,0 +1,61 @@
+"""The numbers a setting may have: told in a refusal, and checked alike for flags, configs and policies."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+# Whole numbers from here on overflow in one library or another.
+TOO_LARGE = 2**32
+
+
+@dataclass(frozen=True)
+class Range:
+    """Some of the finite numbers of a type; as `type` of an argparse flag it reads one of them.
+
+    Attributes:
+        words: Which.
+        holds: Whether a finite number is one of them.
+        type: int for whole numbers alone.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+    type: type = float
+
+    def __contains__(self, value: object) -> bool:
+        kind = Integral if self.type is int else Real
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        finite = number and (isinstance(value, Integral) or math.isfinite(value))
+        return finite and self.holds(value) and not self._overflows(value)
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = self.type(text)
+        except ValueError:
+            value = None
+        if value not in self:
+            raise argparse.ArgumentTypeError(f"invalid value {text!r}: {self.advice(value)}")
+        return value
+
+    def advice(self, value: object) -> str:
+        """What to give instead of a number that is none of these, the end of a sentence."""
+        overflows = isinstance(value, Integral) and self.holds(value) and self._overflows(value)
+        return f"valid are numbers below {TOO_LARGE}." if overflows else f"valid are {self.words}."
+
+    def _overflows(self, value: int) -> bool:
+        return self.type is int and value >= TOO_LARGE
+
+
+SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
+INNER_SHARE = Range("numbers above 0 and below 1", lambda value: 0 < value < 1)
+FINITE = Range("finite numbers", lambda value: True)
+POSITIVE = Range("finite numbers above 0", lambda value: value > 0)
+FROM_ZERO = Range("finite numbers from 0", lambda value: value >= 0)
+WHOLE = Range("whole numbers", lambda value: True, int)
+NATURAL = Range("0 and above", lambda value: value >= 0, int)
+COUNT = Range("1 and above", lambda value: value >= 1, int)
+FROM_TWO = Range("2 and above", lambda value: value >= 2, int)
