@@ -1,8 +1,13 @@
 """Tiny random models that the tests share, built from local configurations in milliseconds."""
 
-from contextlib import contextmanager
+import math
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
+import hypothesis
+import numpy as np
 import torch
 from transformers import (
     GPT2Config,
@@ -17,9 +22,11 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from decoding import contrastive, loop
 from decoding.exits import ExitState
 from decoding.past import Past
 from decoding.policy import Policy
+from decoding.trace import Recorder
 from models import (
     DeployGPT2LMHeadModel,
     DeployGPTNeoXForCausalLM,
@@ -34,6 +41,15 @@ from models import (
 from models.adapter import Adapter
 
 VOCABULARY = 61
+
+
+def seed_everything(seed: int, test=None) -> None:
+    """All that draws begins at `seed`; what hypothesis draws for the test as well, if it is one of its kind."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if hypothesis.is_hypothesis_test(test):
+        hypothesis.seed(seed)(test)
 
 
 def tiny_t5(seed: int = 0, *, layers: int = 4, gated: bool = False, tied: bool = True, mt5: bool = False, **config):
@@ -162,19 +178,97 @@ def plain_generate(model, **kwargs):
 
 @contextmanager
 def double_precision(model):
-    """The model in float64, with the library's norms kept in float64 too: they compute in float32 otherwise."""
-    model = model.double()
-    with mock.patch("torch.Tensor.to", _to_but_never_narrower):
-        yield model
+    """The model in float64, and all that is computed in float32 by itself as well: the library's norms and scores, our
+    confidences. Two ways of computing the same then agree to a dozen digits, and no decision hangs on the others."""
+    model, plain = model.double(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ExitStack() as patches:
+            for name, function in NEVER_NARROWER.items():
+                patches.enter_context(mock.patch(name, function))
+            yield model
+    finally:
+        torch.set_default_dtype(plain)
 
 
-_plain_to = torch.Tensor.to
+def _never_narrower(function):
+    """The same where its first argument is a tensor of float64, which stays one, or no tensor."""
+
+    def wide(first, *args, **kwargs):
+        if getattr(first, "dtype", torch.float64) == torch.float64:
+            args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+            kwargs = {name: torch.float64 if value is torch.float32 else value for name, value in kwargs.items()}
+        return function(first, *args, **kwargs)
+
+    return wide
 
 
-def _to_but_never_narrower(tensor, *args, **kwargs):
-    if tensor.dtype == torch.float64 and args and args[0] is torch.float32:
-        return tensor
-    return _plain_to(tensor, *args, **kwargs)
+_plain_float = torch.Tensor.float
+NEVER_NARROWER = {
+    "torch.Tensor.to": _never_narrower(torch.Tensor.to),
+    "torch.Tensor.float": lambda tensor: tensor if tensor.dtype == torch.float64 else _plain_float(tensor),
+    "torch.zeros": _never_narrower(torch.zeros),
+}
+
+
+def rounding(dtype: torch.dtype, roundings: int, magnitude: float) -> float:
+    """How far two ways of computing a number of that magnitude may lie apart: each rounds so often, by an epsilon to
+    either side, which adds up as the root of their number does."""
+    return torch.finfo(dtype).eps * math.sqrt(roundings) * magnitude
+
+
+# A token passes a tiny model: twenty operations in each of six layers, each rounded once for every one of 64 terms.
+# Its logits go up to ten. A decision nearer than that to a tie may fall one way in a batch and another way alone.
+TIE = rounding(torch.float32, 20 * 6 * 64, magnitude=10)
+
+
+class Decisions:
+    """How near what decided came to a tie: the two best tokens, a confidence and its threshold, two amateurs."""
+
+    def __init__(self):
+        self.nearest = math.inf
+
+    def saw(self, gaps: torch.Tensor) -> None:
+        self.nearest = min([self.nearest, *gaps.abs().flatten().tolist()])
+
+    def best_two(self, scores: torch.Tensor) -> None:
+        """Of scores [n, V]; rows of zeros had ended."""
+        running = scores[(scores != 0).any(-1)]
+        self.saw(running.topk(2, dim=-1).values.diff(dim=-1))
+
+
+@contextmanager
+def watched_decisions() -> Iterator[Decisions]:
+    """Watches all decode calls of this process."""
+    seen = Decisions()
+
+    def choose(scores, ids, sample):
+        seen.best_two(scores)
+        return plain["choose"](scores, ids, sample)
+
+    def draft(tokens, deep, drawn_from=None):
+        seen.best_two(deep)
+        return plain["Draft"](tokens, deep, drawn_from)
+
+    def tried(recorder, exit, confidences, sizes):
+        thresholds = [recorder.thresholds[-1][row] for row in exit.rows]
+        seen.saw(torch.tensor(confidences) - torch.tensor(thresholds))
+        return plain["tried"](recorder, exit, confidences, sizes)
+
+    def farthest(logits, divergence, layer):
+        if divergence.shape[-1] > 1:
+            share = divergence / torch.arange(layer - 2, 0, -1)
+            seen.saw((share.topk(2, dim=-1).values / share.amax(-1, keepdim=True)).diff(dim=-1))
+        return plain["_farthest"](logits, divergence, layer)
+
+    spies = [(loop, choose), (loop, draft, "Draft"), (Recorder, tried), (contrastive, farthest, "_farthest")]
+    plain = {}
+    with ExitStack() as patches:
+        for where, spy, *name in spies:
+            name = name[0] if name else spy.__name__
+            plain[name] = getattr(where, name)
+            patches.enter_context(mock.patch.object(where, name, spy))
+        yield seen
 
 
 class ScriptedAdapter(Adapter):

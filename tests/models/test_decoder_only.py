@@ -33,7 +33,8 @@ def test_every_layers_states_are_the_models_own(kind):
         )
         expected = model(ids, output_hidden_states=True).hidden_states
         for layer in range(model.num_exit_layers):
-            torch.testing.assert_close(torch.tensor(trace.states[0, 0, layer]), expected[layer][0, -1].float())
+            found = torch.from_numpy(trace.states[0, 0, layer])  # a trace holds float32
+            torch.testing.assert_close(found.double(), expected[layer][0, -1], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
