@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
@@ -140,6 +141,15 @@ DECODERS = {
 }
 
 
+T5S = {
+    "tied": tiny_t5,
+    "untied": lambda seed: tiny_t5(seed, tied=False),
+    "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
+    "mt5": lambda seed: tiny_t5(seed, mt5=True, gated=True, tied=False),
+}
+MODELS = T5S | DECODERS
+
+
 def _spread(model):
     """Randomise every parameter, norms and biases too, because a wrong use of a constant would otherwise pass.
 
@@ -156,6 +166,15 @@ def _spread(model):
     return model.eval()
 
 
+@torch.no_grad()
+def calm(model):
+    """Small matrices in all layers: attention that is not torn between slots makes no more of a rounding than it is."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and re.search(r"\.\d+\.", name):
+            parameter.div_(6)
+    return model
+
+
 def sources(seed: int, batch: int, length: int = 9, left: bool = False):
     """Random token ids [B, S] of different lengths, with their mask; padding on the right, or left."""
     generator = torch.Generator().manual_seed(seed)
@@ -165,6 +184,25 @@ def sources(seed: int, batch: int, length: int = 9, left: bool = False):
         cut = int(torch.randint(0, length - 1, (1,), generator=generator))
         mask[row, slice(0, cut) if left else slice(length - cut, length)] = 0
     return ids * mask, mask
+
+
+def inputs_for(model, seed: int, batch: int, length: int = 12) -> dict:
+    """What generate takes: prompts of different lengths, padded on the side that is the model's."""
+    ids, mask = sources(seed, batch, left=not model.config.is_encoder_decoder)
+    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": length}
+
+
+def answer_of(model, inputs: dict, sequences, row: int) -> list[int]:
+    """The tokens of a row's answer, up to its end."""
+    start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    answer = sequences[row, start:].tolist()
+    return answer[: answer.index(1) + 1] if 1 in answer else answer
+
+
+def row_alone(inputs: dict, row: int) -> dict:
+    """A row of a batch without its padding."""
+    ids = inputs["input_ids"][row][inputs["attention_mask"][row] == 1][None]
+    return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def plain_generate(model, **kwargs):
@@ -177,18 +215,25 @@ def plain_generate(model, **kwargs):
 
 
 @contextmanager
-def double_precision(model):
-    """The model in float64, and all that is computed in float32 by itself as well: the library's norms and scores, our
-    confidences. Two ways of computing the same then agree to a dozen digits, and no decision hangs on the others."""
-    model, plain = model.double(), torch.get_default_dtype()
+def in_float64() -> Iterator[None]:
+    """What is computed in float32 by itself is computed in float64: the library's norms and scores, our confidences.
+    Two ways of computing the same then agree to a dozen digits, and no decision hangs on the others."""
+    plain = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
         with ExitStack() as patches:
             for name, function in NEVER_NARROWER.items():
                 patches.enter_context(mock.patch(name, function))
-            yield model
+            yield
     finally:
         torch.set_default_dtype(plain)
+
+
+@contextmanager
+def double_precision(model):
+    """The model in float64, and what is computed with it."""
+    with in_float64():
+        yield model.double()
 
 
 def _never_narrower(function):
