@@ -40,6 +40,7 @@ from models import (
     DeployT5ForConditionalGeneration,
 )
 from models.adapter import Adapter
+from training import evaluation
 
 VOCABULARY = 61
 
@@ -262,13 +263,15 @@ def rounding(dtype: torch.dtype, roundings: int, magnitude: float) -> float:
     return torch.finfo(dtype).eps * math.sqrt(roundings) * magnitude
 
 
-# A token passes a tiny model: twenty operations in each of six layers, each rounded once for every one of 64 terms.
-# Its logits go up to ten. A decision nearer than that to a tie may fall one way in a batch and another way alone.
-TIE = rounding(torch.float32, 20 * 6 * 64, magnitude=10)
+# A token passes a tiny model: twenty operations in each of six layers, each rounded once for every one of 64 terms. Its
+# logits go up to ten, and may be off by so much in float32.
+OFF = rounding(torch.float32, 20 * 6 * 64, magnitude=10)
+# A decision compares two of them, and two runs compare decisions: nearer than that to a tie it may fall either way.
+TIE = 2 * 2 * OFF
 
 
 class Decisions:
-    """How near what decided came to a tie: the two best tokens, a confidence and its threshold, two amateurs."""
+    """How near decisions came to a tie: of two tokens, a confidence and its threshold, two amateurs, two windows."""
 
     def __init__(self):
         self.nearest = math.inf
@@ -306,7 +309,12 @@ def watched_decisions() -> Iterator[Decisions]:
             seen.saw((share.topk(2, dim=-1).values / share.amax(-1, keepdim=True)).diff(dim=-1))
         return plain["_farthest"](logits, divergence, layer)
 
+    def best_window(scores, *given):
+        seen.saw(torch.tensor(scores).topk(2).values.diff())
+        return plain["best_window"](scores, *given)
+
     spies = [(loop, choose), (loop, draft, "Draft"), (Recorder, tried), (contrastive, farthest, "_farthest")]
+    spies += [(evaluation, best_window)]
     plain = {}
     with ExitStack() as patches:
         for where, spy, *name in spies:
@@ -314,6 +322,25 @@ def watched_decisions() -> Iterator[Decisions]:
             plain[name] = getattr(where, name)
             patches.enter_context(mock.patch.object(where, name, spy))
         yield seen
+
+
+@contextmanager
+def away_from_ties() -> Iterator[None]:
+    """Decisions made in float32 within it are compared with ones made in another way: none may be near a tie."""
+    with watched_decisions() as seen:
+        yield
+    assert seen.nearest > TIE, "too near to a tie: take another seed, prompt or threshold"
+
+
+def alike(found, expected) -> bool:
+    """Whether two values of JSON are the same, floats as far as float32 is (see `OFF`)."""
+    if isinstance(expected, float):
+        return found == expected or math.isclose(found, expected, rel_tol=OFF, abs_tol=OFF)
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(alike(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(alike, found, expected))
+    return found == expected
 
 
 class ScriptedAdapter(Adapter):
