@@ -264,8 +264,8 @@ def rounding(dtype: torch.dtype, roundings: int, magnitude: float) -> float:
 
 
 # A token passes a tiny model: twenty operations in each of six layers, each rounded once for every one of 64 terms. Its
-# logits go up to ten, and may be off by so much in float32.
-OFF = rounding(torch.float32, 20 * 6 * 64, magnitude=10)
+# logits go up to twenty, and may be off by so much in float32.
+OFF = rounding(torch.float32, 20 * 6 * 64, magnitude=20)
 # A decision compares two of them, and two runs compare decisions: nearer than that to a tie it may fall either way.
 TIE = 2 * 2 * OFF
 
