@@ -1,17 +1,61 @@
-"""What the whole suite shares: a tiny random T5 with its tokenizer in a folder, and small files of examples."""
+"""What the whole suite shares: seeds, a tiny random T5 with its tokenizer in a folder, and small files of examples."""
 
 import json
 import random
+import zlib
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config
 
 from models import DeployT5ForConditionalGeneration
-from support import tiny_gpt2
+from support import away_from_ties, seed_everything, tiny_gpt2
 
+
+# --------------------------------------------------------------------------------------------------------------- seeds
+def pytest_addoption(parser):
+    parser.addoption("--seed", default="0", help="What random tests draw from: a number, or fresh for a new one.")
+
+
+def pytest_configure(config):
+    given = config.getoption("--seed")
+    if given != "fresh" and not given.isdecimal():
+        raise pytest.UsageError(f"--seed is {given!r}: valid are whole numbers from 0, and fresh.")
+    config.seed = random.SystemRandom().randrange(2**32) if given == "fresh" else int(given)
+    hypothesis.settings.register_profile("seeded", database=None, deadline=None)
+    hypothesis.settings.load_profile("seeded")
+
+
+def pytest_sessionstart(session):
+    session.config.get_terminal_writer().line(_said(session.config))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    terminalreporter.write_line(_said(config))
+
+
+def _said(config) -> str:
+    return f"Random tests draw from --seed {config.seed}"
+
+
+@pytest.fixture(autouse=True)
+def seeded(request):
+    """Every test draws from a number of its own, made of the session's seed and the test's name."""
+    own = zlib.crc32(f"{request.config.seed} {request.node.nodeid}".encode())
+    seed_everything(own, getattr(request.node, "obj", None))
+
+
+@pytest.fixture
+def decided():
+    """See `support.away_from_ties`."""
+    with away_from_ties():
+        yield
+
+
+# -------------------------------------------------------------------------------------------------- models and examples
 PLACES = ("Arden", "Brix", "Colmar", "Dover", "Elm", "Fargo")
 COLOURS = ("red", "green", "blue", "white", "black")
 
@@ -91,7 +135,7 @@ def tiny_t5_dir(tmp_path_factory, tiny_tokenizer) -> Path:
     model = DeployT5ForConditionalGeneration(config)
     with torch.no_grad():
         for parameter in model.decoder.block.parameters():
-            parameter.mul_(3)  # an untrained one would repeat a token at every depth
+            parameter.mul_(2)  # an untrained one would repeat a token at every depth; at 3 a rounding grows on its way
         model.shared.weight.mul_(2)
     folder = tmp_path_factory.mktemp("tiny_t5")
     model.save_pretrained(folder)

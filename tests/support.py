@@ -1,8 +1,14 @@
 """Tiny random models that the tests share, built from local configurations in milliseconds."""
 
-from contextlib import contextmanager
+import math
+import random
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
+import hypothesis
+import numpy as np
 import torch
 from transformers import (
     GPT2Config,
@@ -17,9 +23,11 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from decoding import contrastive, loop
 from decoding.exits import ExitState
 from decoding.past import Past
 from decoding.policy import Policy
+from decoding.trace import Recorder
 from models import (
     DeployGPT2LMHeadModel,
     DeployGPTNeoXForCausalLM,
@@ -32,8 +40,18 @@ from models import (
     DeployT5ForConditionalGeneration,
 )
 from models.adapter import Adapter
+from training import evaluation
 
 VOCABULARY = 61
+
+
+def seed_everything(seed: int, test=None) -> None:
+    """All that draws begins at `seed`; what hypothesis draws for the test as well, if it is one of its kind."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if hypothesis.is_hypothesis_test(test):
+        hypothesis.seed(seed)(test)
 
 
 def tiny_t5(seed: int = 0, *, layers: int = 4, gated: bool = False, tied: bool = True, mt5: bool = False, **config):
@@ -124,6 +142,15 @@ DECODERS = {
 }
 
 
+T5S = {
+    "tied": tiny_t5,
+    "untied": lambda seed: tiny_t5(seed, tied=False),
+    "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
+    "mt5": lambda seed: tiny_t5(seed, mt5=True, gated=True, tied=False),
+}
+MODELS = T5S | DECODERS
+
+
 def _spread(model):
     """Randomise every parameter, norms and biases too, because a wrong use of a constant would otherwise pass.
 
@@ -140,6 +167,15 @@ def _spread(model):
     return model.eval()
 
 
+@torch.no_grad()
+def calm(model):
+    """Small matrices in all layers: attention that is not torn between slots makes no more of a rounding than it is."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and re.search(r"\.\d+\.", name):
+            parameter.div_(6)
+    return model
+
+
 def sources(seed: int, batch: int, length: int = 9, left: bool = False):
     """Random token ids [B, S] of different lengths, with their mask; padding on the right, or left."""
     generator = torch.Generator().manual_seed(seed)
@@ -149,6 +185,25 @@ def sources(seed: int, batch: int, length: int = 9, left: bool = False):
         cut = int(torch.randint(0, length - 1, (1,), generator=generator))
         mask[row, slice(0, cut) if left else slice(length - cut, length)] = 0
     return ids * mask, mask
+
+
+def inputs_for(model, seed: int, batch: int, length: int = 12) -> dict:
+    """What generate takes: prompts of different lengths, padded on the side that is the model's."""
+    ids, mask = sources(seed, batch, left=not model.config.is_encoder_decoder)
+    return {"input_ids": ids, "attention_mask": mask, "max_new_tokens": length}
+
+
+def answer_of(model, inputs: dict, sequences, row: int) -> list[int]:
+    """The tokens of a row's answer, up to its end."""
+    start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    answer = sequences[row, start:].tolist()
+    return answer[: answer.index(1) + 1] if 1 in answer else answer
+
+
+def row_alone(inputs: dict, row: int) -> dict:
+    """A row of a batch without its padding."""
+    ids = inputs["input_ids"][row][inputs["attention_mask"][row] == 1][None]
+    return inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def plain_generate(model, **kwargs):
@@ -161,20 +216,131 @@ def plain_generate(model, **kwargs):
 
 
 @contextmanager
+def in_float64() -> Iterator[None]:
+    """What is computed in float32 by itself is computed in float64: the library's norms and scores, our confidences.
+    Two ways of computing the same then agree to a dozen digits, and no decision hangs on the others."""
+    plain = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ExitStack() as patches:
+            for name, function in NEVER_NARROWER.items():
+                patches.enter_context(mock.patch(name, function))
+            yield
+    finally:
+        torch.set_default_dtype(plain)
+
+
+@contextmanager
 def double_precision(model):
-    """The model in float64, with the library's norms kept in float64 too: they compute in float32 otherwise."""
-    model = model.double()
-    with mock.patch("torch.Tensor.to", _to_but_never_narrower):
-        yield model
+    """The model in float64, and what is computed with it."""
+    with in_float64():
+        yield model.double()
 
 
-_plain_to = torch.Tensor.to
+def _never_narrower(function):
+    """The same where its first argument is a tensor of float64, which stays one, or no tensor."""
+
+    def wide(first, *args, **kwargs):
+        if getattr(first, "dtype", torch.float64) == torch.float64:
+            args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+            kwargs = {name: torch.float64 if value is torch.float32 else value for name, value in kwargs.items()}
+        return function(first, *args, **kwargs)
+
+    return wide
 
 
-def _to_but_never_narrower(tensor, *args, **kwargs):
-    if tensor.dtype == torch.float64 and args and args[0] is torch.float32:
-        return tensor
-    return _plain_to(tensor, *args, **kwargs)
+_plain_float = torch.Tensor.float
+NEVER_NARROWER = {
+    "torch.Tensor.to": _never_narrower(torch.Tensor.to),
+    "torch.Tensor.float": lambda tensor: tensor if tensor.dtype == torch.float64 else _plain_float(tensor),
+    "torch.zeros": _never_narrower(torch.zeros),
+}
+
+
+def rounding(dtype: torch.dtype, roundings: int, magnitude: float) -> float:
+    """How far two ways of computing a number of that magnitude may lie apart: each rounds so often, by an epsilon to
+    either side, which adds up as the root of their number does."""
+    return torch.finfo(dtype).eps * math.sqrt(roundings) * magnitude
+
+
+# A token passes a tiny model: twenty operations in each of six layers, each rounded once for every one of 64 terms. Its
+# logits go up to ten, and may be off by so much in float32.
+OFF = rounding(torch.float32, 20 * 6 * 64, magnitude=10)
+# A decision compares two of them, and two runs compare decisions: nearer than that to a tie it may fall either way.
+TIE = 2 * 2 * OFF
+
+
+class Decisions:
+    """How near decisions came to a tie: of two tokens, a confidence and its threshold, two amateurs, two windows."""
+
+    def __init__(self):
+        self.nearest = math.inf
+
+    def saw(self, gaps: torch.Tensor) -> None:
+        self.nearest = min([self.nearest, *gaps.abs().flatten().tolist()])
+
+    def best_two(self, scores: torch.Tensor) -> None:
+        """Of scores [n, V]; rows of zeros had ended."""
+        running = scores[(scores != 0).any(-1)]
+        self.saw(running.topk(2, dim=-1).values.diff(dim=-1))
+
+
+@contextmanager
+def watched_decisions() -> Iterator[Decisions]:
+    """Watches all decode calls of this process."""
+    seen = Decisions()
+
+    def choose(scores, ids, sample):
+        seen.best_two(scores)
+        return plain["choose"](scores, ids, sample)
+
+    def draft(tokens, deep, drawn_from=None):
+        seen.best_two(deep)
+        return plain["Draft"](tokens, deep, drawn_from)
+
+    def tried(recorder, exit, confidences, sizes):
+        thresholds = [recorder.thresholds[-1][row] for row in exit.rows]
+        seen.saw(torch.tensor(confidences) - torch.tensor(thresholds))
+        return plain["tried"](recorder, exit, confidences, sizes)
+
+    def farthest(logits, divergence, layer):
+        if divergence.shape[-1] > 1:
+            share = divergence / torch.arange(layer - 2, 0, -1)
+            seen.saw((share.topk(2, dim=-1).values / share.amax(-1, keepdim=True)).diff(dim=-1))
+        return plain["_farthest"](logits, divergence, layer)
+
+    def best_window(scores, *given):
+        seen.saw(torch.tensor(scores).topk(2).values.diff())
+        return plain["best_window"](scores, *given)
+
+    spies = [(loop, choose), (loop, draft, "Draft"), (Recorder, tried), (contrastive, farthest, "_farthest")]
+    spies += [(evaluation, best_window)]
+    plain = {}
+    with ExitStack() as patches:
+        for where, spy, *name in spies:
+            name = name[0] if name else spy.__name__
+            plain[name] = getattr(where, name)
+            patches.enter_context(mock.patch.object(where, name, spy))
+        yield seen
+
+
+@contextmanager
+def away_from_ties() -> Iterator[None]:
+    """Decisions made in float32 within it are compared with ones made in another way: none may be near a tie."""
+    with watched_decisions() as seen:
+        yield
+    assert seen.nearest > TIE, "too near to a tie: take another seed, prompt or threshold"
+
+
+def alike(found, expected) -> bool:
+    """Whether two values of JSON are the same, floats as far as float32 is (see `OFF`)."""
+    if isinstance(expected, float):
+        return found == expected or math.isclose(found, expected, rel_tol=OFF, abs_tol=OFF)
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(alike(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(alike, found, expected))
+    return found == expected
 
 
 class ScriptedAdapter(Adapter):

@@ -34,7 +34,7 @@ def expected(folder, tokenizer, prompt, length):
     return sequences[0, ids["input_ids"].shape[1] :].tolist()
 
 
-def test_a_prompt_is_continued_as_hugging_face_does_and_streamed(run, tiny_gpt2_dir, tiny_tokenizer):
+def test_a_prompt_is_continued_as_hugging_face_does_and_streamed(run, tiny_gpt2_dir, tiny_tokenizer, decided):
     (found,), shown = run("-p", "The tower is", "-l", 9)
     assert found.tokens == expected(tiny_gpt2_dir, tiny_tokenizer, "The tower is", 9)
     assert found.exit_layers == [4] * 9
@@ -42,7 +42,7 @@ def test_a_prompt_is_continued_as_hugging_face_does_and_streamed(run, tiny_gpt2_
     assert "the full model, 4 layers for every token" in shown.err
 
 
-def test_a_policy_is_in_force_and_lossless_changes_nothing(run):
+def test_a_policy_is_in_force_and_lossless_changes_nothing(run, decided):
     flags = ("--use_early_exit", "True", "--exit_conf_threshold", "0.2")
     (full,), _ = run("-p", "The tower is", "-l", 12)
     (early,), shown = run("-p", "The tower is", "-l", 12, *flags)
@@ -96,7 +96,7 @@ def test_sampling_is_repeatable(run):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_the_plain_continuation_stands_beside_the_contrastive_one(run):
+def test_the_plain_continuation_stands_beside_the_contrastive_one(run, decided):
     (greedy,), _ = run("-p", "Where", "-l", 6)
     (found,), shown = run("-p", "Where", "-l", 6, "--strategy", "acd", "-i", 1, "-a", 0.0, "--compare")
     assert f"greedy: {greedy.text}" in shown.out and f"acd: {found.text}" in shown.out
@@ -125,7 +125,7 @@ def test_a_character_of_several_tokens_is_coloured_once_it_is_whole(run, tiny_gp
     assert "\ufffd" not in shown and "\U0001f642[2]" in shown and shown.endswith("[4]")
 
 
-def test_a_file_is_continued_in_batches_and_written(run, tmp_path):
+def test_a_file_is_continued_in_batches_and_written(run, tmp_path, decided):
     prompts = ["The tower of Dover is", "Ann:", "Where are you? The"]
     (tmp_path / "in.txt").write_text("\n\n".join(prompts) + "\n")
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": each}) + "\n" for each in prompts))

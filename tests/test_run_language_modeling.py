@@ -39,7 +39,7 @@ def test_perplexity_of_every_layer_and_continuations_under_a_policy(tiny_gpt2_di
 
 
 @pytest.mark.parametrize("policy", [("--lossless", "True", "--use_early_exit", "True"), ("--static_exit_layer", "4")])
-def test_lossless_continues_as_the_full_model_at_any_batch(tiny_gpt2_dir, text_file, tmp_path, policy):
+def test_lossless_continues_as_the_full_model_at_any_batch(tiny_gpt2_dir, text_file, tmp_path, policy, decided):
     shared = ("--do_eval", "--validation_file", text_file, "--overwrite_output_dir", "True")
     texts = []
     for flags in (("--per_device_eval_batch_size", "1"), (*policy, "--per_device_eval_batch_size", "5")):

@@ -23,6 +23,7 @@ import run_summarization
 import run_translation
 from conftest import dialogues, questions, write_jsonl
 from jobs.job import run_script
+from support import alike
 from util import QuestionAnsweringArguments, SummarizationArguments, TranslationArguments, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,8 +53,9 @@ def results(folder: Path) -> dict:
 
 
 def counted(metrics: dict) -> dict:
-    """The metrics that are no times."""
-    return {name: value for name, value in metrics.items() if not any(word in name for word in TIMES)}
+    """The metrics that are no times, and the environment without its threads."""
+    kept = {name: value for name, value in metrics.items() if not any(word in name for word in TIMES)}
+    return kept | {"environment": {**kept.get("environment", {}), "threads": None}}
 
 
 def runs(out: Path) -> list[Path]:
@@ -61,11 +63,16 @@ def runs(out: Path) -> list[Path]:
 
 
 def same_files(one: Path, other: Path) -> None:
+    """Tokens, texts, depths and counts are the same; confidences and scores are alike."""
     for name in ("predictions.jsonl", "traces.jsonl.gz", "generated_predictions.txt"):
         first, second = ((folder / name).read_bytes() for folder in (one, other))
         if name.endswith(".gz"):
             first, second = gzip.decompress(first), gzip.decompress(second)
-        assert first == second, name
+        if name.endswith(".txt"):
+            assert first == second, name
+            continue
+        for mine, theirs in zip(first.splitlines(), second.splitlines(), strict=True):
+            assert alike(json.loads(mine), json.loads(theirs)), name
 
 
 def test_question_answering_writes_every_file_of_a_run(tiny_t5_dir, squad_file, tmp_path, capsys):
@@ -399,6 +406,10 @@ def test_what_ends_a_job_is_a_sentence_and_code_2(tiny_t5_dir, tmp_path, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------------- whole processes
+# At this threshold no decision of the tiny model about the 24 questions is near a tie.
+CLEAR = ["--exit_conf_threshold", "0.055"]
+
+
 def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
     names = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -406,12 +417,12 @@ def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_path):
-    file = write_jsonl(tmp_path / "squad.jsonl", questions(400))
-    more = ["--per_device_eval_batch_size", "1", "--use_cpu", "True"]
+def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_path, decided):
+    file = write_jsonl(tmp_path / "squad.jsonl", [each | {"id": f"q{i}"} for i, each in enumerate(questions(24) * 17)])
+    more = ["--per_device_eval_batch_size", "1", "--use_cpu", "True", *CLEAR]
     out, whole = tmp_path / "out", tmp_path / "whole"
     process = shell(sys.executable, "src/run_question_answering.py", *qa_flags(tiny_t5_dir, file, out, *more))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         parts = list(out.glob("runs/*/predictions.0.jsonl"))
         if parts and parts[0].read_bytes().count(b"\n") > 20:
@@ -422,12 +433,12 @@ def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_
     process.stdout.close()
     process.stderr.close()
     done = parts[0].read_bytes().count(b"\n")
-    assert 20 < done < 400
+    assert 20 < done < 24 * 17
     with parts[0].open("ab") as part:
         part.write(b'{"session": 1, "torn')
     _, continued = call("run_question_answering", *qa_flags(tiny_t5_dir, file, out, *more))
     _, uninterrupted = call("run_question_answering", *qa_flags(tiny_t5_dir, file, whole, *more))
-    assert counted(continued) == counted(uninterrupted)
+    assert alike(counted(continued), counted(uninterrupted))
     assert continued["eval_starts"] == 2
     same_files(*runs(out), *runs(whole))
 
@@ -441,20 +452,20 @@ def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_
     ],
     ids=["torchrun", "accelerate"],
 )
-def test_two_processes_agree_with_one(tiny_t5_dir, squad_file, tmp_path, launcher):
+def test_two_processes_agree_with_one(tiny_t5_dir, squad_file, tmp_path, decided, launcher):
     one, two = tmp_path / "one", tmp_path / "two"
-    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, one))
+    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, one, *CLEAR))
     process = shell(
         sys.executable,
         "-m",
         *launcher,
         "src/run_question_answering.py",
-        *qa_flags(tiny_t5_dir, squad_file, two),
+        *qa_flags(tiny_t5_dir, squad_file, two, *CLEAR),
         *([] if launcher[0].startswith("torch") else ["--use_cpu"]),
     )
-    _, errors = process.communicate(timeout=180)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    assert counted(results(two)) == counted(metrics)
+    assert alike(counted(results(two)), counted(metrics))
     same_files(*runs(one), *runs(two))
 
 
@@ -472,6 +483,6 @@ def test_a_script_runs_from_anywhere_and_says_what_is_wrong(tiny_t5_dir, tmp_pat
     empty = write_jsonl(tmp_path / "empty.jsonl", [])
     flags = ["--model_name_or_path", tiny_t5_dir, "--validation_file", empty, "--do_eval", "--output_dir", tmp_path]
     process = shell(sys.executable, *command, *flags, "--use_cpu", cwd=cwd)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "empty.jsonl is empty" in errors and "Traceback" not in errors

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up, lint, and run the tests. `--fast` leaves out those marked slow; other arguments go to pytest.
+# Set up, lint, and run the tests. `--fast` leaves out those marked slow; other arguments go to pytest, so `--seed fresh`
+# has random tests draw anew, from a seed that is printed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 set_up requirements-dev.txt

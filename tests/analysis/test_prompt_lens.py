@@ -1,11 +1,14 @@
 """What every layer says behind a prompt, against the model's own hidden states; table and picture."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from analysis.prompt_lens import main, read, text_of
 from models import DeployGPT2LMHeadModel
+from support import OFF, TIE, double_precision
 from util.files import read_json
 
 
@@ -21,19 +24,22 @@ def tokenizer(tiny_gpt2_dir):
 
 @torch.no_grad()
 def test_layers_are_read_through_the_models_own_norm_and_head(model, tokenizer):
-    found = read(model, tokenizer, "The tower of Dover", tokens=2, top_k=3)
-    ids = torch.tensor([tokenizer("The tower of Dover")["input_ids"]])
-    for reading in found:
-        states = model(ids, output_hidden_states=True).hidden_states
-        normed = [*(model.transformer.ln_f(hidden) for hidden in states[:-1]), states[-1]]
-        p = torch.stack([model.lm_head(hidden[0, -1]).softmax(-1) for hidden in normed])
-        top = p.topk(3, dim=-1)
-        assert len(reading.tokens) == 5, "from the embedding to the last layer"
-        torch.testing.assert_close(torch.tensor(reading.probabilities), top.values, atol=1e-4, rtol=1e-3)
-        final = top.indices[-1]
-        torch.testing.assert_close(torch.tensor(reading.final_probabilities), p[:, final], atol=1e-4, rtol=1e-3)
-        assert reading.text == tokenizer.decode([int(final[0])])
-        ids = torch.cat([ids, final[None, :1]], 1)
+    with double_precision(copy.deepcopy(model)) as exact:
+        found = read(exact, tokenizer, "The tower of Dover", tokens=2, top_k=3)
+        ids = torch.tensor([tokenizer("The tower of Dover")["input_ids"]])
+        for reading in found:
+            states = exact(ids, output_hidden_states=True).hidden_states
+            normed = [*(exact.transformer.ln_f(hidden) for hidden in states[:-1]), states[-1]]
+            p = torch.stack([exact.lm_head(hidden[0, -1]).softmax(-1) for hidden in normed])
+            top = p.topk(4, dim=-1)
+            assert (top.values.log().diff(dim=-1).abs() > TIE).all(), "otherwise these tell nothing: states are float32"
+            assert reading.tokens == [[tokenizer.decode([each]) for each in row[:3]] for row in top.indices.tolist()]
+            assert len(reading.tokens) == 5, "from the embedding to the last layer"
+            torch.testing.assert_close(torch.tensor(reading.probabilities), top.values[:, :3], atol=OFF, rtol=0)
+            final = top.indices[-1, :3]
+            torch.testing.assert_close(torch.tensor(reading.final_probabilities), p[:, final], atol=OFF, rtol=0)
+            assert reading.text == tokenizer.decode([int(final[0])])
+            ids = torch.cat([ids, final[None, :1]], 1)
 
 
 def test_without_the_final_norm_the_last_layer_stays(model, tokenizer):

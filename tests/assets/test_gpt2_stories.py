@@ -48,12 +48,12 @@ def test_every_layer_reads_unseen_stories_well():
     assert found["perplexity"] < 3 and max(by_layer) < 5 and by_layer[0] == max(by_layer)
 
 
-def test_generate_needs_no_flag_but_the_prompt(capsys):
+def test_generate_needs_no_flag_but_the_prompt(capsys, decided):
     (found,) = generate.main(["-p", "Once upon a time", "--device", "cpu"])
     assert "there was a" in found.text and capsys.readouterr().out.startswith("Once upon a time there was a")
 
 
-def test_exits_save_layers_and_lossless_changes_nothing():
+def test_exits_save_layers_and_lossless_changes_nothing(decided):
     flags = ["-p", "Once upon a time", "--device", "cpu", "-l", "40"]
     exits = ["--use_early_exit", "True", "--exit_conf_threshold", "0.8"]
     (full,), (early,) = generate.main(flags), generate.main([*flags, *exits])

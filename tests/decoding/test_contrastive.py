@@ -13,7 +13,8 @@ from decoding.confidence import CONFIDENCES
 from decoding.contrastive import CONTRASTS, jensen_shannon
 from decoding.logits import FEW
 from decoding.pruning import Survivors, likeliest, penalty_below
-from support import scripted_exit
+from naive import contrast, gap
+from support import in_float64, scripted_exit
 
 # Four tokens at three layers. At the last V_head is {0, 1, 2} for alpha 0.1, and 0.03 stays outside.
 LAST = [0.5, 0.3, 0.17, 0.03]
@@ -89,53 +90,13 @@ def test_where_there_is_no_amateur_the_measure_is_softmax(name, layer):
 
 
 # ------------------------------------------------------------------------------------------------------- the definition
-def jsd(p, q):
-    m = (p + q) / 2
-    return (p * (p / m).log() + q * (q / m).log()).sum() / 2
-
-
-def definition(name, layers, alpha, kept, before):
-    """s over the vocabulary, in float64 and layer by layer.
-
-    Args:
-        layers: Logits [l + 1, V].
-        kept: Tokens in hand at l, bool [V].
-        before: layer -> tokens in hand there, for exits after the first; p_j is the whole distribution elsewhere.
-    """
-    layer, layers = len(layers) - 1, layers.double()
-
-    def distribution(j, rows):
-        return layers[j].masked_fill(~rows, -torch.inf).softmax(-1)
-
-    p = distribution(layer, kept)
-    head = kept & (p >= alpha * p.max())
-    if layer < (3 if name.startswith("JSD") else 2):
-        return p
-    amateur = layer // 2
-    if name.startswith("JSD"):
-        rows, scope = (kept, kept) if name.endswith("text") else (torch.ones_like(kept), head)
-        others = {j: distribution(j, rows if name.endswith("text") else before.get(j, rows)) for j in range(2, layer)}
-        amateur = max(others, key=lambda j: jsd(p[scope], others[j][scope]) / (layer - j))
-    inside = (layers[layer] - layers[amateur])[head].softmax(-1)
-    if name.startswith("reweight") or name.endswith("text"):
-        inside = inside * p[head].sum()
-    s = torch.zeros_like(p) if name == "reweight_contrastive_decoding" else p.clone()
-    s[head] = inside
-    return s
-
-
-def gap(s):
-    top = s.topk(2).values
-    return float(top[0] - top[1])
-
-
 def spread_layers(seed, depth, batch, size, scale):
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randn(depth + 1, batch, size, generator=generator) * scale
     return steps.cumsum(0)  # neighbouring layers resemble each other
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     name=st.sampled_from(sorted(CONTRASTS)),
     seed=st.integers(0, 100_000),
@@ -147,14 +108,15 @@ def spread_layers(seed, depth, batch, size, scale):
 )
 def test_the_economy_equals_the_definition_computed_in_full(name, seed, depth, first_exit, size, scale, alpha):
     """Also where V_head is empty but for one, has a few members, or so many that the whole head is multiplied."""
-    layers = spread_layers(seed, depth, 3, size, scale)
-    exit = scripted_exit(layers, first_exit=min(first_exit, depth), alpha=alpha)
-    found, scores = CONFIDENCES[name].compute(exit), CONFIDENCES[name].scores(exit).exp()
+    layers = spread_layers(seed, depth, 3, size, scale).double()
+    with in_float64():
+        exit = scripted_exit(layers, first_exit=min(first_exit, depth), alpha=alpha)
+        found, scores = CONFIDENCES[name].compute(exit), CONFIDENCES[name].scores(exit).exp()
     everything = torch.ones(size, dtype=torch.bool)
     for row in range(3):
-        expected = definition(name, layers[:, row], alpha, everything, {})
-        assert found[row].item() == pytest.approx(gap(expected), abs=5e-5)
-        torch.testing.assert_close(scores[row], expected.float(), atol=5e-5, rtol=1e-3)
+        expected = contrast(name, layers[:, row], alpha, everything, {})
+        assert found[row].item() == pytest.approx(gap(expected), abs=1e-9)
+        torch.testing.assert_close(scores[row], expected, atol=1e-9, rtol=1e-9)
 
 
 def survivors_of(layers, ks, ids=None, copied=True):
@@ -165,7 +127,9 @@ def survivors_of(layers, ks, ids=None, copied=True):
     ids = likeliest(layers, max(ks))
     behind = torch.arange(max(ks)) >= torch.tensor(ks)[:, None]
     penalty = torch.zeros(ids.shape).masked_fill(behind, -torch.inf)
-    return Survivors(rows, dict(enumerate(ks)), dict(enumerate(ks)), ids, torch.eye(size)[ids], penalty)
+    return Survivors(
+        rows, dict(enumerate(ks)), dict(enumerate(ks)), ids, torch.eye(size, dtype=layers.dtype)[ids], penalty
+    )
 
 
 def tokens_in_hand(survivors, row, size):
@@ -176,7 +140,7 @@ def tokens_in_hand(survivors, row, size):
     return kept
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(sorted(CONTRASTS)),
     seed=st.integers(0, 100_000),
@@ -191,20 +155,20 @@ def test_under_pruning_too(name, seed, first_exit, alpha, copied, scale):
     The rows keep different numbers of tokens, as under adaptive pruning.
     """
     depth, size = 7, 30
-    layers = spread_layers(seed, depth, 2, size, scale)
+    layers = spread_layers(seed, depth, 2, size, scale).double()
     held = {first_exit + 1: survivors_of(layers[first_exit], [20, 14], copied=copied)}
     held |= dict.fromkeys(range(first_exit + 2, depth + 1), held[first_exit + 1])
-    exit = scripted_exit(layers, first_exit, alpha, held)
-    found = CONFIDENCES[name].compute(exit)
-    scores = CONFIDENCES[name].scores(exit)
+    with in_float64():
+        exit = scripted_exit(layers, first_exit, alpha, held)
+        found, scores = CONFIDENCES[name].compute(exit), CONFIDENCES[name].scores(exit)
     for row in range(2):
         kept = tokens_in_hand(held[depth], row, size)
         masks = {layer: kept for layer in held if layer < depth}
-        expected = definition(name, layers[:, row], alpha, kept, masks)
-        assert found[row].item() == pytest.approx(gap(expected), abs=5e-5)
+        expected = contrast(name, layers[:, row], alpha, kept, masks)
+        assert found[row].item() == pytest.approx(gap(expected), abs=1e-9)
         columns = torch.arange(size) if exit.ids is None else exit.ids[row]
-        whole = torch.zeros(size).index_add(0, columns, scores[row].exp())
-        torch.testing.assert_close(whole, expected.float(), atol=5e-5, rtol=1e-3)
+        whole = torch.zeros(size, dtype=torch.float64).index_add(0, columns, scores[row].exp())
+        torch.testing.assert_close(whole, expected, atol=1e-9, rtol=1e-9)
         assert exit.kept[row] == int(kept.sum())
 
 

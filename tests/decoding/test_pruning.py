@@ -69,7 +69,7 @@ def truly_best(values, k, tokens):
     return sorted(tokens, key=lambda token: (-values[token], token))[:k]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     make=st.sampled_from([random, adversarial]), seed=st.integers(0, 10_000), batch=st.integers(2, 4), data=st.data()
 )
@@ -85,7 +85,7 @@ def test_likeliest_and_penalty_are_the_true_top_k(make, seed, batch, data):
         assert sorted(truly_best(logits[row].tolist(), ks[row], range(size))) == kept
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     kind=st.sampled_from(sorted(SCHEDULES)),
     make=st.sampled_from([random, adversarial]),

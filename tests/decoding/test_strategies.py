@@ -10,7 +10,7 @@ from transformers import TextStreamer
 
 from decoding.policy import Policy
 from decoding.strategies import DIVERGENCES, Strategy, bucket
-from support import DECODERS, double_precision, plain_generate, sources, tiny_gpt2, tiny_t5
+from support import DECODERS, double_precision, inputs_for, plain_generate, row_alone, sources, tiny_gpt2, tiny_t5
 
 STRATEGIES = {
     "plain": Strategy("plain"),
@@ -300,12 +300,17 @@ def test_buckets_are_dolas():
         bucket("middle", 32, tied=False)
 
 
-def test_scores_outside_the_plausible_set_are_minus_infinity():
-    model = tiny_gpt2(9)
-    ids, mask = sources(9, 2, left=True)
-    scores, _ = formula(model, ids, mask, STRATEGIES["contrastive"])
-    p = functional.softmax(model(ids, attention_mask=mask).logits[:, -1], -1)
-    assert ((scores > -math.inf) == (p >= 0.05 * p.amax(-1, keepdim=True))).all()
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_scores_are_the_formulas_and_minus_infinity_outside_the_plausible_set(name, monkeypatch):
+    plain, seen = Strategy.scores, []
+    monkeypatch.setattr(Strategy, "scores", lambda *given: seen.append(plain(*given)) or seen[-1])
+    with double_precision(tiny_gpt2(9)) as model:
+        inputs = inputs_for(model, 9, 4, length=1)
+        model.generate(**inputs, strategy=STRATEGIES[name])
+        rows = [row_alone(inputs, row) for row in range(4)]
+        expected = [formula(model, row["input_ids"], row["attention_mask"], STRATEGIES[name])[0] for row in rows]
+    torch.testing.assert_close(seen[0], torch.cat(expected))
+    assert seen[0].isneginf().any() == (name != "plain")
 
 
 @pytest.mark.cuda

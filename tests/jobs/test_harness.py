@@ -56,7 +56,7 @@ def test_log_likelihoods_are_those_of_the_layer(folder, layer, batch):
         assert total == pytest.approx(expected[0], abs=1e-3) and greedy == expected[1]
 
 
-def test_a_continuation_that_the_model_would_say_is_greedy(folder):
+def test_a_continuation_that_the_model_would_say_is_greedy(folder, decided):
     lm = EarlyExitLM(folder)
     ids = torch.tensor([lm.tok_encode("The tower")])
     said = lm.model.generate(ids, max_new_tokens=3)[0, ids.shape[1] :].tolist()
@@ -92,8 +92,8 @@ def test_whole_texts_are_cut_into_windows(folder):
     assert found == pytest.approx(by_hand(short, "", "Ann: Where", 4)[0], abs=1e-3)
 
 
-def test_generation_runs_under_the_policy_and_ends_before_a_stop_string(folder):
-    flags = {"use_early_exit": True, "exit_conf_threshold": 0.2}
+def test_generation_runs_under_the_policy_and_ends_before_a_stop_string(folder, decided):
+    flags = {"use_early_exit": True, "exit_conf_threshold": 0.25}
     contexts = ["The tower of", "Ann: Where are you?", "Bob"]
     requests = asked(*((context, {"until": [], "max_gen_toks": 9}) for context in contexts))
     early, full = EarlyExitLM(folder, batch_size=2, **flags), EarlyExitLM(folder, batch_size=2)

@@ -5,7 +5,18 @@ import torch
 
 from decoding.policy import Policy
 from models import DEPLOYED, deploying_class
-from support import DECODERS, double_precision, plain_generate, sources, tiny_gpt2, tiny_llama, tiny_opt
+from support import (
+    DECODERS,
+    calm,
+    double_precision,
+    inputs_for,
+    plain_generate,
+    rounding,
+    sources,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_opt,
+)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -33,19 +44,36 @@ def test_every_layers_states_are_the_models_own(kind):
         )
         expected = model(ids, output_hidden_states=True).hidden_states
         for layer in range(model.num_exit_layers):
-            torch.testing.assert_close(torch.tensor(trace.states[0, 0, layer]), expected[layer][0, -1].float())
+            found = torch.from_numpy(trace.states[0, 0, layer])  # a trace holds float32
+            torch.testing.assert_close(found.double(), expected[layer][0, -1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_half_precision_logits_are_the_librarys(kind, dtype):
+    """As far as roundings along the way may add up: twenty in each layer, see `test_deploying_t5`."""
+    model = calm(DECODERS[kind](3)).to(dtype)
+    inputs = inputs_for(model, 3, 3, length=6)
+    out = model.generate(**inputs, return_dict_in_generate=True, output_logits=True, eos_token_id=[])
+    width = inputs["input_ids"].shape[1]
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 5), value=1)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    teacher = model(out.sequences[:, :-1], attention_mask=mask, position_ids=positions, use_cache=False)
+    expected = teacher.logits[:, width - 1 :].float()
+    tolerance = rounding(dtype, 4 * 20, float(expected.abs().max()))
+    torch.testing.assert_close(torch.stack(out.logits, 1), expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_weight_changed_in_place_shows_in_the_next_call(kind):
-    model = DECODERS[kind](5)
-    ids, mask = sources(5, 2, left=True)
-    inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 6}
-    model.generate(**inputs, policy=Policy())
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.3)
-    assert model.generate(**inputs, policy=Policy()).tolist() == plain_generate(model, **inputs).tolist()
+    with double_precision(DECODERS[kind](5)) as model:
+        inputs = inputs_for(model, 5, 2, length=6)
+        model.generate(**inputs, policy=Policy())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.3)
+        assert model.generate(**inputs, policy=Policy()).tolist() == plain_generate(model, **inputs).tolist()
 
 
 def test_an_unsupported_architecture_is_refused_with_those_that_are():
@@ -99,11 +127,10 @@ def test_what_the_loop_would_ignore_is_refused(name):
 
 
 def test_positions_that_change_with_the_length_are_refused_beyond_it():
-    model = tiny_llama(6, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
-    ids, _ = sources(6, 1)
-    assert (
-        model.generate(ids, max_new_tokens=9, policy=Policy()).tolist()
-        == plain_generate(model, input_ids=ids, max_new_tokens=9).tolist()
-    )
-    with pytest.raises(ValueError, match="'dynamic', which change beyond 64 tokens: prompt and answer may take 69"):
-        model.generate(ids, max_new_tokens=60, policy=Policy())
+    rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    with double_precision(tiny_llama(6, rope_parameters=rotary)) as model:
+        ids, _ = sources(6, 1)
+        expected = plain_generate(model, input_ids=ids, max_new_tokens=9)
+        assert model.generate(ids, max_new_tokens=9, policy=Policy()).tolist() == expected.tolist()
+        with pytest.raises(ValueError, match="'dynamic', which change beyond 64 tokens: prompt and answer may take 69"):
+            model.generate(ids, max_new_tokens=60, policy=Policy())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support import POLICIES, plain_generate, sources, tiny_gpt2
+from support import POLICIES, double_precision, plain_generate, sources, tiny_gpt2
 
 
 def inputs(seed=0, batch=3):
@@ -13,8 +13,8 @@ def inputs(seed=0, batch=3):
 
 @pytest.mark.parametrize("setting", [{"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
 def test_attention_scales_of_the_config(setting):
-    model = tiny_gpt2(1, **setting)
-    assert model.generate(**inputs()).tolist() == plain_generate(model, **inputs()).tolist()
+    with double_precision(tiny_gpt2(1, **setting)) as model:
+        assert model.generate(**inputs()).tolist() == plain_generate(model, **inputs()).tolist()
 
 
 def test_prompts_run_at_full_depth():

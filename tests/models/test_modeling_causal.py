@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from decoding.policy import Policy
-from support import DECODERS, sources, tiny_gpt2
+from support import DECODERS, double_precision, sources, tiny_gpt2
 
 SPECIAL = {"weighted_ce": [1, 2, 3, 4], "ce": [1, 1, 1, 1]}
 
@@ -21,33 +21,33 @@ def batch(seed, masked=4):
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("kind", DECODERS)
 def test_the_loss_is_the_weighted_mean_of_the_layers_cross_entropies(kind, name):
-    model = DECODERS[kind](1)
-    model.config.intermediate_loss_fn = name
-    inputs = batch(1)
-    found = model(**inputs)
-    with torch.no_grad():
-        plain = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-        states = model(**plain, output_hidden_states=True).hidden_states
-        norm = model.get_submodule(model.final_norm)
-        normed = [*map(norm, states[1:-1]), states[-1]]
-        losses = [
-            functional.cross_entropy(model.lm_head(hidden)[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
-            for hidden in normed
-        ]
-    weights = SPECIAL[name]
-    expected = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
-    torch.testing.assert_close(found.loss, expected)
-    torch.testing.assert_close(found.logits, model.lm_head(normed[-1]))
-    model.train()
-    assert model(**inputs).logits is None, "the logits of a whole text are kept for nobody"
+    with double_precision(DECODERS[kind](1)) as model:
+        model.config.intermediate_loss_fn = name
+        inputs = batch(1)
+        found = model(**inputs)
+        with torch.no_grad():
+            plain = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+            states = model(**plain, output_hidden_states=True).hidden_states
+            norm = model.get_submodule(model.final_norm)
+            normed = [*map(norm, states[1:-1]), states[-1]]
+            losses = [
+                functional.cross_entropy(model.lm_head(hidden)[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+                for hidden in normed
+            ]
+        weights = SPECIAL[name]
+        expected = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+        torch.testing.assert_close(found.loss, expected)
+        torch.testing.assert_close(found.logits, model.lm_head(normed[-1]))
+        model.train()
+        assert model(**inputs).logits is None, "the logits of a whole text are kept for nobody"
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_without_a_name_the_loss_is_the_librarys(kind):
-    model = DECODERS[kind](2)
-    inputs = batch(2)
-    library = next(c for c in type(model).__mro__ if c.__module__.startswith("transformers.models."))
-    torch.testing.assert_close(model(**inputs).loss, library.forward(model, **inputs).loss)
+    with double_precision(DECODERS[kind](2)) as model:
+        inputs = batch(2)
+        library = next(c for c in type(model).__mro__ if c.__module__.startswith("transformers.models."))
+        torch.testing.assert_close(model(**inputs).loss, library.forward(model, **inputs).loss)
 
 
 def test_nothing_under_the_mask_counts():
@@ -78,8 +78,8 @@ def test_the_meta_head_alone_is_trained_and_decodes():
 
 
 def test_a_saved_model_is_the_same_again(tmp_path):
-    model = tiny_gpt2(6, intermediate_loss_fn="ce")
-    model.save_pretrained(tmp_path)
-    again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    torch.testing.assert_close(again(**batch(6)).loss, model(**batch(6)).loss)
+    with double_precision(tiny_gpt2(6, intermediate_loss_fn="ce")) as model:
+        model.save_pretrained(tmp_path)
+        again, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        torch.testing.assert_close(again(**batch(6)).loss, model(**batch(6)).loss)

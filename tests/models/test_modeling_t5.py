@@ -10,6 +10,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 
 from models.exit_training import wants_cm_head
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
+from support import double_precision
 from training.losses import INTERMEDIATE_LOSSES
 
 SIZES = {
@@ -69,21 +70,21 @@ def layer_losses(model, batch) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("member", FAMILY)
 def test_without_settings_forward_is_the_librarys(member, batch):
-    model = build(member)
-    library = FAMILY[member][3](model.config)
-    library.load_state_dict(model.state_dict())
-    ours, theirs = model(**batch), library(**batch)
-    assert torch.equal(ours.loss, theirs.loss) and torch.equal(ours.logits, theirs.logits)
+    with double_precision(build(member)) as model:
+        library = FAMILY[member][3](model.config)
+        library.load_state_dict(model.state_dict())
+        ours, theirs = model(**batch), library(**batch)
+        torch.testing.assert_close((ours.loss, ours.logits), (theirs.loss, theirs.logits))
 
 
 @pytest.mark.parametrize("member", FAMILY)
 @pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
 def test_intermediate_loss_is_the_formula_over_hidden_states(member, name, batch):
-    model = build(member, intermediate_loss_fn=name).eval()
-    losses = layer_losses(model, batch)
-    weights = {"ce": [1, 1, 1], "weighted_ce": [1, 2, 3]}[name]
-    expected = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
-    torch.testing.assert_close(model(**batch).loss.detach(), expected)
+    with double_precision(build(member, intermediate_loss_fn=name).eval()) as model:
+        losses = layer_losses(model, batch)
+        weights = {"ce": [1, 1, 1], "weighted_ce": [1, 2, 3]}[name]
+        expected = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
+        torch.testing.assert_close(model(**batch).loss.detach(), expected)
 
 
 def test_every_layer_learns_from_an_intermediate_loss(batch):
@@ -170,7 +171,7 @@ def test_saving_and_loading_changes_nothing(tied, tmp_path, batch):
         assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
     model.save_pretrained(second)
     again = EarlyExitT5ForConditionalGeneration.from_pretrained(second)
-    assert torch.equal(again(**batch).logits, model(**batch).logits)
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
 
 

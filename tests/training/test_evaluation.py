@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from decoding.policy import Policy
 from models import DeployT5ForConditionalGeneration
+from support import away_from_ties
 from tasks import TASKS, Feature
 from tasks.loading import EXAMPLE_COLUMNS
 from training import evaluation
@@ -28,7 +29,7 @@ def tokenizer(tiny_t5_dir):
 @pytest.fixture(scope="module")
 def model(tiny_t5_dir):
     model = DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)
-    policy = {"use_early_exit": True, "exit_conf_type": "softmax", "exit_conf_threshold": 0.05}
+    policy = {"use_early_exit": True, "exit_conf_type": "softmax", "exit_conf_threshold": 0.1}
     for name, value in policy.items():
         setattr(model.config, name, value)
     return model
@@ -75,7 +76,7 @@ def test_padding_is_masked_and_on_the_side_asked_for():
 
 
 @pytest.mark.parametrize("more", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 5, "pad_to": 40}])
-def test_batching_changes_no_answer_and_no_count(model, tokenizer, more):
+def test_batching_changes_no_answer_and_no_count(model, tokenizer, more, decided):
     data = make_data(tokenizer)
     reference = evaluate(model, tokenizer, data, make_options(batch_size=2))
     outcome = evaluate(model, tokenizer, data, make_options(**more))
@@ -84,7 +85,7 @@ def test_batching_changes_no_answer_and_no_count(model, tokenizer, more):
         assert outcome.metrics[name] == pytest.approx(value), name
 
 
-def test_counts_are_those_of_the_traces(model, tokenizer):
+def test_counts_are_those_of_the_traces(model, tokenizer, decided):
     data = make_data(tokenizer)
     metrics = evaluate(model, tokenizer, data, make_options()).metrics
     _, details, _ = decode_batch(model, tokenizer, data.features, make_options(), scored=False)
@@ -120,10 +121,10 @@ def test_a_trace_has_an_item_per_token_and_of_a_token_one_per_layer_it_ran(model
         for layer, confidences, rows in zip(trace["exit_layers"], trace["confidences"], trace["rows"], strict=True):
             assert len(confidences) == len(rows) == layer
             taken = confidences[layer - 1]
-            assert (taken is not None and taken > 0.05) or layer == model.num_exit_layers
+            assert (taken is not None and taken > 0.1) or layer == model.num_exit_layers
 
 
-def test_the_window_of_highest_mean_log_probability_answers(model, tokenizer):
+def test_the_window_of_highest_mean_log_probability_answers(model, tokenizer, decided):
     data = make_data(tokenizer, windows=3)
     outcome = evaluate(model, tokenizer, data, make_options())
     decoded, _, _ = decode_batch(model, tokenizer, data.features, make_options(), scored=True)
@@ -169,7 +170,7 @@ def killed_and_continued(model, tokenizer, data, options, folder, monkeypatch, a
     return evaluate(model, tokenizer, data, options, run=start()), len(calls)
 
 
-def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, monkeypatch):
+def test_a_continued_run_ends_with_the_same_numbers(model, tokenizer, tmp_path, monkeypatch, decided):
     data, options = make_data(tokenizer, windows=2), make_options(batch_size=2)
     whole = evaluate(model, tokenizer, data, options)
     outcome, decoded = killed_and_continued(model, tokenizer, data, options, tmp_path, monkeypatch, at=3)
@@ -239,7 +240,8 @@ def test_lossless_scores_as_the_full_model(free_model, tokenizer):
     free_model.config.lossless = True
     found = evaluate(free_model, tokenizer, data, options)
     free_model.config.use_shallow_deep = free_model.config.lossless = False
-    expected = evaluate(free_model, tokenizer, data, options)
+    with away_from_ties():  # but for the drafts, which may be
+        expected = evaluate(free_model, tokenizer, data, options)
     kept = ("id", "prediction", "window", "tokens")
     assert [[row.get(key) for key in kept] for row in found.predictions] == [
         [row.get(key) for key in kept] for row in expected.predictions
@@ -248,7 +250,7 @@ def test_lossless_scores_as_the_full_model(free_model, tokenizer):
 
 
 def test_an_adaptive_threshold_begins_anew_with_a_run_and_goes_on_with_a_continued_one(
-    free_model, tokenizer, tmp_path, monkeypatch
+    free_model, tokenizer, tmp_path, monkeypatch, decided
 ):
     free_model.config.use_adapt_threshold = True
     data, options = make_data(tokenizer), make_options(batch_size=1)
