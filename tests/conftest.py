@@ -1,6 +1,7 @@
 """What the whole suite shares: seeds, a tiny random T5 with its tokenizer in a folder, and small files of examples."""
 
 import json
+import logging
 import random
 import zlib
 from pathlib import Path
@@ -46,6 +47,16 @@ def seeded(request):
     """Every test draws from a number of its own, made of the session's seed and the test's name."""
     own = zlib.crc32(f"{request.config.seed} {request.node.nodeid}".encode())
     seed_everything(own, getattr(request.node, "obj", None))
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """What a script that runs within a test settles about its own lines ends with the test."""
+    names = ("jobs", "training", "tasks", "util", "models", "decoding")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture

@@ -53,9 +53,9 @@ def results(folder: Path) -> dict:
 
 
 def counted(metrics: dict) -> dict:
-    """The metrics that are no times, and the environment without its threads."""
+    """The metrics that are no times, and the environment without its threads and processes."""
     kept = {name: value for name, value in metrics.items() if not any(word in name for word in TIMES)}
-    return kept | {"environment": {**kept.get("environment", {}), "threads": None}}
+    return kept | {"environment": {**kept.get("environment", {}), "threads": None, "processes": None}}
 
 
 def runs(out: Path) -> list[Path]:
@@ -406,8 +406,9 @@ def test_what_ends_a_job_is_a_sentence_and_code_2(tiny_t5_dir, tmp_path, monkeyp
 
 
 # ---------------------------------------------------------------------------------------------------- whole processes
-# At this threshold no decision of the tiny model about the 24 questions is near a tie.
-CLEAR = ["--exit_conf_threshold", "0.055"]
+# At this threshold no decision of the tiny model about these questions is near a tie; about the seventh one is.
+CLEAR = ["--exit_conf_threshold", "0.14"]
+QUESTIONS = [question for index, question in enumerate(questions(24)) if index != 6]
 
 
 def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
@@ -418,7 +419,7 @@ def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_path, decided):
-    file = write_jsonl(tmp_path / "squad.jsonl", [each | {"id": f"q{i}"} for i, each in enumerate(questions(24) * 17)])
+    file = write_jsonl(tmp_path / "squad.jsonl", [each | {"id": f"q{i}"} for i, each in enumerate(QUESTIONS * 17)])
     more = ["--per_device_eval_batch_size", "1", "--use_cpu", "True", *CLEAR]
     out, whole = tmp_path / "out", tmp_path / "whole"
     process = shell(sys.executable, "src/run_question_answering.py", *qa_flags(tiny_t5_dir, file, out, *more))
@@ -433,7 +434,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_
     process.stdout.close()
     process.stderr.close()
     done = parts[0].read_bytes().count(b"\n")
-    assert 20 < done < 24 * 17
+    assert 20 < done < len(QUESTIONS) * 17
     with parts[0].open("ab") as part:
         part.write(b'{"session": 1, "torn')
     _, continued = call("run_question_answering", *qa_flags(tiny_t5_dir, file, out, *more))
@@ -452,15 +453,16 @@ def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_
     ],
     ids=["torchrun", "accelerate"],
 )
-def test_two_processes_agree_with_one(tiny_t5_dir, squad_file, tmp_path, decided, launcher):
+def test_two_processes_agree_with_one(tiny_t5_dir, tmp_path, decided, launcher):
+    file = write_jsonl(tmp_path / "squad.jsonl", QUESTIONS)
     one, two = tmp_path / "one", tmp_path / "two"
-    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, squad_file, one, *CLEAR))
+    _, metrics = call("run_question_answering", *qa_flags(tiny_t5_dir, file, one, *CLEAR))
     process = shell(
         sys.executable,
         "-m",
         *launcher,
         "src/run_question_answering.py",
-        *qa_flags(tiny_t5_dir, squad_file, two, *CLEAR),
+        *qa_flags(tiny_t5_dir, file, two, *CLEAR),
         *([] if launcher[0].startswith("torch") else ["--use_cpu"]),
     )
     _, errors = process.communicate(timeout=600)

@@ -40,8 +40,9 @@ LENGTH = 12
 def test_lossless_is_hugging_face_greedy(
     kind, seed, batch, confidence, vocabulary, threshold, exits, speculations, generation
 ):
-    first, last = exits
-    if not CONFIDENCES[confidence].reads_logits or first == last:
+    measure = CONFIDENCES[confidence]
+    first, last = (None if layer is None else max(layer, measure.first_layer) for layer in exits)
+    if not measure.reads_logits or first == last:
         vocabulary = "none"
     policy = Policy(
         confidence,
