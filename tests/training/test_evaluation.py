@@ -5,12 +5,13 @@ import json
 import math
 
 import pytest
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, GenerationConfig
 
 from decoding.policy import Policy
-from models import DeployT5ForConditionalGeneration
-from support import away_from_ties
+from models import DeployGPT2LMHeadModel, DeployT5ForConditionalGeneration
+from support import away_from_ties, double_precision
 from tasks import TASKS, Feature
 from tasks.loading import EXAMPLE_COLUMNS
 from training import evaluation
@@ -134,6 +135,35 @@ def test_the_window_of_highest_mean_log_probability_answers(model, tokenizer, de
         assert (row["window"], row["prediction"]) == (best.window, best.text)
     assert outcome.metrics["eval_samples"] == len(TEXTS)
     assert outcome.metrics["eval_generated_tokens"] == sum(each.length for each in decoded)
+
+
+@torch.no_grad()
+def test_the_score_of_a_window_is_the_mean_of_its_tokens_whatever_their_number(tiny_t5_dir, tokenizer):
+    with double_precision(DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)) as model:
+        data = make_data(tokenizer, windows=2)
+        decoded, details, _ = decode_batch(model, tokenizer, data.features, make_options(), scored=True)
+        for feature, window, trace in zip(data.features, decoded, details["traces"], strict=True):
+            answer = torch.tensor(trace["tokens"])
+            prefix = torch.cat([torch.tensor([0]), answer[:-1]])[None]
+            logits = model(input_ids=torch.tensor([feature.input_ids]), decoder_input_ids=prefix).logits[0]
+            said = logits.log_softmax(-1).gather(1, answer[:, None])
+            assert len(answer) > 1 and window.score == pytest.approx(float(said.mean()))
+
+
+def test_prompts_of_several_lengths_go_on_as_each_does_alone(tiny_gpt2_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
+    features = [Feature(f"e{i}", 0, tokenizer(text)["input_ids"]) for i, text in enumerate(TEXTS)]
+    assert len({len(feature.input_ids) for feature in features}) > 2
+    options = make_options(batch_size=5)
+    options.generation.update(max_length=None, max_new_tokens=6)
+    with double_precision(DeployGPT2LMHeadModel.from_pretrained(tiny_gpt2_dir)) as model:
+        model.config.update({"use_early_exit": True, "exit_conf_type": "softmax", "exit_conf_threshold": 0.1})
+        _, details, _ = decode_batch(model, tokenizer, features, options, scored=False)
+        for feature, trace in zip(features, details["traces"], strict=True):
+            prompt = torch.tensor([feature.input_ids])
+            alone, found = model.generate(input_ids=prompt, max_new_tokens=6, return_trace=True)
+            assert trace["tokens"] == alone[0, prompt.shape[1] :].tolist()
+            assert trace["exit_layers"] == found.exit_layers[0].tolist()
 
 
 def test_an_empty_answer_is_an_answer_among_windows_of_squad_v2(tokenizer):
