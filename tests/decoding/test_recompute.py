@@ -128,6 +128,24 @@ def test_lossless_sampling_has_the_full_models_distribution(threshold):
     assert chisquare(observed[keep], wanted[keep] * observed.sum() / wanted[keep].sum()).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("name", ["lossless", "rollback"])
+@pytest.mark.parametrize("kind", ["tied", "gpt2", "llama"])
+def test_a_replaced_token_has_the_step_that_replaced_it(kind, name):
+    """A step emits one token per row, so that steps are missing between two tokens only before one from the last layer,
+    which replaced what they had said."""
+    replaced = 0
+    with double_precision(MODELS[kind](3)) as model:
+        for seed in range(4):
+            _, trace = model.generate(**inputs_for(model, seed, 3), policy=POLICIES[name], return_trace=True)
+            for row, length in enumerate(trace.lengths):
+                steps = trace.step[row, :length]
+                gaps = np.diff(steps, prepend=0)
+                behind_a_gap = trace.exit_layers[row, :length][gaps > 1]
+                assert (gaps >= 1).all() and (behind_a_gap == model.num_exit_layers).all()
+                replaced += len(behind_a_gap)
+    assert replaced
+
+
 # ------------------------------------------------------------------------------------------------------------ recompute
 @pytest.mark.parametrize("name", ["FREE", "FREE, several exits", "FREE, often"])
 @pytest.mark.parametrize("kind", MODELS)
