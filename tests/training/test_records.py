@@ -22,7 +22,7 @@ def decoded(model, policy, seed: int = 5):
 
 
 def exits(line: dict):
-    """(token, exit of this token, values) of every exit tried; values by name, and `taken` where the token left there."""
+    """(token, exit of this token, values by name, and `taken` where the token left there) of every exit tried."""
     lists = {name: line[name] for name in ("rows", "kept", "members", "amateur_rows") if name in line}
     for token, confidences in enumerate(line["confidences"]):
         tried = [layer for layer, confidence in enumerate(confidences) if confidence is not None]
