@@ -23,7 +23,12 @@ SENTENCE = interrupts.SENTENCE.strip()
 def start(*command: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, preexec_fn=as_from_a_terminal, **pipes)
+
+
+def as_from_a_terminal() -> None:
+    """A shell ignores the interrupt in what it starts in the background, these tests perhaps, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def interrupted_at(process: subprocess.Popen, words: str) -> list[str]:
