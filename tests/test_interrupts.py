@@ -23,7 +23,9 @@ SENTENCE = interrupts.SENTENCE.strip()
 def start(*command: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, preexec_fn=as_from_a_terminal, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment, preexec_fn=as_from_a_terminal, **pipes
+    )
 
 
 def as_from_a_terminal() -> None:

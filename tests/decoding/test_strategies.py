@@ -313,6 +313,15 @@ def test_scores_are_the_formulas_and_minus_infinity_outside_the_plausible_set(na
     assert seen[0].scores.isneginf().any() == (name != "plain")
 
 
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("plain", "acd, layers", "unnormed")])
+def test_a_token_at_alpha_times_the_highest_is_plausible(name):
+    """At alpha 1 that is the expert's likeliest alone, so that all of them say what the full model does."""
+    with double_precision(tiny_gpt2(9)) as model:
+        inputs = inputs_for(model, 9, 3, length=LENGTH)
+        found = model.generate(**inputs, strategy=replace(STRATEGIES[name], alpha=1.0))
+        assert found.tolist() == plain_generate(model, **inputs, do_sample=False).tolist()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", STRATEGIES)
