@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from decoding.exits import ExitState
 from decoding.past import Past
+from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES, Budget, likeliest, penalty_below, prune
-from support import ScriptedAdapter
+from support import ScriptedAdapter, inputs_for, tiny_t5
 
 T5_LARGE = Budget(vocabulary=32128, num_layers=24, first_exit=7)
 SCHEDULES = {name: schedule for name, schedule in VOCABULARIES.items() if schedule is not None}
@@ -164,6 +165,20 @@ def test_copied_rows_are_copied_anew_when_half_of_them_are_left():
 def test_a_vocabulary_that_is_kept_whole_is_no_pruning():
     survivors, _, _ = first_survivors(2, k=80)
     assert survivors is None
+
+
+@pytest.mark.parametrize("copy_share", [0.0, 1.0])
+def test_two_tokens_survive_whatever_the_formula_says(copy_share):
+    """A confidence is a gap of two; at confidence 1 the adaptive formula leaves none."""
+    policy = Policy(
+        confidence="softmax", vocabulary="adaptive", threshold=1.0, adaptive_scale=1.0, copy_share=copy_share
+    )
+    model = tiny_t5(3, tied=False)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(50)
+    _, trace = model.generate(**inputs_for(model, 3, 3), policy=policy, return_trace=True)
+    later = trace.kept[:, :, 1:3][trace.exit_layers > 0]
+    assert later.min() == 2
 
 
 @pytest.mark.cuda
