@@ -394,6 +394,21 @@ def test_a_measure_of_ones_own_is_a_function_and_a_row(monkeypatch):
     assert len(set(trace.exit_layers.flatten())) > 1
 
 
+@pytest.mark.parametrize("kind", ["tied", "gpt2"])
+@pytest.mark.parametrize("shared", [{}, {"skipped": "recompute"}])
+def test_a_token_leaves_above_the_threshold_and_not_at_it(monkeypatch, kind, shared):
+    monkeypatch.setitem(CONFIDENCES, "half", Measure(lambda exit: torch.full((len(exit.rows),), 0.5)))
+    model = MODELS[kind](2)
+    depths = {}
+    for threshold in (0.5, 0.49):
+        policy = Policy(confidence="half", threshold=threshold, **shared)
+        _, trace = model.generate(**inputs_for(model, 2, 3), policy=policy, return_trace=True)
+        first = 0 if model.config.is_encoder_decoder else 1  # what follows a prompt comes from the last layer
+        exits = trace.exit_layers[:, first:]
+        depths[threshold] = set(exits[exits > 0].tolist())
+    assert depths == {0.5: {model.num_exit_layers}, 0.49: {1}}
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("build", [tiny_t5, tiny_gpt2, tiny_llama])
