@@ -22,6 +22,13 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def part() -> None:
+    """The processes end their connections together: one that ended with them open may abort at its exit."""
+    if distributed.is_available() and distributed.is_initialized():
+        wait_for_all()
+        distributed.destroy_process_group()
+
+
 def everywhere(condition: Tensor) -> bool:
     """Whether a condition, a tensor of one boolean on the job's device, holds in all processes."""
     if process_count() > 1:
