@@ -23,11 +23,11 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from decoding import contrastive, loop
+from decoding import acceptance, contrastive, emission
+from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
-from decoding.past import Past
 from decoding.policy import Policy
-from decoding.trace import Recorder
+from decoding.recorder import Recorder
 from models import (
     DeployGPT2LMHeadModel,
     DeployGPTNeoXForCausalLM,
@@ -39,7 +39,7 @@ from models import (
     DeployQwen3ForCausalLM,
     DeployT5ForConditionalGeneration,
 )
-from models.adapter import Adapter
+from models.unembed import Unembed
 from training import evaluation
 
 VOCABULARY = 61
@@ -313,8 +313,8 @@ def watched_decisions() -> Iterator[Decisions]:
         seen.saw(torch.tensor(scores).topk(2).values.diff())
         return plain["best_window"](scores, *given)
 
-    spies = [(loop, choose), (loop, draft, "Draft"), (Recorder, tried), (contrastive, farthest, "_farthest")]
-    spies += [(evaluation, best_window)]
+    spies = [(acceptance, choose), (emission, choose), (acceptance, draft, "Draft"), (Recorder, tried)]
+    spies += [(contrastive, farthest, "_farthest"), (evaluation, best_window)]
     plain = {}
     with ExitStack() as patches:
         for where, spy, *name in spies:
@@ -343,22 +343,16 @@ def alike(found, expected) -> bool:
     return found == expected
 
 
-class ScriptedAdapter(Adapter):
-    """A model whose states are its logits: the head is the identity, the norm does nothing."""
+def scripted_unembed(vocabulary: int, dtype: torch.dtype | None = None) -> Unembed:
+    """Of a model whose states are its logits: the head is the identity, the norm does nothing."""
+    head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
+    head.weight = torch.nn.Parameter(torch.eye(vocabulary, dtype=dtype), requires_grad=False)
+    return Unembed(lambda hidden: hidden, head)
 
-    device = torch.device("cpu")
 
-    def __init__(self, vocabulary: int, num_layers: int):
-        self.output_weight = torch.eye(vocabulary)
-        self.num_layers = num_layers
-
-    @staticmethod
-    def normalise(hidden):
-        return hidden
-
-    @staticmethod
-    def confidence_head(normed):
-        return normed[:, :2]
+def scripted_confidence(normed: torch.Tensor) -> torch.Tensor:
+    """What its `meta` head makes of them, [n, 2]."""
+    return normed[:, :2]
 
 
 def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=None, final=None) -> ExitState:
@@ -370,16 +364,16 @@ def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=Non
     """
     layers = torch.stack(list(layers)).to(next(iter(layers)).dtype)
     depth, batch, size = layers.shape
-    adapter = ScriptedAdapter(size, depth)
-    adapter.output_weight = adapter.output_weight.to(layers.dtype)
-    past, rows = Past(adapter, batch), list(range(batch))
+    unembed, rows = scripted_unembed(size, layers.dtype), list(range(batch))
+    earlier = EarlierLayers(unembed, depth, batch)
     for layer, hidden in enumerate(layers):
-        past.ran(rows, hidden)
+        earlier.ran(rows, hidden)
         if layer < min(first_exit, depth - 1):
             continue
         held = (survivors or {}).get(layer)
         previous = layers[max(layer - 1, 0)]
-        exit = ExitState(adapter, layer, hidden, previous, held, rows=rows, past=past, alpha=alpha, final=final)
+        given = {"earlier": earlier, "alpha": alpha, "final": final, "confidence_head": scripted_confidence}
+        exit = ExitState(unembed, layer, hidden, previous, held, rows=rows, **given)
         if layer < depth - 1:
             exit.remember()
     return exit

@@ -54,9 +54,9 @@ def counted(monkeypatch, kind, name):
 
 
 def test_pieces_of_a_prompt_are_counted_as_they_run(monkeypatch):
-    monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+    monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 4)
     in_pieces = counted(monkeypatch, "qwen3", "full")
-    monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 512)
+    monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 512)
     assert in_pieces < counted(monkeypatch, "qwen3", "full"), "less is masked"
 
 

@@ -26,11 +26,11 @@ def test_the_head_says_what_the_model_says(kind):
     with double_precision(DECODERS[kind](2)) as model:
         ids, _ = sources(2, 2)
         states = model(ids, output_hidden_states=True).hidden_states[-1][:, -1]  # final-normed by the library
-        adapter = model.bare_adapter()
+        unembed = model.unembed()
         expected = model(ids).logits[:, -1]
-        torch.testing.assert_close(adapter.head(states), expected)
+        torch.testing.assert_close(unembed.logits(states), expected)
         rows = torch.tensor([[3, 50, 7], [9, 4, 60]])
-        found = adapter.head_on(adapter.head_rows(rows), states[:, None])[:, 0]
+        found = unembed.logits_on(unembed.rows(rows), states[:, None])[:, 0]
         torch.testing.assert_close(found, expected.gather(1, rows))
 
 
