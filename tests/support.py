@@ -13,12 +13,16 @@ import torch
 from transformers import (
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MT5Config,
+    Olmo2Config,
     OPTConfig,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    StableLmConfig,
     T5Config,
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
@@ -31,12 +35,16 @@ from decoding.recorder import Recorder
 from models import (
     DeployGPT2LMHeadModel,
     DeployGPTNeoXForCausalLM,
+    DeployGraniteForCausalLM,
     DeployLlamaForCausalLM,
     DeployMistralForCausalLM,
     DeployMT5ForConditionalGeneration,
+    DeployOlmo2ForCausalLM,
     DeployOPTForCausalLM,
+    DeployPhiForCausalLM,
     DeployQwen2ForCausalLM,
     DeployQwen3ForCausalLM,
+    DeployStableLmForCausalLM,
     DeployT5ForConditionalGeneration,
 )
 from models.unembed import Unembed
@@ -90,7 +98,7 @@ def tiny_gpt2(seed: int = 0, *, layers: int = 4, **config):
 
 
 WINDOWED = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}
-# Of Llama's kin: model_type -> the deployed class, the config's class, and what is special about the tiny one.
+# Of Llama's kin: name -> the deployed class, the config's class, and what is special about the tiny one.
 LLAMAS = {
     "llama": (DeployLlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
     "mistral": (DeployMistralForCausalLM, MistralConfig, {"sliding_window": 8}),
@@ -100,12 +108,26 @@ LLAMAS = {
         {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
     ),
     "qwen3": (DeployQwen3ForCausalLM, Qwen3Config, {"head_dim": 10}),
+    "phi": (DeployPhiForCausalLM, PhiConfig, {"partial_rotary_factor": 0.67}),
+    "phi, norms of heads": (DeployPhiForCausalLM, PhiConfig, {"partial_rotary_factor": 0.34, "qk_layernorm": True}),
+    "stablelm": (DeployStableLmForCausalLM, StableLmConfig, {"partial_rotary_factor": 0.67, "use_qkv_bias": True}),
+    "stablelm, parallel, norms of heads": (
+        DeployStableLmForCausalLM,
+        StableLmConfig,
+        {"partial_rotary_factor": 0.34, "use_parallel_residual": True, "qk_layernorm": True},
+    ),
+    "olmo2": (DeployOlmo2ForCausalLM, Olmo2Config, {}),
+    "granite": (
+        DeployGraniteForCausalLM,
+        GraniteConfig,
+        {"embedding_multiplier": 1.5, "residual_multiplier": 0.7, "attention_multiplier": 0.3, "logits_scaling": 1.7},
+    ),
 }
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
 def tiny_llama(seed: int = 0, *, kind: str = "llama", layers: int = 4, tied: bool = False, **config):
-    """A random Llama, Mistral, Qwen2 or Qwen3, whose keys are shared by two heads of queries each."""
+    """A random Llama, or one of its kin, whose keys are shared by two heads of queries each."""
     torch.manual_seed(seed)
     deployed, config_class, special = LLAMAS[kind]
     settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers}

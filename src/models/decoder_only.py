@@ -55,7 +55,8 @@ class Rotary:
         width = cos.shape[-1]
         if width < states.shape[-1]:
             return torch.cat([self.rotate(states[..., :width], cos, sin), states[..., width:]], -1)
-        return states * cos + states.roll(self.half, -1) * sin
+        rotated = states * cos + states.roll(self.half, -1) * sin
+        return rotated.to(states.dtype)  # OLMo 2 rotates in float32
 
 
 @dataclass(frozen=True, kw_only=True)
