@@ -193,7 +193,7 @@ def test_a_long_prompt_is_run_in_pieces(monkeypatch):
         wanted = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": LENGTH}
         strategy = Strategy("contrastive", (2,), beams=3)
         whole = model.generate(**wanted, strategy=strategy)
-        monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+        monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 4)
         assert model.generate(**wanted, strategy=strategy).tolist() == whole.tolist()
 
 
@@ -309,8 +309,8 @@ def test_scores_are_the_formulas_and_minus_infinity_outside_the_plausible_set(na
         model.generate(**inputs, strategy=STRATEGIES[name])
         rows = [row_alone(inputs, row) for row in range(4)]
         expected = [formula(model, row["input_ids"], row["attention_mask"], STRATEGIES[name])[0] for row in rows]
-    torch.testing.assert_close(seen[0], torch.cat(expected))
-    assert seen[0].isneginf().any() == (name != "plain")
+    torch.testing.assert_close(seen[0].scores, torch.cat(expected))
+    assert seen[0].scores.isneginf().any() == (name != "plain")
 
 
 @pytest.mark.cuda
