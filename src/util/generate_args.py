@@ -9,7 +9,7 @@ from util.checks import device_problems, raise_together
 from util.files import file_problem
 from util.ranges import range_problems
 
-# --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
+# --strategy -> the row of `decoding.strategies.SCORE_RULES`; None where the decode loop, with its exits, does it.
 STRATEGIES = {
     "greedy": None,
     "sample": None,
