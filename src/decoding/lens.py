@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from decoding.confidence import CONFIDENCES
-from decoding.contrastive import CONTRASTS, Contrast, jensen_shannon
+from decoding.contrastive import CONTRASTS, ContrastiveMeasure, jensen_shannon
 from decoding.exits import ExitState
 from decoding.logits import log_probabilities, partition_of
 from decoding.past import Past
@@ -93,7 +93,7 @@ def contrast_view(adapter, states: Tensor, confidence: str | None, alpha: float)
         past.ran([0], hidden[None])
     layer = len(states) - 1
     exit = ExitState(adapter, layer, states[-1:], states[-2:-1], rows=[0], past=past, alpha=alpha)
-    contrast: Contrast = CONTRASTS[name]
+    contrast: ContrastiveMeasure = CONTRASTS[name]
     scores = CONFIDENCES[name].scores(exit)[0]
     amateur = None
     if exit.members is not None and layer >= contrast.first_layer:

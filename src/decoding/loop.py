@@ -28,7 +28,7 @@ from decoding.exits import ExitState
 from decoding.flops import pieces
 from decoding.past import Past
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES, Budget, Survivors, prune
+from decoding.pruning import PruningSettings, Survivors, prune
 from decoding.search import SearchTrace
 from decoding.sequences import Decoding, Sequences, choose
 from decoding.states import COMPACT_AT, SKIPPED_STATES, Block, Span, States
@@ -116,7 +116,7 @@ class Call:
     states: States
     past: Past
     recorder: Recorder
-    budget: Budget | None = None
+    pruning: PruningSettings | None = None
     estimator: AdaptiveThreshold | None = None
     shallow: list[dict[int, tuple[float, int]]] = field(default_factory=list)
 
@@ -324,9 +324,9 @@ def begin_call(
     states.causal = policy.causal
     width = adapter.output_weight.shape[1] if decoding.keep_states else None
     recorder = Recorder(batch, adapter.num_layers, prompt, width)
-    budget = policy.budget(adapter.num_layers, adapter.vocabulary_size) if policy.prunes else None
+    pruning = policy.pruning_settings(adapter.num_layers, adapter.vocabulary_size) if policy.prunes else None
     shallow = [{} for _ in range(batch)]
-    return Call(adapter, policy, states, Past(adapter, batch), recorder, budget, estimator, shallow)
+    return Call(adapter, policy, states, Past(adapter, batch), recorder, pruning, estimator, shallow)
 
 
 def run_prompt(call: Call, prompt: Tensor) -> Emission:
@@ -397,7 +397,7 @@ def run_token(
             states.leave(block, [asked[i] for i in leaving], hidden)
         if len(leaving) == len(block.live):
             return emission
-        if call.budget is not None and layer + 1 in exits:
+        if call.pruning is not None and layer + 1 in exits:
             survivors = _prune(call, exit, confidences, leaving)
         if leaving:
             block, hidden = block.without([asked[i] for i in leaving], hidden)
@@ -512,8 +512,8 @@ def _prune(call: Call, exit: ExitState, confidences: list[float], leaving: list[
     """The tokens that stay in the running at the next exit, for the rows that go there."""
     gone = set(leaving)
     staying = [i for i in range(len(exit.rows)) if i not in gone]
-    schedule = VOCABULARIES[call.policy.vocabulary]
-    return prune(call.adapter, exit, staying, schedule, call.budget, confidences, call.policy.copy_share)
+    policy = call.policy
+    return prune(call.adapter, exit, staying, policy.schedule, call.pruning, confidences, policy.copy_share)
 
 
 def _leave(call: Call, exit: ExitState, leaving: list[int], emission: Emission) -> None:

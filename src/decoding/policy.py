@@ -1,16 +1,22 @@
 """A decoding policy: which exits stand, and the four choices made at them.
 
-A published method is one setting of these fields (DESIGN's table); the loop has no branch per method.
+A published method is one setting of these fields; the loop has no branch per method. A policy is made once, of flags or
+in Python, and handed on; it says itself what it is called (`decoding.naming`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
+from decoding import naming
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.fields import wrong_types
-from decoding.pruning import VOCABULARIES, Budget
-from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE
+from decoding.pruning import VOCABULARIES, PruningSettings
+from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE, Range
+from decoding.settings import Setting, values
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS, Verification
@@ -20,8 +26,8 @@ EMISSIONS = ("exit", "contrastive")
 
 PRUNING = ("k", "k_min", "k_max", "adaptive_scale", "adaptive_cap", "copy_share")
 CONTRAST = ("alpha", "emit")
-# Of recomputed states and their verification, left out of a description where they ask for nothing.
-WAITING = {
+# Left out of a description where they ask for nothing: field -> the value that does.
+UNSAID = {
     "last_exit": None,
     "adapts": False,
     "skipped": "copy",
@@ -29,8 +35,9 @@ WAITING = {
     "rollback_threshold": None,
     "num_speculations": None,
     "causal": True,
+    "extra": {},
 }
-# Tokens that wait for the deep layers at most, where every one of them is verified.
+# Drafted tokens that may be pending at most, where every one of them is verified.
 LOSSLESS_SPECULATIONS = 8
 
 # Field of a policy -> the flag it comes from, where that has another name; and where there is one exit.
@@ -39,6 +46,7 @@ FLAGS = {
     "vocabulary": "type_vocab_reduct",
     "threshold": "exit_conf_threshold",
     "temperature": "exit_position_temp",
+    "adapts": "use_adapt_threshold",
     "first_exit": "exit_min_layer",
     "static_exit": "static_exit_layer",
     "alpha": "contrastive_alpha",
@@ -50,25 +58,35 @@ FLAGS_OF_ONE_EXIT = FLAGS | {
     "threshold": "shallow2deep_conf_threshold",
     "first_exit": "shallow_exit_layer",
 }
-# Flag -> the numbers it may have.
+# Field -> the numbers it may have. Settings of a row's own have theirs there.
 RANGES = {
-    "exit_conf_threshold": SHARE,
-    "shallow2deep_conf_threshold": SHARE,
-    "exit_position_temp": FROM_ZERO,
-    "exit_min_layer": COUNT,
-    "shallow_exit_layer": COUNT,
+    "threshold": SHARE,
+    "temperature": FROM_ZERO,
+    "first_exit": COUNT,
+    "static_exit": COUNT,
     "k": FROM_TWO,
     "k_min": FROM_TWO,
     "k_max": FROM_TWO,
     "adaptive_scale": SHARE,
     "copy_share": SHARE,
-    "contrastive_alpha": SHARE,
-    "rollback_conf_threshold": FROM_ZERO,
+    "alpha": SHARE,
+    "rollback_threshold": FROM_ZERO,
     "num_speculations": COUNT,
 }
 
 
-@dataclass(frozen=True)
+def flag_ranges() -> dict[str, Range]:
+    """Flag -> the numbers it may have."""
+    return {flags.get(name, name): valid for flags in (FLAGS, FLAGS_OF_ONE_EXIT) for name, valid in RANGES.items()}
+
+
+def own_settings() -> dict[str, Setting]:
+    """Name -> every setting that a kind of pruning or of threshold brings along."""
+    rows = [row for table in (VOCABULARIES, THRESHOLDS) for row in table.values() if row is not None]
+    return {setting.name: setting for row in rows for setting in row.settings}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """How a token may leave the decoder early. The default is the full model.
 
@@ -82,16 +100,17 @@ class Policy:
         first_exit: Lowest layer with an exit (exit_min_layer), at least 1.
         last_exit: Highest layer with an exit; None for the last layer but one.
         static_exit: Every token runs exactly this many layers; None for all.
-        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.Budget`.
+        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.PruningSettings`.
         copy_share: Rows of the head are copied while rows * k is at most this share of the vocabulary; otherwise the
             whole head is multiplied and the survivors are read out. It changes no result.
         alpha: V_head of contrastive measures are the tokens of at least alpha times the highest probability.
         emit: One of `EMISSIONS`.
         skipped: Name in `SKIPPED_STATES`, what fills the layers a token skipped.
-        verification: Name in `VERIFICATIONS`, what is done with the full model's word on tokens that had left early.
-        rollback_threshold: Highest cross entropy of a token that stands, in nats, for rollback.
-        num_speculations: Most tokens that may wait for the deep layers; None for no bound.
+        verification: Name in `VERIFICATIONS`, what becomes of drafted tokens once the full model's logits are known.
+        rollback_threshold: Highest cross entropy of an accepted token, in nats, for rollback.
+        num_speculations: Most drafted tokens that may be pending; None for no bound.
         causal: Whether slots that run the deep layers together see only those before them (parallel_causal_mask).
+        extra: Settings that the kind of pruning or of threshold brings along, see `decoding.settings.Setting`.
     """
 
     confidence: str | None = None
@@ -116,6 +135,7 @@ class Policy:
     rollback_threshold: float | None = None
     num_speculations: int | None = None
     causal: bool = True
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         problems = wrong_types(self) or self._problems()
@@ -143,6 +163,7 @@ class Policy:
             "alpha": _given(config, "contrastive_alpha", 0.1),
             "emit": _given(config, "emit", "exit"),
             "adapts": _switch(config, "use_adapt_threshold"),
+            "extra": _extra(config),
             **_skipped(config, one_exit),
         }
         if one_exit:
@@ -178,6 +199,36 @@ class Policy:
         return VOCABULARIES[self.vocabulary] is not None
 
     @property
+    def schedule(self) -> Callable[[PruningSettings, int, float], int]:
+        """The numbers of surviving rows of the kind of pruning."""
+        row = VOCABULARIES[self.vocabulary]
+        return partial(row.schedule, **values(row.settings, self.extra)) if row.settings else row.schedule
+
+    @property
+    def threshold_kind(self) -> str:
+        """Name in `THRESHOLDS`: the kind that something was given of, else constant."""
+        return next(iter(self._chosen_thresholds), "constant")
+
+    @property
+    def _chosen_thresholds(self) -> dict[str, str]:
+        """Kind of threshold -> the field or setting by which it was chosen."""
+        chosen = {kind: row.chosen_by for kind, row in THRESHOLDS.items() if row.chosen_by is not None}
+        held = vars(self) | dict(self.extra)
+        return {kind: name for kind, name in chosen.items() if held.get(name) not in (None, False)}
+
+    @property
+    def named_values(self) -> dict[str, Any]:
+        """Name -> value of every field, and of `own_values`."""
+        return vars(self) | self.own_values
+
+    @property
+    def own_values(self) -> dict[str, Any]:
+        """Name -> value of what the kinds of pruning and of threshold in force bring along."""
+        pruning = VOCABULARIES[self.vocabulary]
+        settings = THRESHOLDS[self.threshold_kind].settings + (() if pruning is None else pruning.settings)
+        return {name: value for name, value in values(settings, self.extra).items() if value is not None}
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether the last layer's token must be known before the first exit."""
         return self.confidence is not None and self.measure.looks_ahead
@@ -189,12 +240,12 @@ class Policy:
 
     @property
     def verifies(self) -> Verification | None:
-        """What is done with the full model's word on tokens that had left early."""
+        """What becomes of drafted tokens once the full model's logits are known; None where they stand as they are."""
         return VERIFICATIONS[self.verification]
 
     @property
     def catches_up(self) -> bool:
-        """Whether the full model's word on such tokens is wanted at all."""
+        """Whether the full model's logits of drafted tokens are wanted at all."""
         return self.recomputes and (self.verifies is not None or self.adapts)
 
     @property
@@ -209,9 +260,9 @@ class Policy:
         end = num_layers if self.last_exit is None else min(num_layers, self.last_exit + 1)
         return range(max(self.first_exit, self.measure.first_layer), end)
 
-    def budget(self, num_layers: int, vocabulary: int) -> Budget:
-        """What the numbers of tokens to keep depend on, for a model of these sizes."""
-        return Budget(
+    def pruning_settings(self, num_layers: int, vocabulary: int) -> PruningSettings:
+        """What the numbers of surviving rows depend on, for a model of these sizes."""
+        return PruningSettings(
             vocabulary,
             num_layers,
             self.exit_layers(num_layers).start,
@@ -224,16 +275,34 @@ class Policy:
 
     def threshold_at(self, position: int, max_new_tokens: int) -> float:
         """The threshold for the answer token at `position`, counted from 1."""
-        kind = "constant" if self.temperature is None else "decaying"
-        return THRESHOLDS[kind](self.threshold, position, self.length or max_new_tokens, self.temperature)
+        row = THRESHOLDS[self.threshold_kind]
+        read = {name: getattr(self, name) for name in row.reads}
+        return row.at(
+            self.threshold, position, self.length or max_new_tokens, **read, **values(row.settings, self.extra)
+        )
+
+    @property
+    def name(self) -> str:
+        """A few words that can stand in the name of a folder, such as softmax-0.9-min2."""
+        return naming.folder_name(self)
+
+    @property
+    def method(self) -> str:
+        """What tables and figures call it: JSD + fixed."""
+        return naming.method(self.describe())
+
+    def explain(self, num_layers: int) -> str:
+        """The policy as a person would say it, of a decoder of so many layers."""
+        return naming.sentence(self, num_layers)
 
     def describe(self) -> dict:
         """Every setting that shapes a run, for results, logs and the name of a run's folder."""
         if self.confidence is None:
             return {"method": "static", "static_exit": self.static_exit} if self.exits else {"method": "full"}
         idle = {"static_exit", *(() if self.prunes else PRUNING), *(() if self.measure.contrasts else CONTRAST)}
-        idle |= {name for name, off in WAITING.items() if getattr(self, name) == off}
-        return {"method": "early_exit", **{name: value for name, value in asdict(self).items() if name not in idle}}
+        held = asdict(self) | {"extra": self.own_values}
+        idle |= {name for name, off in UNSAID.items() if held[name] == off}
+        return {"method": "early_exit", **{name: value for name, value in held.items() if name not in idle}}
 
     def check(self, num_layers: int, vocabulary: int | None = None) -> None:
         """Refuse exits that a model of `num_layers` decoder layers does not have, and more tokens than it knows.
@@ -290,8 +359,15 @@ class Policy:
             problems.append(f"{self._flags['confidence']} is {self.confidence!r}: valid are {', '.join(CONFIDENCES)}.")
         if self.vocabulary not in VOCABULARIES:
             problems.append(f"type_vocab_reduct is {self.vocabulary!r}: valid are {', '.join(VOCABULARIES)}.")
-        problems += self._range_problems()
-        return problems or [*self._pruning_problems(), *self._contrast_problems(), *self._waiting_problems()]
+        problems += self._range_problems() or self._extra_problems()
+        if problems:
+            return problems
+        return [
+            *self._pruning_problems(),
+            *self._contrast_problems(),
+            *self._skipped_problems(),
+            *self._threshold_problems(),
+        ]
 
     @property
     def _flags(self) -> dict[str, str]:
@@ -299,11 +375,25 @@ class Policy:
         return FLAGS if self.last_exit is None else FLAGS_OF_ONE_EXIT
 
     def _range_problems(self) -> list[str]:
-        named = {self._flags.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         return [
-            f"{flag} is {named[flag]!r}: {valid.advice(named[flag])}"
-            for flag, valid in RANGES.items()
-            if named.get(flag) is not None and named[flag] not in valid
+            f"{self._flags.get(name, name)} is {value!r}: {valid.advice(value)}"
+            for name, valid in RANGES.items()
+            if (value := getattr(self, name)) is not None and value not in valid
+        ]
+
+    def _extra_problems(self) -> list[str]:
+        """Own settings of no kind that there is, or of values they may not have."""
+        known = own_settings()
+        problems = [
+            f"extra holds {name!r}: valid are {', '.join(known) or 'no settings, since no kind brings any along'}."
+            for name in self.extra
+            if name not in known
+        ]
+        given = {name: value for name, value in self.extra.items() if name in known and value is not None}
+        return problems + [
+            f"{name} is {value!r}: {known[name].advice(value)}"
+            for name, value in given.items()
+            if not known[name].allows(value)
         ]
 
     def _pruning_problems(self) -> list[str]:
@@ -323,21 +413,13 @@ class Policy:
             )
         return problems
 
-    def _waiting_problems(self) -> list[str]:
+    def _skipped_problems(self) -> list[str]:
         problems = []
         if self.skipped not in SKIPPED_STATES:
             problems.append(f"skipped_states is {self.skipped!r}: valid are {', '.join(SKIPPED_STATES)}.")
         if self.verification not in VERIFICATIONS:
             problems.append(f"verification is {self.verification!r}: valid are {', '.join(VERIFICATIONS)}.")
-        if self.verification == "rollback" and self.rollback_threshold is None:
-            problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
-        if self.verification == "exact" and self.rollback_threshold is not None:
-            problems.append(
-                "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
-                "would emit, the other what it finds likely enough."
-            )
-        if self.verification == "exact" and not self.causal:
-            problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
+        problems += self._verification_problems()
         if not self.recomputes:
             wanting = {
                 "lossless": self.verification == "exact",
@@ -353,8 +435,27 @@ class Policy:
             ]
         elif self.looks_ahead:
             problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
-        if self.adapts and self.temperature is not None:
-            problems.append("use_adapt_threshold and exit_position_temp exclude each other: fitted or decaying.")
+        return problems
+
+    def _verification_problems(self) -> list[str]:
+        problems = []
+        if self.verification == "rollback" and self.rollback_threshold is None:
+            problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
+        if self.verification == "exact" and self.rollback_threshold is not None:
+            problems.append(
+                "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
+                "would emit, the other what it finds likely enough."
+            )
+        if self.verification == "exact" and not self.causal:
+            problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
+        return problems
+
+    def _threshold_problems(self) -> list[str]:
+        problems = []
+        chosen = self._chosen_thresholds
+        if len(chosen) > 1:
+            flags = " and ".join(self._flags.get(name, name) for name in chosen.values())
+            problems.append(f"{flags} exclude each other: {' or '.join(chosen)}.")
         if self.adapts and (self.last_exit is None or self.last_exit != self.first_exit):
             problems.append("use_adapt_threshold is fitted to one exit: it goes with use_shallow_deep.")
         return problems
@@ -367,6 +468,18 @@ class Policy:
             scoring = ", ".join(name for name, measure in CONFIDENCES.items() if measure.scores is not None)
             problems.append(f"emit is 'contrastive', which needs a contrastive {self._flags['confidence']}: {scoring}.")
         return problems
+
+
+def _extra(config) -> dict:
+    """Own settings of the kinds of pruning and of threshold that are in force, those with a default too: so results say
+    them all."""
+    given = {name: getattr(config, name, None) for name in own_settings()}
+    row = VOCABULARIES.get(vocabulary_of(_given(config, "type_vocab_reduct", None)))
+    settings = () if row is None else row.settings
+    for row in THRESHOLDS.values():
+        if given.get(row.chosen_by) not in (None, False):
+            settings += row.settings
+    return {name: value for name, value in values(settings, given).items() if value is not None}
 
 
 def _skipped(config, one_exit: bool) -> dict:
@@ -386,8 +499,8 @@ def _skipped(config, one_exit: bool) -> dict:
 
 
 def _default_threshold(config) -> float:
-    """Without a threshold nothing leaves early, but where the full model verifies every token, which costs no token
-    its place: there every token is drafted."""
+    """Without a threshold nothing leaves early, but where the full model verifies every token, which changes no
+    output: there every token is drafted."""
     return 0.0 if _switch(config, "lossless") else 1.0
 
 

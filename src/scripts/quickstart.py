@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import interrupts  # noqa: F401 - before what takes time
 
-from analysis.tradeoff import label, report
+from analysis.tradeoff import report
+from decoding import naming
 from decoding.ranges import COUNT
 from jobs.job import Job
 from jobs.speed import Speeds
@@ -67,7 +68,7 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
     """One evaluation run under these flags."""
     with redirect_stdout(StringIO()):  # so many summaries would hide the table, which holds their numbers
         metrics = job.evaluate(flags)
-    policy = label(metrics["eval_policy"])
+    policy = naming.label(metrics["eval_policy"])
     print(f"{name}: {policy}: {metrics['eval_runtime']:.0f} s for {metrics['eval_samples']} examples", flush=True)
 
 
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         for flags in grid:
             evaluate(name, job, flags)
         path = arguments.out / name / "speed.json"
-        Speeds(job, path, arguments.speed_examples, arguments.repetitions).of(grid)
+        Speeds(job, path, arguments.speed_examples, arguments.repetitions).of([job.policy_of(flags) for flags in grid])
     print("\n" + report(arguments.out, arguments.out))
     print(f"Table:  {arguments.out / 'table.txt'}\nFigure: {arguments.out / 'figure.png'}")
 

@@ -10,7 +10,7 @@ from decoding.trace import PER_LAYER, ExitTrace
 from tasks import Feature
 
 # Of `ExitTrace.counts`, what is kept of an input.
-WAITING = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
+KEPT_COUNTS = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
         "shallow": int((trace.exit_layers[row, :length] < trace.cost.num_layers).sum()),
         "rolled_back": len(discarded),
         "layers_rolled_back": sum(discarded),
-        **{name: int(trace.counts[name][row]) for name in WAITING},
+        **{name: int(trace.counts[name][row]) for name in KEPT_COUNTS},
     }
 
 
