@@ -11,18 +11,13 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from decoding import naming
+from decoding import naming, policy_checks
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.fields import wrong_types
 from decoding.pruning import VOCABULARIES, PruningSettings
-from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE, Range
-from decoding.settings import Setting, values
-from decoding.states import SKIPPED_STATES
+from decoding.settings import values
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS, Verification
-
-# What the token of an exit is read from: its distribution p_l, or the s that a contrastive measure makes of it.
-EMISSIONS = ("exit", "contrastive")
 
 PRUNING = ("k", "k_min", "k_max", "adaptive_scale", "adaptive_cap", "copy_share")
 CONTRAST = ("alpha", "emit")
@@ -39,51 +34,6 @@ UNSAID = {
 }
 # Drafted tokens that may be pending at most, where every one of them is verified.
 LOSSLESS_SPECULATIONS = 8
-
-# Field of a policy -> the flag it comes from, where that has another name; and where there is one exit.
-FLAGS = {
-    "confidence": "exit_conf_type",
-    "vocabulary": "type_vocab_reduct",
-    "threshold": "exit_conf_threshold",
-    "temperature": "exit_position_temp",
-    "adapts": "use_adapt_threshold",
-    "first_exit": "exit_min_layer",
-    "static_exit": "static_exit_layer",
-    "alpha": "contrastive_alpha",
-    "skipped": "skipped_states",
-    "rollback_threshold": "rollback_conf_threshold",
-}
-FLAGS_OF_ONE_EXIT = FLAGS | {
-    "confidence": "shallow2deep_conf_type",
-    "threshold": "shallow2deep_conf_threshold",
-    "first_exit": "shallow_exit_layer",
-}
-# Field -> the numbers it may have. Settings of a row's own have theirs there.
-RANGES = {
-    "threshold": SHARE,
-    "temperature": FROM_ZERO,
-    "first_exit": COUNT,
-    "static_exit": COUNT,
-    "k": FROM_TWO,
-    "k_min": FROM_TWO,
-    "k_max": FROM_TWO,
-    "adaptive_scale": SHARE,
-    "copy_share": SHARE,
-    "alpha": SHARE,
-    "rollback_threshold": FROM_ZERO,
-    "num_speculations": COUNT,
-}
-
-
-def flag_ranges() -> dict[str, Range]:
-    """Flag -> the numbers it may have."""
-    return {flags.get(name, name): valid for flags in (FLAGS, FLAGS_OF_ONE_EXIT) for name, valid in RANGES.items()}
-
-
-def own_settings() -> dict[str, Setting]:
-    """Name -> every setting that a kind of pruning or of threshold brings along."""
-    rows = [row for table in (VOCABULARIES, THRESHOLDS) for row in table.values() if row is not None]
-    return {setting.name: setting for row in rows for setting in row.settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +88,7 @@ class Policy:
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        problems = wrong_types(self) or self._problems()
+        problems = wrong_types(self) or policy_checks.problems(self)
         if problems:
             raise ValueError(" ".join(problems))
 
@@ -207,10 +157,10 @@ class Policy:
     @property
     def threshold_kind(self) -> str:
         """Name in `THRESHOLDS`: the kind that something was given of, else constant."""
-        return next(iter(self._chosen_thresholds), "constant")
+        return next(iter(self.chosen_thresholds), "constant")
 
     @property
-    def _chosen_thresholds(self) -> dict[str, str]:
+    def chosen_thresholds(self) -> dict[str, str]:
         """Kind of threshold -> the field or setting by which it was chosen."""
         chosen = {kind: row.chosen_by for kind, row in THRESHOLDS.items() if row.chosen_by is not None}
         held = vars(self) | dict(self.extra)
@@ -310,170 +260,15 @@ class Policy:
         Raises:
             ValueError: One sentence per setting that does not fit.
         """
-        problems = [*self._exit_problems(num_layers), *self._vocabulary_problems(vocabulary)]
-        if self.static_exit is not None and not 1 <= self.static_exit <= num_layers:
-            problems.append(f"static_exit_layer is {self.static_exit}: valid are 1 to {num_layers} for this decoder.")
+        problems = policy_checks.problems_in_model(self, num_layers, vocabulary)
         if problems:
             raise ValueError(" ".join(problems))
-
-    def _exit_problems(self, num_layers: int) -> list[str]:
-        first, tried = self._flags["first_exit"], len(self.exit_layers(num_layers))
-        if self.confidence is None:
-            return []
-        if self.first_exit >= num_layers:
-            return [
-                f"{first} is {self.first_exit}, but the decoder has {num_layers} layers: "
-                f"valid are 1 to {num_layers - 1}."
-            ]
-        if not tried:
-            return [
-                f"{self._flags['confidence']} is {self.confidence!r}, which tries no exit below layer "
-                f"{self.measure.first_layer}, so with {first} {self.first_exit} of {num_layers} layers no token would "
-                "ever leave."
-            ]
-        if self.prunes and tried == 1:
-            lower = "" if self.last_exit is not None else f"lower {first} or "
-            return [
-                f"type_vocab_reduct is {self.vocabulary!r}, but with {first} {self.first_exit} of {num_layers} "
-                f"layers there is a single exit and nothing to prune after it: {lower}leave pruning out."
-            ]
-        return []
-
-    def _vocabulary_problems(self, vocabulary: int | None) -> list[str]:
-        """Of tokens to keep more than there are; k_max, which is but a number of the formula, may be any."""
-        return [
-            f"{name} is {value}, but the model knows {vocabulary} tokens: valid are 2 to {vocabulary}."
-            for name, value in (("k", self.k), ("k_min", self.k_min))
-            if value is not None and vocabulary is not None and value > vocabulary
-        ]
-
-    def _problems(self) -> list[str]:
-        problems = []
-        if self.confidence is not None and self.static_exit is not None:
-            exits = "use_early_exit" if self.last_exit is None else "use_shallow_deep"
-            problems.append(
-                f"static_exit_layer and {exits} exclude each other: a static exit is always taken, so no confidence is "
-                "ever asked."
-            )
-        if self.confidence is not None and self.confidence not in CONFIDENCES:
-            problems.append(f"{self._flags['confidence']} is {self.confidence!r}: valid are {', '.join(CONFIDENCES)}.")
-        if self.vocabulary not in VOCABULARIES:
-            problems.append(f"type_vocab_reduct is {self.vocabulary!r}: valid are {', '.join(VOCABULARIES)}.")
-        problems += self._range_problems() or self._extra_problems()
-        if problems:
-            return problems
-        return [
-            *self._pruning_problems(),
-            *self._contrast_problems(),
-            *self._skipped_problems(),
-            *self._threshold_problems(),
-        ]
-
-    @property
-    def _flags(self) -> dict[str, str]:
-        """Field -> the flag that whoever reads a refusal has to change, where it is not called the same."""
-        return FLAGS if self.last_exit is None else FLAGS_OF_ONE_EXIT
-
-    def _range_problems(self) -> list[str]:
-        return [
-            f"{self._flags.get(name, name)} is {value!r}: {valid.advice(value)}"
-            for name, valid in RANGES.items()
-            if (value := getattr(self, name)) is not None and value not in valid
-        ]
-
-    def _extra_problems(self) -> list[str]:
-        """Own settings of no kind that there is, or of values they may not have."""
-        known = own_settings()
-        problems = [
-            f"extra holds {name!r}: valid are {', '.join(known) or 'no settings, since no kind brings any along'}."
-            for name in self.extra
-            if name not in known
-        ]
-        given = {name: value for name, value in self.extra.items() if name in known and value is not None}
-        return problems + [
-            f"{name} is {value!r}: {known[name].advice(value)}"
-            for name, value in given.items()
-            if not known[name].allows(value)
-        ]
-
-    def _pruning_problems(self) -> list[str]:
-        problems = []
-        if self.k_min is not None and self.k_max is not None and self.k_min > self.k_max:
-            problems.append(f"k_min is {self.k_min} and k_max {self.k_max}: k_min may be k_max at most.")
-        if self.prunes and self.confidence is None:
-            problems.append(
-                f"type_vocab_reduct is {self.vocabulary!r}, but no confidence is measured that would read the "
-                "vocabulary: pruning needs use_early_exit."
-            )
-        elif self.prunes and not self.measure.reads_logits:
-            reading = ", ".join(name for name, measure in CONFIDENCES.items() if measure.reads_logits)
-            problems.append(
-                f"type_vocab_reduct is {self.vocabulary!r}, but {self.confidence} reads no probabilities, so there is "
-                f"nothing to prune: valid measures are {reading}."
-            )
-        return problems
-
-    def _skipped_problems(self) -> list[str]:
-        problems = []
-        if self.skipped not in SKIPPED_STATES:
-            problems.append(f"skipped_states is {self.skipped!r}: valid are {', '.join(SKIPPED_STATES)}.")
-        if self.verification not in VERIFICATIONS:
-            problems.append(f"verification is {self.verification!r}: valid are {', '.join(VERIFICATIONS)}.")
-        problems += self._verification_problems()
-        if not self.recomputes:
-            wanting = {
-                "lossless": self.verification == "exact",
-                "rollback_conf_threshold": self.verification == "rollback",
-                "num_speculations": self.num_speculations is not None,
-                "use_adapt_threshold": self.adapts,
-            }
-            problems += [
-                f"{name} needs skipped layers to be run later on: leave copy_skipped_hidden_states out, or give "
-                "--skipped_states recompute with several exits."
-                for name, wanted in wanting.items()
-                if wanted
-            ]
-        elif self.looks_ahead:
-            problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
-        return problems
-
-    def _verification_problems(self) -> list[str]:
-        problems = []
-        if self.verification == "rollback" and self.rollback_threshold is None:
-            problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
-        if self.verification == "exact" and self.rollback_threshold is not None:
-            problems.append(
-                "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
-                "would emit, the other what it finds likely enough."
-            )
-        if self.verification == "exact" and not self.causal:
-            problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
-        return problems
-
-    def _threshold_problems(self) -> list[str]:
-        problems = []
-        chosen = self._chosen_thresholds
-        if len(chosen) > 1:
-            flags = " and ".join(self._flags.get(name, name) for name in chosen.values())
-            problems.append(f"{flags} exclude each other: {' or '.join(chosen)}.")
-        if self.adapts and (self.last_exit is None or self.last_exit != self.first_exit):
-            problems.append("use_adapt_threshold is fitted to one exit: it goes with use_shallow_deep.")
-        return problems
-
-    def _contrast_problems(self) -> list[str]:
-        problems = []
-        if self.emit not in EMISSIONS:
-            problems.append(f"emit is {self.emit!r}: valid are {', '.join(EMISSIONS)}.")
-        elif self.emits_contrast and (self.confidence is None or self.measure.scores is None):
-            scoring = ", ".join(name for name, measure in CONFIDENCES.items() if measure.scores is not None)
-            problems.append(f"emit is 'contrastive', which needs a contrastive {self._flags['confidence']}: {scoring}.")
-        return problems
 
 
 def _extra(config) -> dict:
     """Own settings of the kinds of pruning and of threshold that are in force, those with a default too: so results say
     them all."""
-    given = {name: getattr(config, name, None) for name in own_settings()}
+    given = {name: getattr(config, name, None) for name in policy_checks.own_settings()}
     row = VOCABULARIES.get(vocabulary_of(_given(config, "type_vocab_reduct", None)))
     settings = () if row is None else row.settings
     for row in THRESHOLDS.values():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any
 
-from decoding import policy as policies
+from decoding import policy_checks
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy, vocabulary_of
 from decoding.pruning import VOCABULARIES
@@ -219,7 +219,7 @@ class AdditionalArguments(MeasurementArguments, ExitTrainingArguments, PolicyArg
     @staticmethod
     def own_settings() -> dict[str, Setting]:
         """Name -> every setting that a row of the tables of prunings, thresholds and losses brings along."""
-        return policies.own_settings() | losses.own_settings()
+        return policy_checks.own_settings() | losses.own_settings()
 
     @classmethod
     def flag_names(cls) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from decoding.policy import flag_ranges
+from decoding.policy_checks import flag_ranges
 from decoding.ranges import COUNT, FINITE, FROM_TWO, FROM_ZERO, NATURAL, POSITIVE, SHARE, WHOLE, Range
 
 BELOW_ONE = Range("numbers from 0 and below 1", lambda value: 0 <= value < 1)
