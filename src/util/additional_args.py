@@ -59,8 +59,8 @@ class PolicyArguments:
     )
     type_vocab_reduct: str | None = flag(
         None,
-        f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens are "
-        "in the running and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
+        f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens "
+        "survive and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
         "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952).",
     )
     k: int | None = flag(
