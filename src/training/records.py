@@ -88,8 +88,8 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
 
 
 def reference_rows(trace: ExitTrace, row: int, policy: Policy) -> int:
-    """Rows of the head the reference counts: the surviving ones at every exit tried; under pruning at all but the first of
-    a token, where it multiplies the whole head as well."""
+    """Rows of the head the reference counts: the surviving ones at every exit tried; under pruning at all but the first
+    of a token, where it multiplies the whole head as well."""
     if not trace.cost.reads_logits:
         return 0
     kept = trace.kept[row, : int(trace.lengths[row])]
