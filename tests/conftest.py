@@ -1,6 +1,7 @@
 """What the whole suite shares: seeds, a tiny random T5 with its tokenizer in a folder, and small files of examples."""
 
 import json
+import os
 import random
 import zlib
 from pathlib import Path
@@ -13,6 +14,10 @@ from transformers import PreTrainedTokenizerFast, T5Config
 
 from models import DeployT5ForConditionalGeneration
 from support import away_from_ties, seed_everything, tiny_gpt2
+
+# Scripts that a test starts import this checkout, whichever is installed.
+SRC = str(Path(__file__).resolve().parents[1] / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join([SRC, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds

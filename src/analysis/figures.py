@@ -8,12 +8,9 @@ shows and the runs they came from. Figures 16 to 21 and tables 2 to 8 have no co
 
 from __future__ import annotations
 
-import sys
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 from analysis import layer_figures, policy_figures, speed_figures
 from analysis.drawing import Runs
@@ -86,6 +83,11 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(map(str, written)))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -1,18 +1,12 @@
 """The command that rebuilds the embedded GPT-2, with a few steps of a small model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "scripts"))
-
-import build_gpt2
-
 from models import DeployGPT2LMHeadModel
+from scripts import build_gpt2
 from support import OFF
 
 SMALL = ["--rows", "2", "--length", "32", "--layers", "2", "--width", "32"]
