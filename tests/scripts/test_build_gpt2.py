@@ -49,7 +49,7 @@ def test_a_killed_run_continues(tmp_path, monkeypatch, capsys):
             steps.append(batch)
             yield batch
 
-    monkeypatch.setattr("build_assets.SAVE_EVERY", 0)
+    monkeypatch.setattr("scripts.build_assets.SAVE_EVERY", 0)
     monkeypatch.setattr(build_gpt2, "batches", dying)
     with pytest.raises(KeyboardInterrupt):
         build_gpt2.main(["--out", str(out), "--steps", "4", *SMALL])
