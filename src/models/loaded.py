@@ -34,7 +34,8 @@ def view(model: PreTrainedModel, deployed: type[EarlyExitGeneration]) -> EarlyEx
     """The model as an instance of the deployed class of its architecture.
 
     Raises:
-        ValueError: It is another class than those `deployed` is made of: it has no head, or methods of its own.
+        ValueError: It is another class than those `deployed` is made of (it has no head, or methods of its own), or its
+            adapter does not fit it.
     """
     if isinstance(model, deployed):
         return model
@@ -46,4 +47,5 @@ def view(model: PreTrainedModel, deployed: type[EarlyExitGeneration]) -> EarlyEx
         )
     seen = deployed.__new__(deployed)
     seen.__dict__ = model.__dict__
+    seen.refuse_unsupported()
     return seen

@@ -14,6 +14,8 @@ from transformers import (
     BloomForCausalLM,
     GPT2LMHeadModel,
     GPT2Model,
+    OPTConfig,
+    OPTForCausalLM,
     pipeline,
 )
 
@@ -107,11 +109,17 @@ class Headstrong(GPT2LMHeadModel):
 def test_what_cannot_is_refused_with_a_sentence():
     theirs = plain(MODELS["gpt2"](seed=0))
     bloom = BloomForCausalLM(BloomConfig(vocab_size=10, hidden_size=8, n_layer=1, n_head=2))
+    small = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=10, hidden_size=8, ffn_dim=8, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=4
+        )
+    )
     wrapped = Wrapper(theirs)
     for given, sentence in (
         (bloom, "model_type is 'bloom': early-exit decoding supports t5, "),
         (theirs.transformer, "got a GPT2Model: of the architecture gpt2 it takes a GPT2LMHeadModel."),
         (Headstrong(theirs.config), "got a Headstrong: of the architecture gpt2 it takes a GPT2LMHeadModel."),
+        (small, "as OPT-350m does: early-exit decoding supports the other sizes."),
         (wrapped, r"got a Wrapper: merge its adapter first, deploy\(model.merge_and_unload\(\)\)."),
         (nn.Sequential(theirs), "got a Sequential: a transformers model is wanted, not what wraps or names it."),
         ("gpt2", "got a str: a transformers model is wanted"),
