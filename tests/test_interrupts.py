@@ -58,6 +58,14 @@ def test_while_it_imports_a_script_ends_with_a_sentence(script):
 
 
 @pytest.mark.slow
+def test_a_console_command_ends_so_too(tmp_path):
+    command = tmp_path / "early-exit-generate"  # what an installer writes
+    command.write_text("import sys\nfrom generate import command\nsys.exit(command())\n")
+    said = interrupted_at(start("-X", "importtime", str(command)), " interrupts")
+    assert [line for line in said if not line.startswith("import time")] == [SENTENCE]
+
+
+@pytest.mark.slow
 def test_while_it_works_a_script_ends_with_a_sentence_and_its_lines_stand(tmp_path, tiny_gpt2_dir):
     (tmp_path / "in.txt").write_text("The tower\n" * 5000)
     out = tmp_path / "out.jsonl"
