@@ -19,6 +19,7 @@ from analysis.runs import RunFiles, Speed
 from analysis.style import Look, points
 from util.files import jsonable, read_json, replacing, write_json
 
+LEGEND = 1.5  # inches beside the panels
 INTERVALS = "Bars at scores, depths and FLOPs are 95% bootstrap intervals over examples"
 
 
@@ -54,7 +55,8 @@ class Drawing:
         # Through JSON, so that what is drawn from runs and what is drawn again from the file cannot differ.
         figure = self.paint(json.loads(json.dumps(jsonable(self.values))))
         inches = figure.get_figwidth()
-        figure.suptitle(textwrap.fill(self.title, int(9 * inches)), fontsize=11)
+        title = textwrap.fill(self.title, int(9 * (inches - LEGEND)))
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")  # a legend stands to the right of it
         lines = [". ".join(part.rstrip(".") for part in (self.note, self.examples) if part) + "."]
         lines += [_places(self.runs)] if self.runs else []
         wrapped = "\n".join(textwrap.fill(line, int(16 * inches)) for line in lines)
@@ -106,7 +108,7 @@ def panels(count: int, columns: int = 2, width: float = 4.2, height: float = 2.9
     columns = min(columns, count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns + 1.5, height * rows + 1.0), squeeze=False, layout="constrained"
+        rows, columns, figsize=(width * columns + LEGEND, height * rows + 1.0), squeeze=False, layout="constrained"
     )
     for unused in axes.flat[count:]:
         unused.remove()
@@ -116,7 +118,9 @@ def panels(count: int, columns: int = 2, width: float = 4.2, height: float = 2.9
 def series(axes: Axes, xs: Sequence[float], quantities: Sequence[dict], look: Look, label: str, **more) -> None:
     """A line through numbers with their intervals."""
     values = [each["value"] for each in quantities]
-    axes.errorbar(xs, values, yerr=errors(quantities), elinewidth=0.7, capsize=1.5, label=label, **points(look) | more)
+    axes.errorbar(
+        xs, values, yerr=errors(quantities), elinewidth=0.7, capsize=1.5, label=label or None, **points(look) | more
+    )
 
 
 def errors(quantities: Iterable[dict]) -> list[list[float]]:
@@ -173,6 +177,13 @@ def own_legend(axes: Axes, wrap: int = 22) -> None:
 def as_label(text: str) -> str:
     """A token's text as a label: visible where it is blank, harmless where it has signs of its own."""
     return repr(text)[1:-1].replace("$", r"\$") or "''"
+
+
+def token_ticks(axes: Axes, texts: Sequence[str]) -> None:
+    """Tokens below their places, upright where they would run into each other."""
+    labels = [as_label(text) for text in texts]
+    crowded = sum(map(len, labels)) + 2 * len(labels) > 44
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if crowded else 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs

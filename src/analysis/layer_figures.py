@@ -16,6 +16,7 @@ from analysis.drawing import (
     panels,
     series,
     shared_legend,
+    token_ticks,
 )
 from analysis.quantities import score
 from analysis.runs import RunFiles, where
@@ -83,8 +84,8 @@ def paint_pruning(values: dict) -> Figure:
         panel.set_yscale("log")
         if all(len(kept) == 1 for kept in token["kept"].values()):
             (layer, size), *_ = next(iter(token["kept"].values()))
-            why = f"every first token leaves at layer {layer},\nso nothing is asked of a pruned head"
-            panel.annotate(why, (layer, size), xytext=(12, 0), textcoords="offset points", va="center", fontsize=8)
+            why = f"every first token leaves at layer {layer},\nits first exit, before anything is pruned"
+            panel.annotate(why, (layer, size), xytext=(12, 5), textcoords="offset points", va="top", fontsize=8)
         title = f"{token['task']}, {token['model']}\nfirst token of {token['example']}"
         finish(panel, "layer (0 = embedding)", "tokens (log scale)", title)
     shared_legend(figure)
@@ -222,7 +223,7 @@ def paint_contrast(values: dict) -> Figure:
         places = np.arange(len(token["tokens"]))
         for offset, (name, label) in enumerate(names.items()):
             panel.bar(places + 0.27 * (offset - 1), token[name], width=0.27, label=label, **bars(nth(offset)))
-        panel.set_xticks(places, [as_label(text) for text in token["texts"]], rotation=30)
+        token_ticks(panel, token["texts"])
         where_it_is = f"{token['example']}, token {token['token']} ({as_label(token['text'])})"
         layers = f"layer {token['layer']}, amateur layer {token['amateur']}"
         finish(
@@ -289,7 +290,7 @@ def paint_divergence(values: dict) -> Figure:
     for row, (left, right) in zip(values["panels"], zip(axes[::2], axes[1::2], strict=True), strict=True):
         discounted, pairs = (np.array(row[name], float) for name in ("discounted", "mean_pairs"))  # None becomes nan
         _heat(left, discounted)
-        left.set_xticks(range(len(row["texts"])), [as_label(text) for text in row["texts"]], rotation=90)
+        token_ticks(left, row["texts"])
         _cross(left, discounted)
         title = f"{row['task']}, {row['model']}\nJSD(exit layer, j) / distance, {row['example']}"
         finish(left, "token", "earlier layer j", title)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from analysis.drawing import (
     INTERVALS,
@@ -116,9 +116,12 @@ def _group_of_bars(
     caps = {"linewidth": 0.8, "capsize": 2}
     drawn = panel.bar(places, heights, width, yerr=errors(found), label=name, error_kw=caps, **bars(look(name)))
     short = EngFormatter(places=1, sep="")
-    panel.bar_label(drawn, fmt=short if logarithmic else lambda value: f"{value:.3g}", fontsize=6.5, padding=1)
+    ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.3}  # where the oracle's line passes
+    number = short if logarithmic else lambda value: f"{value:.3g}"
+    panel.bar_label(drawn, fmt=number, fontsize=6.5, padding=1, bbox=ground)
     if logarithmic:
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(short)
         panel.yaxis.set_minor_formatter("")
 

@@ -177,7 +177,7 @@ def paint_tradeoffs(values: dict) -> Figure:
             for each in found:
                 _traded_line(panel, each)
             full = next(point for point in found[0]["points"] if point["full"])
-            star = points(look("full model")) | {"linestyle": "", "label": "full model"}
+            star = points(look("full model")) | {"label": "full model"}
             panel.plot(full["speed"]["value"], full["score"]["value"], **star)
             finish(panel, f"{axis} per token", f"{found[0]['score_name']} (%)", f"{task}, {model}")
             own_legend(panel)
@@ -193,7 +193,8 @@ def _traded_line(panel: Axes, each: dict) -> None:
     own = look(each["method"])
     label = each["method"] if each["area"] is None else f"{each['method']} ({each['area']:.1f})"
     xs = [speed["value"] for speed in speeds]
-    series(panel, xs, scores, own, label, xerr=errors(speeds), linestyle="", alpha=0.85)
+    panel.plot([], [], label=label, **points(own))
+    series(panel, xs, scores, own, "", xerr=errors(speeds), linestyle="", alpha=0.85)
     pairs = [(point["speed"]["value"], point["score"]["value"]) for point in each["points"]]
     reached = [1.0, *sorted(speed for speed, _ in pairs if speed > 1)]
     best = [max(value for other, value in pairs if other >= speed) for speed in reached]
@@ -282,8 +283,8 @@ def paint_drafts(values: dict) -> Figure:
             panel.set_xticks(sorted({point["drafts"] for point in found}), minor=False)
             panel.xaxis.set_major_formatter("{x:g}")
         finish(panel, words, QUANTITIES[quantity], f"{task}, {model}")
-    shared_legend(figure, axes[::2], "upper", "left")
-    shared_legend(figure, axes[1::2], "lower", "right")
+    shared_legend(figure, axes[::2], "upper", "panels on the left")
+    shared_legend(figure, axes[1::2], "lower", "on the right")
     return figure
 
 

@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, VIOLET, OLIVE = "#56B4E9", "#D55E00", "#6A3D9A", "#7A7A00"
 
 SOLID, DASHED, DOTTED, CHAINED = "-", "--", ":", "-."
+ALONE = ""  # a single point
 LONG, PAIRED, SPARSE = (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3))
 
 
@@ -35,10 +36,10 @@ class Look(NamedTuple):
 
 # Methods that stand in one figure differ in each of the four.
 LOOKS = {
-    "full model": Look(BLACK, "*", SOLID, ""),
+    "full model": Look(BLACK, "*", ALONE, "O"),
     "static": Look(GREY, "X", DOTTED, "++"),
     "oracle": Look(GREY, "d", LONG, "--"),
-    "softmax": Look(BLUE, "o", SOLID, "."),
+    "softmax": Look(BLUE, "o", SOLID, ""),
     "softmax + fixed": Look(ORANGE, "v", DASHED, "//"),
     "softmax + decaying": Look(GREEN, "<", CHAINED, "\\\\"),
     "softmax + adaptive": Look(PINK, ">", DOTTED, "xx"),
