@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
@@ -15,16 +16,22 @@ SLACK = 1.0  # pixels: boxes of texts have a rim
 def problems(figure: Figure) -> list[str]:
     """A sentence for each."""
     figure.canvas.draw()
-    return [*_texts(figure), *_legends(figure), *(each for axes in figure.axes for each in _alike(axes))]
+    found = [*_texts(figure), *_legends(figure), *(each for axes in figure.axes for each in _alike(axes))]
+    plt.close(figure)
+    return found
 
 
 def _texts(figure: Figure) -> list[str]:
     hidden = _never_drawn(figure)
-    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    texts = _written(figure)
     boxes = [(text.get_text(), _inner(text.get_window_extent())) for text in texts if text not in hidden]
     page = figure.bbox.padded(SLACK)
     outside = [f"{text!r} is cut off" for text, box in boxes if not _within(box, page)]
     return outside + [f"{a!r} over {b!r}" for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
+
+
+def _written(figure: Figure) -> list[Text]:
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
 
 
 def _never_drawn(figure: Figure) -> set[Text]:
@@ -51,7 +58,7 @@ def _legends(figure: Figure) -> list[str]:
     legends = figure.findobj(Legend)
     boxes = [legend.get_window_extent() for legend in legends]
     own = {text for legend in legends for text in legend.findobj(Text)} | _never_drawn(figure)
-    texts = [text for text in figure.findobj(Text) if text not in own and text.get_visible() and text.get_text().strip()]
+    texts = [text for text in _written(figure) if text not in own]
     others = [("a panel", axes.get_window_extent()) for axes in figure.axes]
     others += [(repr(text.get_text()), text.get_window_extent()) for text in texts]
     found = [f"a legend over {name}" for box in boxes for name, other in others if _inner(box).overlaps(_inner(other))]

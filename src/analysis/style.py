@@ -43,15 +43,15 @@ LOOKS = {
     "softmax + fixed": Look(ORANGE, "v", DASHED, "//"),
     "softmax + decaying": Look(GREEN, "<", CHAINED, "\\\\"),
     "softmax + adaptive": Look(PINK, ">", DOTTED, "xx"),
-    "max_prob": Look(SKY, "H", PAIRED, "||"),
+    "max_prob": Look(SKY, "h", PAIRED, "||"),
     "entropy": Look(OLIVE, "8", SPARSE, "OO"),
     "state": Look(PINK, "D", CHAINED, "oo"),
-    "meta": Look(ORANGE, "P", DASHED, "**"),
+    "meta": Look(VERMILION, "P", LONG, "**"),
     "weighted": Look(ORANGE, "s", DASHED, "///"),
     "weighted (text)": Look(PINK, "h", CHAINED, "\\\\\\"),
     "contrastive": Look(VIOLET, "p", PAIRED, "ooo"),
     "JSD": Look(GREEN, "^", PAIRED, "..."),
-    "JSD (text)": Look(SKY, "D", DOTTED, "xxx"),
+    "JSD (text)": Look(SKY, "D", SPARSE, "xxx"),
     "JSD + fixed": Look(ORANGE, "v", DASHED, "////"),
     "JSD + decaying": Look(VIOLET, "<", CHAINED, "||||"),
     "JSD + adaptive": Look(PINK, ">", DOTTED, "xxxx"),
@@ -61,7 +61,7 @@ LOOKS = {
     "FREE": Look(ORANGE, "s", DASHED, "|||"),
     "FREE + adaptive threshold": Look(VERMILION, "p", CHAINED, "/."),
     "FREE + rollback": Look(PINK, "v", LONG, "\\."),
-    "lossless": Look(GREEN, "^", PAIRED, "+."),
+    "lossless": Look(SKY, "H", SPARSE, "+."),
 }
 
 # Their numbers have no common divisor, so a look returns only after all combinations.
