@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config
 
+from jobs.setup import LOGGERS
 from models import DeployT5ForConditionalGeneration
 from support import away_from_ties, seed_everything, tiny_gpt2
 
@@ -52,8 +53,7 @@ def seeded(request):
 @pytest.fixture(autouse=True)
 def loggers():
     """What a script that runs within a test settles about its own lines ends with the test."""
-    names = ("jobs", "training", "tasks", "util", "models", "decoding")
-    levels = {name: logging.getLogger(name).level for name in names}
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
     yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

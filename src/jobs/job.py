@@ -19,7 +19,7 @@ from models import deploying_class
 from tasks import features, find_task, load_examples, train_features
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
-from training.processes import by_main, part, process_index
+from training.processes import by_main, end_together, process_index
 from training.reporting import check_trackers, describe, point_trackers, table, track_settings
 from training.trainer import EarlyExitTrainer, TrainingCollator, full_eval_dtype
 from util import (
@@ -60,7 +60,7 @@ def run_script(data_class: type[DataArguments], main: Callable) -> None:
 def _run(arguments: Arguments, main: Callable) -> None:
     try:
         main(*arguments)
-        part()
+        end_together()
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

@@ -16,6 +16,9 @@ from util import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
+# Whose lines are a job's own.
+LOGGERS = ("jobs", "training", "tasks", "util", "models", "decoding")
+
 
 def quieten(training_args: TrainingArguments) -> None:
     """Our own lines in the main process, warnings of the libraries, no bars but ours; --log_level sets both."""
@@ -23,7 +26,7 @@ def quieten(training_args: TrainingArguments) -> None:
     level = training_args.get_process_log_level() if chosen else logging.WARNING
     ours = logging.INFO if training_args.process_index == 0 and not chosen else level
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for name in ("jobs", "training", "tasks", "util", "models", "decoding"):
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(ours)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR if level == logging.WARNING else level)
     transformers_logging.set_verbosity(level)

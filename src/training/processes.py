@@ -22,7 +22,7 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-def part() -> None:
+def end_together() -> None:
     """The processes end their connections together: one that ended with them open may abort at its exit."""
     if distributed.is_available() and distributed.is_initialized():
         wait_for_all()
