@@ -213,6 +213,27 @@ def test_many_plausible_tokens_are_found_as_few_are():
     assert sorted(exit.members.tokens[1][exit.members.valid[1]].tolist()) == [0, 1]
 
 
+@pytest.mark.parametrize("others", [1, FEW + 2])
+def test_tokens_at_exactly_alpha_times_the_highest_are_plausible(others):
+    """And those a thousandth below are not; with few members, and with more than are looked for first."""
+    floor = math.log(0.5)
+    layers = torch.full((3, 1, 5 * FEW), floor - 1e-3)
+    layers[-1, 0, 0], layers[-1, 0, 1 : 1 + others] = 0.0, floor
+    exit = scripted_exit(layers, alpha=0.5)
+    assert exit.sizes == [1 + others]
+    assert sorted(exit.members.tokens[0][exit.members.valid[0]].tolist()) == list(range(1 + others))
+
+
+@pytest.mark.parametrize("name", ["contrastive_decoding", "reweight_contrastive_text"])
+def test_a_token_at_exactly_alpha_times_the_highest_is_not_outside_as_well(name):
+    """p is 2/3, 1/3 and next to nothing, the amateur's 0.1, 0.9: on V_head = {0, 1}, s is as 18 to 1."""
+    last = torch.tensor([0.0, math.log(0.5), -40.0], dtype=torch.float64)
+    half = torch.tensor([0.1, 0.9, 1e-18], dtype=torch.float64).log()
+    exit = scripted_exit([layer[None] for layer in (half, half, half, half, last)], alpha=0.5)
+    assert exit.sizes == [2]
+    assert CONFIDENCES[name].compute(exit).item() == pytest.approx(17 / 19, abs=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------- divergence
 def test_divergence_against_scipy():
     generator = torch.Generator().manual_seed(0)
