@@ -505,7 +505,10 @@ def _measure(policy: Policy, exit: ExitState) -> list[float]:
             f"The measure {policy.confidence!r} returned {what} at layer {exit.layer}: valid is one number per row, "
             f"a tensor of shape [{len(exit.rows)}]."
         )
-    return found.clamp(max=1).tolist()
+    values = found.clamp(max=1).tolist()
+    if any(value != value for value in values):  # NaN stands in a trace for an exit that was not tried
+        raise ValueError(f"The measure {policy.confidence!r} returned NaN at layer {exit.layer}: valid are numbers.")
+    return values
 
 
 def _prune(call: Call, exit: ExitState, confidences: list[float], leaving: list[int]) -> Survivors | None:

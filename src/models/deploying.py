@@ -187,6 +187,9 @@ class EarlyExitGeneration:
             "encoder_outputs": None if encoded is None else encoded[0],
         }
         name, source = next(((name, value) for name, value in given.items() if value is not None), (None, None))
+        known = self.get_input_embeddings().num_embeddings
+        for ids_name in ("input_ids", "decoder_input_ids"):
+            _refuse_ids(ids_name, given[ids_name] if ids_name in given else kwargs.get(ids_name), known)
         _refuse_shape(name, source, "attention_mask", kwargs.get("attention_mask"))
         prompt = kwargs.get("decoder_input_ids")
         _refuse_shape("decoder_input_ids", prompt, "decoder_attention_mask", kwargs.get("decoder_attention_mask"))
@@ -361,6 +364,21 @@ class EarlyExitGeneration:
         output = GenerateEncoderDecoderOutput if self.config.is_encoder_decoder else GenerateDecoderOnlyOutput
         kept = {name: tuple(step.clone() for step in getattr(result, name)) or None for name in ("scores", "logits")}
         return output(sequences=sequences, **kept)
+
+
+def _refuse_ids(name: str, ids, known: int) -> None:
+    """Refuse what is no [B, T] of token ids below `known`."""
+    if ids is None:
+        return
+    if ids.dim() != 2 or ids.dtype not in (torch.long, torch.int):
+        raise ValueError(
+            f"generate got {name} of shape {list(ids.shape)} and {ids.dtype}: valid are token ids [B, T], torch.long."
+        )
+    outside = ids[(ids < 0) | (ids >= known)]
+    if len(outside):
+        raise ValueError(
+            f"generate got {name} with the token {int(outside[0])}: valid are 0 to {known - 1} for this model."
+        )
 
 
 def _refuse_shape(name: str | None, source, mask_name: str, mask) -> None:

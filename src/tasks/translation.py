@@ -62,8 +62,8 @@ def _column(language: str, sample: Sample) -> str:
 
 
 def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
-    """Prefix, sentence and the one reference translation."""
-    references = [] if values["target"] is None else [values["target"]]
+    """Prefix, sentence and the one reference translation; an empty one, which CSV has for null, is none."""
+    references = [values["target"]] if (values["target"] or "").strip() else []
     return Parts(data_args.source_prefix or "", values["source"], references)
 
 

@@ -88,6 +88,11 @@ class GenerateArguments:
         if self.dola_divergence not in DIVERGENCES:
             valid = ", ".join(DIVERGENCES)
             problems.append(f"--dola_divergence {self.dola_divergence}: valid are {valid}.")
+        if self.early_exit_layers not in (None, "low", "high"):
+            try:  # also where the strategy reads no layers
+                layers_of(self.early_exit_layers)
+            except ValueError as error:
+                problems.append(str(error))
         if self.dtype not in DTYPES:
             problems.append(f"--dtype {self.dtype}: valid are {', '.join(DTYPES)}.")
         if self.prompt is None and self.prompt_file is None:

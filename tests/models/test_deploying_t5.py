@@ -200,6 +200,13 @@ def test_gradients_are_not_kept():
             {"input_ids": torch.zeros(3, 0).long(), "attention_mask": None},
             "input_ids of shape [3, 0]: at least one row",
         ),
+        ({"input_ids": torch.ones(9).long(), "attention_mask": None}, "input_ids of shape [9] and torch.int64: valid"),
+        (
+            {"input_ids": torch.ones(3, 9), "attention_mask": None},
+            "shape [3, 9] and torch.float32: valid are token",
+        ),
+        ({"input_ids": torch.full((3, 9), 61)}, "input_ids with the token 61: valid are 0 to 60 for this model."),
+        ({"decoder_input_ids": torch.full((3, 2), -1)}, "decoder_input_ids with the token -1: valid are 0 to 60"),
         (
             {"decoder_input_ids": torch.zeros(3, 2).long(), "decoder_attention_mask": torch.ones(3, 5)},
             "decoder_attention_mask of shape [3, 5] beside decoder_input_ids of shape [3, 2]",
@@ -227,6 +234,13 @@ def test_a_measure_that_is_no_number_per_row_is_refused(compute, returned, monke
     monkeypatch.setitem(CONFIDENCES, "own", Measure(compute))
     sentence = f"The measure 'own' returned {returned} at layer 1: valid is one number per row, a tensor of shape [3]."
     with pytest.raises(ValueError, match=re.escape(sentence)):
+        tiny_t5(9).generate(**inputs(), policy=Policy("own", threshold=0.5))
+
+
+def test_a_measure_that_is_not_a_number_is_refused(monkeypatch):
+    """In a trace NaN stands for an exit that was not tried, so that it would be counted nowhere."""
+    monkeypatch.setitem(CONFIDENCES, "own", Measure(lambda exit: exit.logits[:, 0] * torch.nan))
+    with pytest.raises(ValueError, match="The measure 'own' returned NaN at layer 1"):
         tiny_t5(9).generate(**inputs(), policy=Policy("own", threshold=0.5))
 
 

@@ -61,6 +61,7 @@ BAD = {
             "--strategy acd -i 9": "--intermediate_layer 9: Layer 9 cannot be contrasted with layer 8",
             "--strategy acd --upper_layer 9": "--upper_layer 9: The contrasted layer is 9: valid are 1 to 8",
             "--strategy dola --early_exit_layers 2,99": "--early_exit_layers 2,99: The contrasted layer is 99",
+            "--early_exit_layers 0,x": "--early_exit_layers 0,x: valid are lists such as 16,32",
             "--repetition_penalty inf": "--repetition_penalty inf: valid are finite numbers above 0",
             "--contrastive_alpha nan": "--contrastive_alpha nan: valid are 0 to 1",
             "-l x": "argument --max_new_tokens: invalid int value: 'x'",

@@ -290,6 +290,13 @@ def test_an_empty_cell_of_csv_is_no_reference(write, data_args, caplog):
     assert "1 of 2 records" in caplog.text
 
 
+def test_an_empty_cell_of_csv_is_no_translation(write, data_args, caplog):
+    path = write("rows.csv", "de,en\nguten tag,\nguten abend,good evening\n")
+    flags = {"source_lang": "de", "target_lang": "en"}
+    assert load("translation", data_args("translation", validation_file=path, **flags))["target"][:] == ["good evening"]
+    assert "1 of 2 records" in caplog.text
+
+
 @pytest.mark.parametrize(("given", "name"), [(None, "1"), (float("nan"), "1"), ("", "1"), (7, "7"), ("x", "x")])
 def test_an_id_that_is_missing_is_the_number_of_the_record(read, given, name):
     assert read("summarization", {"id": given})["id"][1] == name
