@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-SENTENCE = "Interrupted. The same command continues an evaluation after its last finished batch.\n"
+SENTENCE = "Interrupted. What was written stands, and the same command goes on behind it.\n"
 CODE = 130
 
 

@@ -64,7 +64,7 @@ class Rotary:
         if kind in STRETCHING and capacity > trained:
             raise ValueError(
                 f"The model's rotary positions are of the kind {kind!r}, which change beyond {trained} tokens: prompt "
-                f"and answer may take {capacity} together, so shorten the prompt or lower max_new_tokens."
+                f"and answer may take {capacity} together, so shorten the prompt or ask for fewer new tokens."
             )
         cos, sin = module(like, torch.arange(capacity, device=like.device)[None])
         self.cos, self.sin = cos[0], sin[0].clone()
@@ -120,7 +120,7 @@ class DecoderOnlyAdapter(Adapter):
         if self.capacity > positions:
             raise ValueError(
                 f"prompt and answer may take {self.capacity} tokens together, but the model has {positions} "
-                "positions: shorten the prompt or lower max_new_tokens."
+                "positions: shorten the prompt or ask for fewer new tokens."
             )
 
     def positions(self, block: Block) -> Tensor:

@@ -191,6 +191,9 @@ class EarlyExitGeneration:
         for ids_name in ("input_ids", "decoder_input_ids"):
             _refuse_ids(ids_name, given[ids_name] if ids_name in given else kwargs.get(ids_name), known)
         _refuse_shape(name, source, "attention_mask", kwargs.get("attention_mask"))
+        mask = effective_mask(kwargs.get("attention_mask"))
+        if not self.config.is_encoder_decoder and mask is not None and bool((mask[:, -1] == 0).any()):
+            announce("attention_mask hides the end of a prompt, behind which its row is continued: pad on the left.")
         prompt = kwargs.get("decoder_input_ids")
         _refuse_shape("decoder_input_ids", prompt, "decoder_attention_mask", kwargs.get("decoder_attention_mask"))
 

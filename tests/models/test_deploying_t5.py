@@ -308,6 +308,16 @@ def test_padding_that_a_processor_reads_is_the_librarys_own_difference(name, cap
     assert caplog.text.count("counts the padding of shorter rows as text") == 1
 
 
+def test_a_prompt_whose_end_is_hidden_is_said(caplog):
+    announce.cache_clear()
+    ids, mask = sources(1, 3, left=True)
+    model = tiny_gpt2(1)
+    model.generate(ids, attention_mask=mask, max_new_tokens=2)
+    assert "hides the end" not in caplog.text
+    model.generate(ids, attention_mask=mask.flip(1), max_new_tokens=2)
+    assert "attention_mask hides the end of a prompt" in caplog.text and "pad on the left" in caplog.text
+
+
 def test_a_repetition_penalty_leaves_padding_out(caplog):
     assert not padding_changes("repetition_penalty", 3.0)
     assert "padding" not in caplog.text
