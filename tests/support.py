@@ -13,33 +13,41 @@ import torch
 from transformers import (
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MT5Config,
+    Olmo2Config,
     OPTConfig,
+    PhiConfig,
     Qwen2Config,
     Qwen3Config,
+    StableLmConfig,
     T5Config,
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from decoding import contrastive, loop
+from decoding import acceptance, contrastive, emission
+from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
-from decoding.past import Past
 from decoding.policy import Policy
-from decoding.trace import Recorder
+from decoding.recorder import Recorder
 from models import (
     DeployGPT2LMHeadModel,
     DeployGPTNeoXForCausalLM,
+    DeployGraniteForCausalLM,
     DeployLlamaForCausalLM,
     DeployMistralForCausalLM,
     DeployMT5ForConditionalGeneration,
+    DeployOlmo2ForCausalLM,
     DeployOPTForCausalLM,
+    DeployPhiForCausalLM,
     DeployQwen2ForCausalLM,
     DeployQwen3ForCausalLM,
+    DeployStableLmForCausalLM,
     DeployT5ForConditionalGeneration,
 )
-from models.adapter import Adapter
+from models.unembed import Unembed
 from training import evaluation
 
 VOCABULARY = 61
@@ -90,7 +98,7 @@ def tiny_gpt2(seed: int = 0, *, layers: int = 4, **config):
 
 
 WINDOWED = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}
-# Of Llama's kin: model_type -> the deployed class, the config's class, and what is special about the tiny one.
+# Of Llama's kin: name -> the deployed class, the config's class, and what is special about the tiny one.
 LLAMAS = {
     "llama": (DeployLlamaForCausalLM, LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
     "mistral": (DeployMistralForCausalLM, MistralConfig, {"sliding_window": 8}),
@@ -100,12 +108,26 @@ LLAMAS = {
         {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
     ),
     "qwen3": (DeployQwen3ForCausalLM, Qwen3Config, {"head_dim": 10}),
+    "phi": (DeployPhiForCausalLM, PhiConfig, {"partial_rotary_factor": 0.67}),
+    "phi, norms of heads": (DeployPhiForCausalLM, PhiConfig, {"partial_rotary_factor": 0.34, "qk_layernorm": True}),
+    "stablelm": (DeployStableLmForCausalLM, StableLmConfig, {"partial_rotary_factor": 0.67, "use_qkv_bias": True}),
+    "stablelm, parallel, norms of heads": (
+        DeployStableLmForCausalLM,
+        StableLmConfig,
+        {"partial_rotary_factor": 0.34, "use_parallel_residual": True, "qk_layernorm": True},
+    ),
+    "olmo2": (DeployOlmo2ForCausalLM, Olmo2Config, {}),
+    "granite": (
+        DeployGraniteForCausalLM,
+        GraniteConfig,
+        {"embedding_multiplier": 1.5, "residual_multiplier": 0.7, "attention_multiplier": 0.3, "logits_scaling": 1.7},
+    ),
 }
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
 def tiny_llama(seed: int = 0, *, kind: str = "llama", layers: int = 4, tied: bool = False, **config):
-    """A random Llama, Mistral, Qwen2 or Qwen3, whose keys are shared by two heads of queries each."""
+    """A random Llama, or one of its kin, whose keys are shared by two heads of queries each."""
     torch.manual_seed(seed)
     deployed, config_class, special = LLAMAS[kind]
     settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers}
@@ -313,8 +335,8 @@ def watched_decisions() -> Iterator[Decisions]:
         seen.saw(torch.tensor(scores).topk(2).values.diff())
         return plain["best_window"](scores, *given)
 
-    spies = [(loop, choose), (loop, draft, "Draft"), (Recorder, tried), (contrastive, farthest, "_farthest")]
-    spies += [(evaluation, best_window)]
+    spies = [(acceptance, choose), (emission, choose), (acceptance, draft, "Draft"), (Recorder, tried)]
+    spies += [(contrastive, farthest, "_farthest"), (evaluation, best_window)]
     plain = {}
     with ExitStack() as patches:
         for where, spy, *name in spies:
@@ -343,22 +365,16 @@ def alike(found, expected) -> bool:
     return found == expected
 
 
-class ScriptedAdapter(Adapter):
-    """A model whose states are its logits: the head is the identity, the norm does nothing."""
+def scripted_unembed(vocabulary: int, dtype: torch.dtype | None = None) -> Unembed:
+    """Of a model whose states are its logits: the head is the identity, the norm does nothing."""
+    head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
+    head.weight = torch.nn.Parameter(torch.eye(vocabulary, dtype=dtype), requires_grad=False)
+    return Unembed(lambda hidden: hidden, head)
 
-    device = torch.device("cpu")
 
-    def __init__(self, vocabulary: int, num_layers: int):
-        self.output_weight = torch.eye(vocabulary)
-        self.num_layers = num_layers
-
-    @staticmethod
-    def normalise(hidden):
-        return hidden
-
-    @staticmethod
-    def confidence_head(normed):
-        return normed[:, :2]
+def scripted_confidence(normed: torch.Tensor) -> torch.Tensor:
+    """What its `meta` head makes of them, [n, 2]."""
+    return normed[:, :2]
 
 
 def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=None, final=None) -> ExitState:
@@ -370,16 +386,16 @@ def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=Non
     """
     layers = torch.stack(list(layers)).to(next(iter(layers)).dtype)
     depth, batch, size = layers.shape
-    adapter = ScriptedAdapter(size, depth)
-    adapter.output_weight = adapter.output_weight.to(layers.dtype)
-    past, rows = Past(adapter, batch), list(range(batch))
+    unembed, rows = scripted_unembed(size, layers.dtype), list(range(batch))
+    earlier = EarlierLayers(unembed, depth, batch)
     for layer, hidden in enumerate(layers):
-        past.ran(rows, hidden)
+        earlier.ran(rows, hidden)
         if layer < min(first_exit, depth - 1):
             continue
         held = (survivors or {}).get(layer)
         previous = layers[max(layer - 1, 0)]
-        exit = ExitState(adapter, layer, hidden, previous, held, rows=rows, past=past, alpha=alpha, final=final)
+        given = {"earlier": earlier, "alpha": alpha, "final": final, "confidence_head": scripted_confidence}
+        exit = ExitState(unembed, layer, hidden, previous, held, rows=rows, **given)
         if layer < depth - 1:
             exit.remember()
     return exit

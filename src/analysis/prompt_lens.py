@@ -88,20 +88,20 @@ def read(
         return_trace=True,
         return_states=True,
     )
-    adapter, length = model.bare_adapter(), int(trace.lengths[0])
+    unembed, length = model.unembed(), int(trace.lengths[0])
     said = found[0, found.shape[1] - length :].tolist()
     return [
-        _reading(adapter, tokenizer, torch.from_numpy(trace.states[0, step]), token, top_k, final_norm)
+        _reading(unembed, tokenizer, torch.from_numpy(trace.states[0, step]), token, top_k, final_norm)
         for step, token in enumerate(said)
     ]
 
 
-def _reading(adapter, tokenizer, states: torch.Tensor, token: int, top_k: int, final_norm: bool) -> Reading:
-    states = states.to(adapter.output_weight)  # [L + 1, D]
-    normed = adapter.normalise(states)
+def _reading(unembed, tokenizer, states: torch.Tensor, token: int, top_k: int, final_norm: bool) -> Reading:
+    states = states.to(unembed.weight)  # [L + 1, D]
+    normed = unembed.normalise(states)
     if not final_norm:
         normed = torch.cat([states[:-1], normed[-1:]])
-    p = adapter.head(normed).float().softmax(-1)
+    p = unembed.logits(normed).float().softmax(-1)
     top = p.topk(top_k, dim=-1)
     final = top.indices[-1]
     return Reading(

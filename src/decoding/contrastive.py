@@ -44,7 +44,7 @@ class Amateur(NamedTuple):
 def half_depth(exit: ExitState, members: Members) -> Amateur:
     """Layer floor(l/2) (auto-contrastive decoding)."""
     layer = exit.layer // 2
-    logits = exit.amateur([layer], members)[:, 0]
+    logits = exit.amateur_logits([layer], members)[:, 0]
     return Amateur(torch.full((len(logits),), layer, device=logits.device), logits)
 
 
@@ -55,15 +55,15 @@ def farthest_slice(exit: ExitState, members: Members) -> Amateur:
     """
     layers = range(2, exit.layer)
     partition = exit.partitions(layers, members.rows)  # [s, J, 2]
-    logits = exit.amateur(layers, members)  # [s, J, m]
+    logits = exit.amateur_logits(layers, members)  # [s, J, m]
     log_q = log_probabilities(logits, partition).masked_fill(~members.valid[:, None], -torch.inf)
     return _farthest(logits, jensen_shannon(members.log_p[:, None], log_q), exit.layer)
 
 
 def farthest_whole(exit: ExitState, members: Members) -> Amateur:
-    """The same with the divergence of the whole distributions over the rows in hand."""
+    """The same with the divergence of the whole distributions over the surviving rows."""
     layers = range(2, exit.layer)
-    logits = exit.earlier(layers, members.index)  # [s, J, V] or [s, J, K]
+    logits = exit.surviving_logits(layers, members.index)  # [s, J, V] or [s, J, K]
     divergence = jensen_shannon(exit.log_p[members.index][:, None], logits.log_softmax(-1))
     columns = members.columns[:, None].expand(-1, len(layers), -1)
     return _farthest(logits.gather(2, columns), divergence, exit.layer)
@@ -87,7 +87,7 @@ class Inside(NamedTuple):
 
 @dataclass(frozen=True)
 class Contrast:
-    """A contrastive distribution s over the tokens in hand, and the confidence that is the gap of its first two.
+    """A contrastive distribution s over the surviving tokens, and the confidence that is the gap of its first two.
 
     On V_head, s = softmax(log p_l - log p_a).
 
@@ -116,7 +116,7 @@ class Contrast:
         return gap
 
     def scores(self, exit: ExitState) -> Tensor:
-        """log s over the tokens in hand, [n, V] or [n, K]; -inf for 0."""
+        """log s over the surviving tokens, [n, V] or [n, K]; -inf for 0."""
         log_p = exit.log_p
         if exit.layer < self.first_layer:
             return log_p

@@ -3,76 +3,82 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from decoding.adapter import Unembedding
+from decoding.earlier import EarlierLayers
 from decoding.logits import argmax_token, log_probabilities, plausible_columns
-from decoding.past import Past
+from decoding.survivors import Survivors
 
 # An amateur's logits on a plausible set above this share of the vocabulary come from one product with the whole head.
 WHOLE_ABOVE = 1 / 8
-# The same for the rows of the head that pruning has copied, which lie side by side and need not be gathered.
-IN_HAND_ABOVE = 1 / 4
+# The same for the surviving rows of the head that were copied, which lie side by side and need not be gathered.
+SURVIVING_ABOVE = 1 / 4
 
 
 class ExitState:
     """What one exit offers a measure. Everything is computed when a measure first asks for it.
 
     Attributes:
-        layer: Number of layers the rows have run, 1-based.
+        layer: The exit's layer, which is the number of layers the rows have run, from 1.
         hidden: h^l, the residual stream after `layer` layers, [n, D].
         previous: h^(l-1), [n, D].
         rows: Batch rows, [n].
         survivors: Rows of the head that pruning left, or None for all of them.
-        past: What earlier layers left of these tokens, for measures that contrast.
+        earlier: What earlier layers left of these tokens, for measures that contrast.
         alpha: V_head are the tokens of at least alpha times the highest probability.
-        final: The token the last layer says, [n], for the oracle alone; otherwise None.
         amateur_rows: Rows of the head multiplied for earlier layers' logits, by row.
+        notes: What a measure has worked out here and may be asked for again.
     """
 
     def __init__(
         self,
-        adapter,
+        unembed: Unembedding,
         layer: int,
         hidden: Tensor,
         previous: Tensor,
-        survivors=None,
+        survivors: Survivors | None = None,
         *,
         rows: list[int] | None = None,
-        past: Past | None = None,
+        earlier: EarlierLayers | None = None,
         alpha: float = 0.1,
         final: Tensor | None = None,
+        confidence_head: Callable[[Tensor], Tensor] | None = None,
     ):
-        self.adapter = adapter
+        self.unembed = unembed
         self.layer = layer
         self.hidden = hidden
         self.previous = previous
         self.survivors = survivors
         self.rows = list(range(hidden.shape[0])) if rows is None else rows
-        self.past = past
+        self._earlier = earlier
         self.alpha = alpha
-        self.final = final
+        self._final = final
+        self._confidence_head = confidence_head
         self.amateur_rows = [0] * len(self.rows)
-        self.notes: dict = {}  # what a measure worked out here and may be asked for again
+        self.notes: dict[Hashable, Any] = {}
 
     @cached_property
     def normed(self) -> Tensor:
         """The state behind the final norm, not scaled, [n, D]."""
-        return self.adapter.normalise(self.hidden)
+        return self.unembed.normalise(self.hidden)
 
     @cached_property
     def logits(self) -> Tensor:
-        """Raw logits over the rows in hand in float32, [n, V] or [n, K]; -inf where pruning dropped a token."""
+        """Raw logits over the surviving rows in float32, [n, V] or [n, K]; -inf where pruning dropped a token."""
         if self.survivors is None:
-            return self.adapter.head(self.normed).float()
-        return self.survivors.logits(self.adapter, self.normed, self.rows)
+            return self.unembed.logits(self.normed).float()
+        return self.survivors.logits(self.unembed, self.normed, self.rows)
 
     @property
     def has_logits(self) -> bool:
+        """Whether a measure has asked for them."""
         return "logits" in self.__dict__
 
     @cached_property
@@ -82,7 +88,7 @@ class ExitState:
 
     @property
     def kept(self) -> list[int]:
-        """Tokens still in the running, by row: K, or V before anything is pruned."""
+        """Tokens that survive so far, by row: K, or V before anything is pruned."""
         if self.survivors is None:
             return [self.logits.shape[-1]] * len(self.rows)
         return [self.survivors.kept[row] for row in self.rows]
@@ -96,13 +102,14 @@ class ExitState:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """p_l over the rows in hand, [n, V] or [n, K]."""
+        """p_l over the surviving rows, [n, V] or [n, K]."""
         return self.logits.softmax(-1)
 
     @cached_property
     def first_two(self) -> tuple[Tensor, Tensor]:
         """The two highest logits and their columns, [n, 2] each."""
-        return tuple(self.logits.topk(2, dim=-1))
+        values, columns = self.logits.topk(2, dim=-1)
+        return values, columns
 
     @cached_property
     def top2(self) -> Tensor:
@@ -116,7 +123,7 @@ class ExitState:
 
     @property
     def log_p(self) -> Tensor:
-        """log p_l over the rows in hand, [n, V] or [n, K]."""
+        """log p_l over the surviving rows, [n, V] or [n, K]."""
         return log_probabilities(self.logits, self.partition)
 
     @cached_property
@@ -125,13 +132,21 @@ class ExitState:
         return argmax_token(self.logits, self.ids)
 
     @property
-    def confidence_head(self) -> torch.nn.Module:
+    def final(self) -> Tensor:
+        """The full model's likeliest token, [n]; for measures that look ahead alone."""
+        assert self._final is not None, "a measure that looks ahead says so in its row of the table"
+        return self._final
+
+    @property
+    def confidence_head(self) -> Callable[[Tensor], Tensor]:
         """The trained confidence classifier of the model (`cm_head`).
 
         Raises:
             ValueError: The checkpoint has none.
         """
-        return self.adapter.confidence_head
+        if self._confidence_head is None:
+            raise ValueError("This model has no cm_head: train one with --train_meta_cm_head True.")
+        return self._confidence_head
 
     # ------------------------------------------------------------------------------------------------- plausible tokens
     @cached_property
@@ -145,8 +160,8 @@ class ExitState:
     @cached_property
     def summary(self) -> Tensor:
         """p(first), p(second) and whether V_head has several members, [n, 3], on the host: one transfer."""
-        several = self.first_two[0][:, 1:] >= self.floor
-        return torch.cat([self.top2, several.float()], 1).cpu()
+        second_too = self.first_two[0][:, 1:] >= self.floor
+        return torch.cat([self.top2, second_too.float()], 1).cpu()
 
     @property
     def sizes(self) -> list[int]:
@@ -179,47 +194,54 @@ class ExitState:
             log_p=log_p.masked_fill_(~valid, -torch.inf),
         )
 
-    # --------------------------------------------------------------------------------------------------------- amateurs
-    def amateur(self, layers: Sequence[int], members: Members) -> Tensor:
+    # --------------------------------------------------------------------------------------------------- earlier layers
+    @property
+    def earlier(self) -> EarlierLayers:
+        """What earlier layers left of these tokens."""
+        assert self._earlier is not None, "a measure that contrasts needs the layers below"
+        return self._earlier
+
+    def amateur_logits(self, layers: Sequence[int], members: Members) -> Tensor:
         """Logits of earlier layers on the members of V_head, [s, J, m]; of no meaning beyond a row's own members."""
         width = members.tokens.shape[1]
-        if self.ids is not None and width > IN_HAND_ABOVE * self.ids.shape[1]:
+        if self.ids is not None and width > SURVIVING_ABOVE * self.ids.shape[1]:
             columns = members.columns[:, None].expand(-1, len(layers), -1)
-            return self.earlier(layers, members.index).gather(2, columns)
-        most = WHOLE_ABOVE * self.adapter.vocabulary_size
+            return self.surviving_logits(layers, members.index).gather(2, columns)
+        most = WHOLE_ABOVE * self.unembed.vocabulary_size
         wide = [row for row, size in zip(members.rows, members.sizes, strict=True) if size > most]
-        self._spend(wide, self.past.multiply_whole(layers, wide))
-        logits, spent = self.past.on_tokens(layers, members.rows, members.tokens, members.sizes)
+        self._spend(wide, self.earlier.multiply_whole(layers, wide))
+        logits, spent = self.earlier.on_tokens(layers, members.rows, members.tokens, members.sizes)
         self._spend(members.rows, spent)
         return logits
 
-    def earlier(self, layers: Sequence[int], index: list[int]) -> Tensor:
-        """Logits of earlier layers over the rows in hand, [s, J, V] or [s, J, K], of the exit's rows `index`."""
+    def surviving_logits(self, layers: Sequence[int], index: list[int]) -> Tensor:
+        """Logits of earlier layers over the surviving rows, [s, J, V] or [s, J, K], of the exit's rows `index`."""
         rows = [self.rows[i] for i in index]
-        if self.ids is None:
-            self._spend(rows, self.past.multiply_whole(layers, rows))
-            logits = self.past.whole(layers, rows)
-            penalty = None if self.survivors is None else self.survivors.penalty_of(rows)
-            return logits if penalty is None else logits + penalty[:, None]
-        self._spend(rows, [len(layers) * self.survivors.multiplied[row] for row in rows])
-        return self.survivors.logits(self.adapter, self.past.normed(layers, rows), rows)
+        if self.survivors is not None and self.ids is not None:
+            self._spend(rows, [len(layers) * self.survivors.multiplied[row] for row in rows])
+            return self.survivors.logits(self.unembed, self.earlier.normed(layers, rows), rows)
+        self._spend(rows, self.earlier.multiply_whole(layers, rows))
+        logits = self.earlier.whole(layers, rows)
+        penalty = None if self.survivors is None else self.survivors.penalty_of(rows)
+        return logits if penalty is None else logits + penalty[:, None]
 
     def partitions(self, layers: Sequence[int], rows: list[int]) -> Tensor:
         """`partition` of earlier layers, [s, J, 2]: over the whole vocabulary, or what survived at an exit tried."""
-        untried = [layer for layer in layers if layer not in self.past.tried]
-        self._spend(rows, self.past.multiply_whole(untried, rows))
-        return self.past.partitions(layers, rows)
+        untried = [layer for layer in layers if layer not in self.earlier.tried]
+        self._spend(rows, self.earlier.multiply_whole(untried, rows))
+        return self.earlier.partitions(layers, rows)
 
     def remember(self) -> None:
         """Leave what this exit has said to the exits that come."""
-        self.past.remember(self.layer, self.rows, self.partition, self.logits if self.ids is None else None)
+        self.earlier.remember(self.layer, self.rows, self.partition, self.logits if self.ids is None else None)
 
     def _spend(self, rows: list[int], counts: list[int]) -> None:
         for row, count in zip(rows, counts, strict=True):
             self.amateur_rows[self.rows.index(row)] += count
 
 
-class Members(NamedTuple):
+@dataclass(frozen=True)
+class Members:
     """V_head of s rows, m members at most; the places beyond a row's own members are not `valid`.
 
     Attributes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import fields
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 # Type of a field -> what is valid, in words.
 WORDS = {
@@ -18,11 +19,11 @@ WORDS = {
 }
 
 
-def wrong_types(settings: Any) -> list[str]:
+def wrong_types(settings: object) -> list[str]:
     """A sentence per field of a dataclass whose value is of another type than its own, such as the text "False" where
     True or False is meant."""
     problems = []
-    for name, kinds in _kinds(type(settings)).items():
+    for name, kinds in _kinds(cast(Hashable, type(settings))).items():
         value = getattr(settings, name)
         if not any(_is(value, kind) for kind in kinds):
             valid = " or ".join(WORDS.get(kind, "None" if kind is type(None) else kind.__name__) for kind in kinds)
@@ -40,10 +41,10 @@ def _is(value: Any, kind: type) -> bool:
 def _kinds(settings: type) -> dict[str, tuple[type, ...]]:
     """Field -> the types it may have: list of list[str], str and None of str | None."""
     hints = get_type_hints(settings)
-    members = {
+    members: dict[str, tuple] = {
         each.name: getattr(hints[each.name], "__args__", None) or (hints[each.name],) for each in fields(settings)
     }
-    plain = {name: getattr(hints[name], "__origin__", None) for name in members}
+    plain: dict[str, Any] = {name: getattr(hints[name], "__origin__", None) for name in members}
     return {
         name: (plain[name],)
         if plain[name] in (list, tuple)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from decoding.prompts import prompt_pieces
+
 PARTS = (
     "encoder",
     "self_attention",
@@ -22,9 +24,6 @@ PARTS = (
     "head",
 )
 
-# Slots of a prompt that pass the layers together: their scores are what takes memory.
-PROMPT_PIECE = 512
-
 
 class Tried(NamedTuple):
     """One exit that was tried: width D, its layer, rows of the head multiplied there, and the size of V_head."""
@@ -33,11 +32,6 @@ class Tried(NamedTuple):
     layer: int
     rows: int
     members: int
-
-
-def pieces(prompt: int) -> list[tuple[int, int]]:
-    """First slot and end of the parts in which a prompt is run, one after the other."""
-    return [(start, min(prompt, start + PROMPT_PIECE)) for start in range(0, prompt, PROMPT_PIECE)]
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,7 @@ class Cost:
     elementwise: Callable[[Tried], int] | None = None
 
     def row(self, index: int) -> Cost:
+        """That of one row of the batch alone."""
         return replace(self, prompt=self.prompt[index : index + 1], source=self.source[index : index + 1])
 
 
@@ -92,7 +87,7 @@ def _count_row(trace, index: int) -> dict[str, float]:
     masked = int(trace.counts["masked_keys"][index]) if cost.recomputes else 0
     if cost.prefilled:  # pieces of a prompt are square products with what came before, their upper half masked
         padding = (cost.prompt_slots or prompt) - prompt
-        ends = [end - padding for _, end in pieces(prompt + padding)]
+        ends = [end - padding for _, end in prompt_pieces(prompt + padding)]
         keys[:prompt] = np.array(ends)[np.searchsorted(ends, keys[:prompt])]
     wasted = [each for each in trace.wasted if each["row"] == index]
     redone = np.array([prompt + each["position"] for each in wasted], np.int64)  # keys of slots that ran in vain
@@ -145,7 +140,7 @@ def _head_parts(trace, index: int, length: int, wasted: list[dict]) -> dict[str,
     confidence = per_row * (rows[measured].sum() + per_layer("amateur_rows").sum())
     if cost.reads_head:
         confidence += tried.sum() * (per_row * cost.width + per_row * 2)
-    elementwise = 0
+    elementwise = 0.0
     if cost.elementwise is not None:
         layers = np.nonzero(tried)[1] + 1
         counts = zip(layers, rows[tried], per_layer("members")[tried], strict=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from decoding.confidence import CONFIDENCES
+from decoding.adapter import Unembedding
 from decoding.contrastive import CONTRASTS, Contrast, jensen_shannon
+from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
 from decoding.logits import log_probabilities, partition_of
-from decoding.past import Past
 
 # The measure whose comparison is shown where the run's own measure contrasts nothing.
 SHOWN_CONTRAST = "JSD_contrastive_confidence"
@@ -61,7 +61,7 @@ class ContrastView:
     """What a contrastive measure compares at the layer a token left from; the likeliest MOST_MEMBERS of V_head.
 
     Attributes:
-        measure: Its name in `CONFIDENCES`.
+        measure: Its name in `CONTRASTS`.
         amateur: The layer compared with, None where V_head has one member and none is asked, or none exists.
         size: Members of V_head.
         tokens: Their ids, likeliest first.
@@ -78,23 +78,22 @@ class ContrastView:
     p_amateur: list[float]
 
 
-def contrast_view(adapter, states: Tensor, confidence: str | None, alpha: float) -> ContrastView:
+def contrast_view(unembed: Unembedding, states: Tensor, confidence: str | None, alpha: float) -> ContrastView:
     """The comparison at the last of the layers a token ran.
 
     Args:
-        adapter: The model's side, see `decoding.loop`.
         states: h^0 to h^e, [e + 1, D].
         confidence: The run's measure; `SHOWN_CONTRAST` is taken where it is none that contrasts.
         alpha: Of V_head.
     """
-    name = confidence if confidence in CONTRASTS else SHOWN_CONTRAST
-    past = Past(adapter, batch=1)
-    for hidden in states:
-        past.ran([0], hidden[None])
+    name = SHOWN_CONTRAST if confidence is None or confidence not in CONTRASTS else confidence
     layer = len(states) - 1
-    exit = ExitState(adapter, layer, states[-1:], states[-2:-1], rows=[0], past=past, alpha=alpha)
+    earlier = EarlierLayers(unembed, num_layers=layer, batch=1)
+    for hidden in states:
+        earlier.ran([0], hidden[None])
+    exit = ExitState(unembed, layer, states[-1:], states[-2:-1], rows=[0], earlier=earlier, alpha=alpha)
     contrast: Contrast = CONTRASTS[name]
-    scores = CONFIDENCES[name].scores(exit)[0]
+    scores = contrast.scores(exit)[0]
     amateur = None
     if exit.members is not None and layer >= contrast.first_layer:
         amateur = int(contrast.inside(exit, exit.members).amateur[0])
@@ -102,7 +101,7 @@ def contrast_view(adapter, states: Tensor, confidence: str | None, alpha: float)
     tokens = exit.logits[0].topk(min(MOST_MEMBERS, int(plausible.sum()))).indices
     p_amateur: list[float] = []
     if amateur is not None:
-        logits = adapter.head(adapter.normalise(states[amateur : amateur + 1])).float()
+        logits = unembed.logits(unembed.normalise(states[amateur : amateur + 1])).float()
         p_amateur = log_probabilities(logits, partition_of(logits))[0, tokens].exp().tolist()
     return ContrastView(
         measure=name,

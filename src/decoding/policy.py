@@ -170,6 +170,7 @@ class Policy:
 
     @property
     def measure(self) -> Measure:
+        assert self.confidence is not None, "no exit is tried, so nothing is measured"
         return CONFIDENCES[self.confidence]
 
     @property

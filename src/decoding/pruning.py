@@ -8,19 +8,19 @@ nested, and the likeliest token is always among them (arXiv:2410.18952).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from decoding.adapter import Unembedding
 from decoding.exits import ExitState
+from decoding.survivors import RECOPY_AT, Survivors
 
 # The vocabulary at which k_min and k_max are 250 and 35000; below it they are scaled.
 T5_VOCABULARY = 32128
 K_MIN, K_MAX = 250, 35000
-# Copied rows are copied anew once this share of them is left; until then the others are multiplied too and masked.
-RECOPY_AT = 1 / 2
 # The bits of -inf in float32.
 MINUS_INFINITY = np.float32(-np.inf).view(np.int32)
 
@@ -82,75 +82,8 @@ Schedule = Callable[[Budget, int, float], int]
 VOCABULARIES: dict[str, Schedule | None] = {"none": None, "fixed": fixed, "decaying": decaying, "adaptive": adaptive}
 
 
-@dataclass(frozen=True)
-class Survivors:
-    """The tokens that are still in the running, and the rows of the head that are multiplied for them.
-
-    Either their rows of the head are copied, [N, K, D], and multiplied alone; or, where copying would not pay, the
-    whole head is multiplied and what was dropped is masked.
-
-    Attributes:
-        rows: Batch rows of the tensors, N; some may have left since.
-        kept: Batch row -> number of its survivors.
-        multiplied: Batch row -> rows of the head multiplied for it.
-        ids: Token of each column, likeliest first when the rows were copied, [N, K]; None: the whole vocabulary.
-        matrix: The copied rows, [N, K, D], or None.
-        penalty: Added to the logits, 0 or -inf where a column was dropped, [N, K] or [N, V]; None where none was.
-    """
-
-    rows: list[int]
-    kept: dict[int, int]
-    multiplied: dict[int, int]
-    ids: Tensor | None = None
-    matrix: Tensor | None = None
-    penalty: Tensor | None = None
-
-    def logits(self, adapter, normed: Tensor, rows: list[int]) -> Tensor:
-        """Logits of final-normed states of batch rows: [n, K] or [n, V] from [n, D], [n, J, K] from [n, J, D]."""
-        if self.matrix is None:
-            logits = adapter.head(normed).float()
-        elif rows == self.rows:
-            logits = multiply(adapter, self.matrix, normed)
-        else:  # the products of rows that left cost less than a copy of the others' matrices
-            places = [self.rows.index(row) for row in rows]
-            spread = normed.new_zeros(len(self.rows), *normed.shape[1:])
-            spread[places] = normed
-            logits = multiply(adapter, self.matrix, spread)[places]
-        penalty = self.penalty_of(rows)
-        if penalty is None:
-            return logits
-        return logits.add_(penalty[:, None] if logits.dim() == 3 else penalty)
-
-    def ids_of(self, rows: list[int]) -> Tensor | None:
-        """Token of each column of batch rows, [n, K]."""
-        return None if self.ids is None else self._take(self.ids, rows)
-
-    def penalty_of(self, rows: list[int]) -> Tensor | None:
-        """What is added to the logits of batch rows."""
-        return None if self.penalty is None else self._take(self.penalty, rows)
-
-    def of(self, rows: list[int]) -> Survivors:
-        """Those of some of the batch rows; copied rows of the head are copied once more where half of them or fewer
-        are left."""
-        if rows == self.rows or (self.matrix is not None and len(rows) > RECOPY_AT * len(self.rows)):
-            return self
-        matrix = None if self.matrix is None else self._take(self.matrix, rows)
-        return replace(self, rows=rows, ids=self.ids_of(rows), matrix=matrix, penalty=self.penalty_of(rows))
-
-    def masked(self, kept: dict[int, int], rows: list[int], penalty: Tensor) -> Survivors:
-        """The same rows of the head, of which fewer count: `penalty` [n, K] of batch rows."""
-        if rows != self.rows:
-            spread = penalty.new_zeros(len(self.rows), penalty.shape[1])
-            spread[[self.rows.index(row) for row in rows]] = penalty
-            penalty = spread
-        return replace(self, kept=kept, penalty=penalty)
-
-    def _take(self, tensor: Tensor, rows: list[int]) -> Tensor:
-        return tensor if rows == self.rows else tensor[[self.rows.index(row) for row in rows]]
-
-
 def prune(
-    adapter,
+    unembed: Unembedding,
     exit: ExitState,
     staying: list[int],
     schedule: Schedule,
@@ -158,7 +91,7 @@ def prune(
     confidences: list[float],
     copy_share: float,
 ) -> Survivors | None:
-    """The survivors for the next exit: of those in hand, the k likeliest of each row by the logits of this exit.
+    """The survivors for the next exit: of those before, the k likeliest of each row by the logits of this exit.
 
     Args:
         staying: The exit's rows that go on.
@@ -176,30 +109,17 @@ def prune(
     ids = None if before is None else before.ids_of(rows)
     kept = dict(zip(rows, ks, strict=True))
     widest = max(ks)
-    if ids is not None and widest > RECOPY_AT * ids.shape[1]:
+    if before is not None and ids is not None and widest > RECOPY_AT * ids.shape[1]:
         return before.of(rows).masked(kept, rows, penalty_below(logits, ks, ids))
     if ids is None and len(ks) * widest > copy_share * size:
         return Survivors(rows, kept, dict.fromkeys(rows, size), penalty=penalty_below(logits, ks))
     columns = likeliest(logits, widest, ids)
-    if ids is None:
-        chosen, matrix = columns, adapter.head_rows(columns)
+    if before is None or ids is None or before.head is None:
+        chosen, head = columns, unembed.rows(columns)
     else:
-        chosen, matrix = ids.gather(1, columns), _rows_of(before, rows, columns)
-    return Survivors(rows, kept, kept, chosen, matrix, padding(columns, ks))
-
-
-def multiply(adapter, matrix: Tensor, normed: Tensor) -> Tensor:
-    """Rows of the head [n, K, D] times final-normed states [n, D] or [n, J, D]: [n, K] or [n, J, K] in float32."""
-    if normed.dim() == 3:
-        return adapter.head_on(matrix, normed).float()
-    return adapter.head_on(matrix, normed[:, None])[:, 0].float()
-
-
-def _rows_of(survivors: Survivors, rows: list[int], columns: Tensor) -> Tensor:
-    """Copied rows of the head once more, those of `columns` [n, K] only: [n, K, D]."""
-    wide, width = survivors.matrix.shape[1:]
-    firsts = torch.tensor([survivors.rows.index(row) * wide for row in rows], device=columns.device)
-    return torch.nn.functional.embedding(columns + firsts[:, None], survivors.matrix.view(-1, width))
+        chosen = ids.gather(1, columns)
+        head = before.head.take([before.rows.index(row) for row in rows], columns)
+    return Survivors(rows, kept, kept, chosen, head, padding(columns, ks))
 
 
 def padding(ids: Tensor, ks: Sequence[int]) -> Tensor | None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 # Whole numbers from here on overflow in one library or another.
 TOO_LARGE = 2**32
@@ -26,7 +27,7 @@ class Range:
     holds: Callable[[float], bool]
     type: type = float
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         kind = Integral if self.type is int else Real
         number = isinstance(value, kind) and not isinstance(value, bool)
         finite = number and (isinstance(value, Integral) or math.isfinite(value))
@@ -41,9 +42,9 @@ class Range:
             raise argparse.ArgumentTypeError(f"invalid value {text!r}: {self.advice(value)}")
         return value
 
-    def advice(self, value: object) -> str:
+    def advice(self, value: Any) -> str:
         """What to give instead of a number that is none of these, the end of a sentence."""
-        overflows = isinstance(value, Integral) and self.holds(value) and self._overflows(value)
+        overflows = isinstance(value, Integral) and self.holds(int(value)) and self._overflows(int(value))
         return f"valid are numbers below {TOO_LARGE}." if overflows else f"valid are {self.words}."
 
     def _overflows(self, value: int) -> bool:

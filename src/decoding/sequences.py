@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from decoding.logits import argmax_token
+
+
+class Streamer(Protocol):
+    """Gets tokens as they are accepted; Hugging Face's streamers are of this kind."""
+
+    def put(self, value: Tensor) -> None:
+        """The next token of every row, [B]."""
+
+    def end(self) -> None:
+        """No token comes any more."""
 
 
 @dataclass
@@ -21,7 +32,7 @@ class Decoding:
         stop: Stopping criteria, (ids [B, t], scores) to done [B].
         pad_token_id: Written after a row's end.
         sample: Draw from the processed distribution instead of taking its argmax.
-        streamer: Gets tokens that stand, position by position, or None.
+        streamer: Gets accepted tokens, position by position, or None.
         keep_scores, keep_logits, keep_logprobs: Collect per position what their names say.
         keep_states: Keep the states of every layer in the trace.
     """
@@ -31,7 +42,7 @@ class Decoding:
     process: Callable[[Tensor, Tensor], Tensor] | None = None
     pad_token_id: int = 0
     sample: bool = False
-    streamer: object | None = None
+    streamer: Streamer | None = None
     keep_scores: bool = False
     keep_logits: bool = False
     keep_logprobs: bool = False
@@ -44,7 +55,7 @@ class Decoding:
 
 
 class Sequences:
-    """Tokens per row. Rows have the same length until verification takes some of them back.
+    """Tokens per row. Rows have the same length until verification rolls some of them back.
 
     Attributes:
         ids: [B, max_length], the prompt first.
@@ -59,9 +70,9 @@ class Sequences:
         self.ids[:, : self.prompt] = prompt
         self.lengths = [self.prompt] * self.batch
         self.running = list(range(self.batch)) if self.prompt < decoding.max_length else []
-        self.scores = Columns(decoding.keep_scores)
-        self.logits = Columns(decoding.keep_logits)
-        self.logprobs = Columns(decoding.keep_logprobs)
+        self.scores = PerPosition(decoding.keep_scores)
+        self.logits = PerPosition(decoding.keep_logits)
+        self.logprobs = PerPosition(decoding.keep_logprobs)
         self._streamed = self.prompt
 
     @property
@@ -91,9 +102,9 @@ class Sequences:
         for length in sorted({length for _, length in places}):
             index = [i for i, place in enumerate(places) if place[1] == length]
             rows = [places[i][0] for i in index]
-            sheet = logits.new_zeros(self.batch, logits.shape[1])
-            sheet[rows] = logits[index]
-            found[index] = process(self.ids[:, :length], sheet)[rows]
+            whole_batch = logits.new_zeros(self.batch, logits.shape[1])
+            whole_batch[rows] = logits[index]
+            found[index] = process(self.ids[:, :length], whole_batch)[rows]
         return found
 
     def append(self, tokens: Tensor) -> None:
@@ -107,22 +118,22 @@ class Sequences:
             self.lengths[row] += 1
 
     def replace(self, row: int, length: int, token: int) -> None:
-        """Cut a row down to `length` tokens and put another one behind."""
+        """Cut a row down to `length` tokens and put another one behind them."""
         self.ids[row, length:] = self.decoding.pad_token_id
         self.ids[row, length] = token
         self.lengths[row] = length + 1
 
     def keep(self, places: Sequence[tuple[int, int]], raw: Tensor, processed: Tensor, tokens: Tensor) -> None:
-        """Keep what was asked for of tokens [n] that stand, for now, behind (row, tokens before it).
+        """Keep what was asked for of tokens [n], each behind (row, tokens before it).
 
         Args:
             raw, processed: The logits they were read from, [n, V], before and after the processors.
         """
-        columns = [(row, length - self.prompt) for row, length in places]
-        self.scores.put(columns, processed, self.batch)
-        self.logits.put(columns, raw, self.batch)
+        positions = [(row, length - self.prompt) for row, length in places]
+        self.scores.put(positions, processed, self.batch)
+        self.logits.put(positions, raw, self.batch)
         if self.logprobs.wanted:
-            self.logprobs.put(columns, raw.log_softmax(-1).gather(1, tokens[:, None])[:, 0], self.batch)
+            self.logprobs.put(positions, raw.log_softmax(-1).gather(1, tokens[:, None])[:, 0], self.batch)
 
     def stopped(self, rows: Sequence[int]) -> list[int]:
         """Those of the rows that a stopping criterion ends, or that are full."""
@@ -133,23 +144,23 @@ class Sequences:
             ended += [row for row in rows if self.lengths[row] == length and (full or done[row])]
         return ended
 
-    def stream(self, standing: Callable[[int], int]) -> None:
-        """Give the streamer what stands.
+    def stream(self, accepted: Callable[[int], int]) -> None:
+        """Give the streamer what is accepted.
 
         Args:
-            standing: Row to the number of its first tokens that nothing can take back.
+            accepted: Row to the number of its first tokens that no verification can roll back.
         """
         if self.decoding.streamer is None:
             return
         running = set(self.running)
         longest = max(self.lengths)
-        end = min([standing(row) for row in running], default=longest)
+        end = min([accepted(row) for row in running], default=longest)
         while self._streamed < end:
             self.decoding.streamer.put(self.ids[:, self._streamed].cpu())
             self._streamed += 1
 
 
-class Columns:
+class PerPosition:
     """Values per position, [B, ...] each, where they are wanted."""
 
     def __init__(self, wanted: bool):

@@ -1,7 +1,8 @@
 """Strategies of contrastive generation: next-token scores from several layers of one model, at full depth.
 
-What a layer says is contrasted with what an earlier layer of the same model, its amateur, says. A strategy is one
-function of these and one row of `STRATEGIES`. Contrastive decoding is arXiv:2210.15097, auto-contrastive decoding
+What a layer says is contrasted with what an earlier layer of the same model, its amateur (DoLa: the premature layer),
+says. A strategy is one
+function of these and one row of `SCORE_RULES`. Contrastive decoding is arXiv:2210.15097, auto-contrastive decoding
 arXiv:2305.01628, DoLa arXiv:2309.03883. DoLa's text chooses its layer by one divergence, its code by another, so that
 is a choice of its own, `DIVERGENCES`.
 """
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from decoding.adapter import DecoderAdapter
 from decoding.contrastive import LOWEST, jensen_shannon
 from decoding.fields import wrong_types
 from decoding.ranges import COUNT, FINITE, POSITIVE, SHARE
@@ -48,7 +50,7 @@ class Strategy:
     """How the next token is scored.
 
     Attributes:
-        name: Key of `STRATEGIES`.
+        name: Key of `SCORE_RULES`.
         amateurs: Layers contrasted with, from 0, the embedding; several for dola alone, which picks one per row.
         expert: The layer that is contrasted; None for the last.
         alpha: Tokens of at least alpha times the expert's highest probability have a score; the others -inf.
@@ -75,7 +77,10 @@ class Strategy:
             raise ValueError(" ".join(problems))
 
     def _problems(self) -> list[str]:
-        choices = {"strategy": (self.name, STRATEGIES), "divergence": (self.divergence, DIVERGENCES)}
+        choices: dict[str, tuple[str, Mapping]] = {
+            "strategy": (self.name, SCORE_RULES),
+            "divergence": (self.divergence, DIVERGENCES),
+        }
         numbers = {
             "alpha": (self.alpha, SHARE),
             "amateur temperature": (self.temperature, POSITIVE),
@@ -95,16 +100,16 @@ class Strategy:
         return [*unknown, *wrong]
 
     def _layer_problems(self) -> list[str]:
-        if self.row is None or (self.amateurs and self.row.chooses) or len(self.amateurs) == 1:
+        if self.rule is None or (self.amateurs and self.rule.chooses) or len(self.amateurs) == 1:
             return []
-        if self.row.chooses:
+        if self.rule.chooses:
             return [f"{self.name} needs layers to contrast with, but none was given."]
         return [f"{self.name} contrasts with one layer, but {len(self.amateurs)} were given."]
 
     @property
-    def row(self) -> Contrast | None:
-        """Its row of the table; None where nothing is contrasted."""
-        return STRATEGIES[self.name]
+    def rule(self) -> ScoreRule | None:
+        """How two layers are contrasted; None where none are."""
+        return SCORE_RULES[self.name]
 
     def check(self, num_layers: int) -> None:
         """Refuse layers that a model of this depth does not have.
@@ -125,7 +130,7 @@ class Strategy:
         """The layers whose states `scores` wants."""
         return {num_layers if self.expert is None else self.expert, *self.amateurs}
 
-    def scores(self, adapter, states: Mapping[int, Tensor]) -> Scored:
+    def scores(self, adapter: DecoderAdapter, states: Mapping[int, Tensor]) -> Scored:
         """Next-token scores.
 
         Args:
@@ -134,28 +139,29 @@ class Strategy:
         top = adapter.num_layers if self.expert is None else self.expert
         logits = self._logits(adapter, [top, *self.amateurs], states)
         log_p = logits[0].log_softmax(-1)
-        if self.row is None:
+        if self.rule is None:
             return Scored(log_p, None)
         chosen = torch.zeros(len(log_p), dtype=torch.long, device=log_p.device)
-        if self.row.chooses:
+        if self.rule.chooses:
             chosen = DIVERGENCES[self.divergence](log_p, logits[1:].log_softmax(-1)).argmax(0)
         amateur = logits[1:][chosen, torch.arange(len(chosen), device=chosen.device)]
         plausible = log_p >= log_p.amax(-1, keepdim=True) + (math.log(self.alpha) if self.alpha else -math.inf)
-        scores = self.row.score(log_p, amateur, plausible, self).masked_fill(~plausible, -torch.inf)
+        scores = self.rule.score(log_p, amateur, plausible, self).masked_fill(~plausible, -torch.inf)
         return Scored(scores, torch.tensor(self.amateurs, device=chosen.device)[chosen])
 
-    def _logits(self, adapter, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
+    def _logits(self, adapter: DecoderAdapter, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
         """Logits of several layers, [J, n, V], in one product: the head is read once for all of them."""
+        unembed = adapter.unembed
         normed = [
-            adapter.normalise(states[layer]) if self.final_norm or layer == adapter.num_layers else states[layer]
+            unembed.normalise(states[layer]) if self.final_norm or layer == adapter.num_layers else states[layer]
             for layer in layers
         ]
-        return adapter.head(torch.cat(normed)).float().unflatten(0, (len(layers), -1))
+        return unembed.logits(torch.cat(normed)).float().unflatten(0, (len(layers), -1))
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """One row of the table.
+class ScoreRule:
+    """How a strategy scores tokens from two layers: one row of the table.
 
     Attributes:
         score: (log p of the expert [n, V], logits of the amateur [n, V], plausible tokens [n, V], the strategy) to
@@ -183,12 +189,12 @@ def dola(log_p: Tensor, amateur: Tensor, plausible: Tensor, strategy: Strategy) 
     return log_p - amateur.log_softmax(-1)
 
 
-STRATEGIES: dict[str, Contrast | None] = {
+SCORE_RULES: dict[str, ScoreRule | None] = {
     "plain": None,
-    "contrastive": Contrast(contrastive),
-    "acd": Contrast(acd),
-    "dola_static": Contrast(dola),
-    "dola": Contrast(dola, chooses=True),
+    "contrastive": ScoreRule(contrastive),
+    "acd": ScoreRule(acd),
+    "dola_static": ScoreRule(dola),
+    "dola": ScoreRule(dola, chooses=True),
 }
 
 

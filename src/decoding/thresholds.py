@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import beta
@@ -26,7 +26,7 @@ def decaying(level: float, position: int, length: int, temperature: float) -> fl
     return level * (0.9 + 0.1 * math.exp(-temperature * position / length))
 
 
-THRESHOLDS = {"constant": constant, "decaying": decaying}
+THRESHOLDS: dict[str, Callable[..., float]] = {"constant": constant, "decaying": decaying}
 
 
 class AdaptiveThreshold:
@@ -75,13 +75,14 @@ class AdaptiveThreshold:
         label = np.array(self.agreed, int)
         weights = np.maximum(self.LEARNING_RATE * np.eye(2)[label], self.FLOOR)  # [n, 2]
         weights /= weights.sum(1, keepdims=True)
-        shapes = [_moments(x, weights[:, component]) for component in (0, 1)]
-        if any(shape is None for shape in shapes):
+        fitted = [_moments(x, weights[:, component]) for component in (0, 1)]
+        shapes = [shape for shape in fitted if shape is not None]
+        if len(shapes) < len(fitted):
             return 0
         means = [a / (a + b) for a, b in shapes]
         positive = int(np.argmax(means))
         with np.errstate(all="ignore"):
-            densities = [beta.pdf(self.GRID, *shape) for shape in shapes]
+            densities = [beta.pdf(self.GRID, a, b) for a, b in shapes]
             ratio = densities[positive] / (densities[0] + densities[1])
         return int((np.isfinite(ratio) & (ratio > self.LIKELY)).sum())
 

@@ -1,8 +1,8 @@
-"""Verification: what is done with the full model's opinion of tokens that were drafted by a lower layer.
+"""Verification: which of the tokens that left early, the draft, the full model accepts.
 
-When a token runs all layers, the slots that wait run them with it, and each yields the logits that the full model would
-have read its token from. A kind of verification is one function, from these to the first token that does not stand, and
-one row of `VERIFICATIONS`.
+When a token runs all layers, pending slots run them with it, and each yields the logits that the full model would have
+read its token from. A kind of verification is one function, from these to the first token that is rejected, and one row
+of `VERIFICATIONS`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor
 
 
 class Draft(NamedTuple):
-    """Tokens of one row that wait for the full model's word.
+    """Tokens of one row that left early, and what the full model says at their positions.
 
     Attributes:
         tokens: [w].
-        deep: The full model's scores of what comes at each of these positions, processed as for emission, [w, V].
+        deep: The full model's scores at each of these positions, processed as for emission, [w, V].
         drawn_from: The probabilities each token was drawn from, [w, V]; None where the likeliest was taken.
     """
 
@@ -30,7 +30,7 @@ class Draft(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How many tokens of a draft stand, and the token in the place of the first that does not, or None."""
+    """How many tokens of a draft are accepted, and the token in the place of the first rejected one, or None."""
 
     accepted: int
     replacement: int | None = None
@@ -41,15 +41,15 @@ class Verification:
     """One row of the table.
 
     Attributes:
-        judge: (draft, threshold) to the verdict.
+        verify: (draft, threshold) to the verdict.
         exact: Whether no token may be returned unverified.
     """
 
-    judge: Callable[[Draft, float], Verdict]
+    verify: Callable[[Draft, float], Verdict]
     exact: bool = False
 
 
-def _first(rejected: Tensor, replacements: Tensor) -> Verdict:
+def _first_rejected(rejected: Tensor, replacements: Tensor) -> Verdict:
     """The verdict of a flag per token, [w], and what would replace each, [w]."""
     places = rejected.nonzero()
     if not len(places):
@@ -62,7 +62,7 @@ def rollback(draft: Draft, threshold: float) -> Verdict:
     """The first token whose cross entropy under the full model is above the threshold is replaced by the full model's
     likeliest (BiLD's rule, arXiv:2302.07863, as in FREE's code)."""
     entropy = -draft.deep.log_softmax(-1).gather(1, draft.tokens[:, None])[:, 0]
-    return _first(entropy > threshold, draft.deep.argmax(-1))
+    return _first_rejected(entropy > threshold, draft.deep.argmax(-1))
 
 
 def exact(draft: Draft, threshold: float) -> Verdict:
@@ -73,7 +73,7 @@ def exact(draft: Draft, threshold: float) -> Verdict:
     """
     if draft.drawn_from is None:
         likeliest = draft.deep.argmax(-1)
-        return _first(likeliest != draft.tokens, likeliest)
+        return _first_rejected(likeliest != draft.tokens, likeliest)
     p, q = draft.deep.softmax(-1), draft.drawn_from
     of_token = draft.tokens[:, None]
     kept = torch.rand(len(p), device=p.device) * q.gather(1, of_token)[:, 0] < p.gather(1, of_token)[:, 0]

@@ -107,7 +107,7 @@ class Generator:
         """What tokens are read from, in words."""
         if self.strategy is None:
             return explain(self.policy, self.model.num_exit_layers)
-        contrasted = f", contrasted with layer {', '.join(map(str, self.strategy.amateurs))}" * bool(self.strategy.row)
+        contrasted = f", contrasted with layer {', '.join(map(str, self.strategy.amateurs))}" * bool(self.strategy.rule)
         beams = f", {self.strategy.beams} beams" * (self.strategy.beams > 1)
         top = self.strategy.expert or self.model.num_exit_layers
         return f"{self.args.strategy}: layer {top}{contrasted}{beams}"
@@ -151,7 +151,7 @@ class Generator:
         if strategy is not None:
             length = self._length(answer)
             layers = trace.premature_layers[row, :length].tolist()
-            return {"length": length, "exit_layers": None, "premature_layers": layers if strategy.row else None}
+            return {"length": length, "exit_layers": None, "premature_layers": layers if strategy.rule else None}
         length = int(trace.lengths[row])
         verified = ("drafted", "accepted") if trace.counts["drafted"][row] else ()
         counts = {name: int(trace.counts[name][row]) for name in verified}

@@ -136,11 +136,11 @@ class EarlyExitLM(TemplateLM):
         inputs = padded([row[:-1] for row in rows], self.tokenizer.pad_token_id or 0, None, left=False)
         inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         states = self.model.normed_states(**inputs)[self.likelihood_layer - 1]
-        scores = []
+        unembed, scores = self.model.unembed(), []
         for hidden, row, (*_, continuation) in zip(states, rows, requests, strict=True):
             continuation = continuation[-(len(row) - 1) :]  # of a longer one the last tokens, behind the first kept
             first = len(row) - 1 - len(continuation)
-            log_p = self.model.lm_head(hidden[first : len(row) - 1]).float().log_softmax(-1)
+            log_p = unembed(hidden[first : len(row) - 1]).float().log_softmax(-1)
             tokens = torch.tensor(continuation, device=log_p.device)
             total = float(log_p.gather(1, tokens[:, None]).sum())
             scores.append((total, bool((log_p.argmax(-1) == tokens).all())))

@@ -2,13 +2,17 @@
 
 from models.deploying_gpt2 import DeployGPT2LMHeadModel
 from models.deploying_gpt_neox import DeployGPTNeoXForCausalLM
+from models.deploying_granite import DeployGraniteForCausalLM
 from models.deploying_llama import (
     DeployLlamaForCausalLM,
     DeployMistralForCausalLM,
     DeployQwen2ForCausalLM,
     DeployQwen3ForCausalLM,
 )
+from models.deploying_olmo2 import DeployOlmo2ForCausalLM
 from models.deploying_opt import DeployOPTForCausalLM
+from models.deploying_phi import DeployPhiForCausalLM
+from models.deploying_stablelm import DeployStableLmForCausalLM
 from models.deploying_t5 import DeployMT5ForConditionalGeneration, DeployT5ForConditionalGeneration
 
 # One row per architecture: the config's model_type and the class that decodes it.
@@ -22,6 +26,10 @@ DEPLOYED = {
     "qwen3": DeployQwen3ForCausalLM,
     "gpt_neox": DeployGPTNeoXForCausalLM,
     "opt": DeployOPTForCausalLM,
+    "phi": DeployPhiForCausalLM,
+    "stablelm": DeployStableLmForCausalLM,
+    "olmo2": DeployOlmo2ForCausalLM,
+    "granite": DeployGraniteForCausalLM,
 }
 
 
@@ -34,18 +42,3 @@ def deploying_class(config) -> type:
     if config.model_type not in DEPLOYED:
         raise ValueError(f"model_type is {config.model_type!r}: early-exit decoding supports {', '.join(DEPLOYED)}.")
     return DEPLOYED[config.model_type]
-
-
-__all__ = [
-    "DEPLOYED",
-    "DeployGPT2LMHeadModel",
-    "DeployGPTNeoXForCausalLM",
-    "DeployLlamaForCausalLM",
-    "DeployMT5ForConditionalGeneration",
-    "DeployMistralForCausalLM",
-    "DeployOPTForCausalLM",
-    "DeployQwen2ForCausalLM",
-    "DeployQwen3ForCausalLM",
-    "DeployT5ForConditionalGeneration",
-    "deploying_class",
-]

@@ -1,53 +1,28 @@
-"""What the adapters of decoder-only models share: positions of left-padded rows, masks, rotary positions, norms."""
+"""What the adapters of decoder-only models share: positions of left-padded rows, masks, rotary positions, and a layer
+of attention and feed-forward blocks behind norms.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from decoding.adapter import KeyValues
+from decoding.blocks import AttentionBias, Block, WindowedBias
 from decoding.flops import Cost
-from decoding.policy import Policy
-from decoding.states import Block, States
-from models.adapter import Adapter, effective_mask, mask_bias, merge, product, true_lengths
+from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengths
+from models.norms import Norm
+from models.products import Linear
 
 # Kinds of rotary positions whose frequencies change once a text is longer than those the model was trained on.
 STRETCHING = ("dynamic", "longrope")
-
-
-class Linear(NamedTuple):
-    """The weight of a linear layer or of a norm, and its bias or None; no copies. A matrix is [in, out]."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    @classmethod
-    def of(cls, module: nn.Linear) -> Linear:
-        """Of a linear layer, whose own weight is [out, in]."""
-        return cls(module.weight.t(), module.bias)
-
-    @classmethod
-    def stored(cls, module: nn.Module) -> Linear:
-        """Of a norm, or of a layer whose own weight is [in, out] as GPT-2's are."""
-        return cls(module.weight, module.bias)
-
-    def __call__(self, hidden: Tensor, block: Block) -> Tensor:
-        """The product with the states [n, in] of a block, [n, out]."""
-        if block.several:
-            projected = product(hidden, self.weight, block)
-            return projected if self.bias is None else projected + self.bias
-        return hidden.mm(self.weight) if self.bias is None else torch.addmm(self.bias, hidden, self.weight)
-
-
-class Biases(NamedTuple):
-    """What is added to attention scores, where some layers see all slots and others a window of the last ones."""
-
-    all_slots: Tensor | None
-    window: Tensor
 
 
 class Rotary:
@@ -57,7 +32,7 @@ class Rotary:
         cos, sin: [capacity, R], R at most head_dim; the sine of the first half has its sign already.
     """
 
-    def __init__(self, module: nn.Module, capacity: int, like: Tensor):
+    def __init__(self, module: Any, capacity: int, like: Tensor):
         kind, settings = module.rope_type, module.config.rope_parameters
         trained = settings.get("original_max_position_embeddings") if kind == "longrope" else None
         trained = trained or module.original_max_seq_len
@@ -75,45 +50,80 @@ class Rotary:
         """Cosines and sines of positions [...], [..., R] each."""
         return F.embedding(positions, self.cos), F.embedding(positions, self.sin)
 
-    def turn(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries or keys [..., head_dim] turned to their positions."""
+    def rotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries or keys [..., head_dim] rotated to their positions."""
         width = cos.shape[-1]
         if width < states.shape[-1]:
-            return torch.cat([self.turn(states[..., :width], cos, sin), states[..., width:]], -1)
-        return states * cos + states.roll(self.half, -1) * sin
+            return torch.cat([self.rotate(states[..., :width], cos, sin), states[..., width:]], -1)
+        rotated = states * cos + states.roll(self.half, -1) * sin
+        return rotated.to(states.dtype)  # OLMo 2 rotates in float32
 
 
-class DecoderOnlyAdapter(Adapter):
-    """Base of the adapters of decoder-only models. One per generate call, on the Hugging Face module's own weights.
+@dataclass(frozen=True, kw_only=True)
+class LayerWeights:
+    """The parameters of one layer themselves, no copies.
 
-    A subclass sets what `Adapter` asks for, `layers` (a NamedTuple of weights per layer, from 1), `scales` (of
-    attention, per layer from 1), and writes `embed`, `project`, `project_kv`, `close` and `normalise`.
+    Attributes:
+        attention_norm, feed_forward_norm: Of each block's input; of its output in OLMo 2.
+        gate: Of a gated feed-forward block; None of one without.
+    """
+
+    attention_norm: Norm
+    attention_out: Linear
+    feed_forward_norm: Norm
+    gate: Linear | None = None
+    up: Linear
+    down: Linear
+    activation: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedWeights(LayerWeights):
+    """Those of a layer with one matrix for queries, keys and values."""
+
+    qkv: Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparateWeights(LayerWeights):
+    """Those of a layer with a matrix each; queries and keys may have norms of their own."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    q_norm: Callable[[Tensor], Tensor] | None = None
+    k_norm: Callable[[Tensor], Tensor] | None = None
+
+
+Weights = TypeVar("Weights", bound=LayerWeights)
+
+
+class DecoderOnlyAdapter(Adapter, Generic[Weights]):
+    """Base of the adapters of decoder-only models: a norm before each of two blocks, one behind the other.
+
+    A subclass sets `heads`, `kv_heads`, `head_dim` and `layers`, and writes what is special to its architecture.
 
     Attributes:
         heads: Of queries, a multiple of `kv_heads`.
+        layers: Their weights, first to last.
         rotary: None where positions are embedded.
-        windows: Per layer from 1, how many of the last slots it sees; None for all of them.
+        windows: Per layer, first to last, how many of the last slots it sees; None for all of them.
     """
 
+    heads: int
+    layers: list[Weights]
     rotary: Rotary | None = None
     windows: Sequence[int | None] = ()
 
-    def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
-        self.model = model
-        self.num_layers = self.count_layers(model.config)
-        self.output_weight = model.lm_head.weight
-        self.batch, self.prompt_length = prompt.shape
-        self.capacity = capacity
-        self.kv_dtype, self.device = self.output_weight.dtype, self.output_weight.device
+    def __init__(self, model, prompt: Tensor, model_kwargs: dict[str, Any], capacity: int):
+        super().__init__(model, prompt, model_kwargs, capacity)
+        self.batch = prompt.shape[0]
+        self.kv_dtype, self.device = self.unembed.dtype, self.unembed.device
         self.prompt_mask = effective_mask(model_kwargs.get("attention_mask"))
         self.prompt_bias = mask_bias(self.prompt_mask, self.kv_dtype)
         # Slots that a left-padded row spends on padding do not count as positions.
         self.padding = None if self.prompt_mask is None else (self.prompt_mask == 0).sum(1)
-        self._turned: tuple[Block, Tensor, Tensor] | None = None
-
-    @staticmethod
-    def count_layers(config) -> int:
-        return config.num_hidden_layers
+        self._rotation: tuple[Block, Tensor, Tensor] | None = None
 
     def refuse_more_than(self, positions: int) -> None:
         """Refuse a text longer than the table of positions."""
@@ -125,23 +135,21 @@ class DecoderOnlyAdapter(Adapter):
 
     def positions(self, block: Block) -> Tensor:
         """Of the block's slots, [N or 1, width]."""
-        slots = block.slots
-        if block.places is None:
-            slots = torch.arange(slots.start, slots.stop, device=self.device)[None]
+        slots = block.slots(self.device)
         if self.padding is None:
             return slots
         padding = self.padding if block.index is None else self.padding[block.index]
         return (slots - padding[:, None]).clamp_min(0)
 
     # ---------------------------------------------------------------------------------------------------------- masks
-    def attention_bias(self, slot: int, keys: int) -> Tensor | Biases | None:
+    def attention_bias(self, slot: int, keys: int) -> AttentionBias:
         """Mask of slots to come and of padding for one slot, [1 or B, 1, 1, keys], or None where nothing is hidden."""
         hidden_by_window = any(window is not None and window <= slot for window in self.windows)
         if keys == slot + 1 and self.prompt_bias is None and not hidden_by_window:
             return None
         return self.attention_bias_at(torch.tensor([[slot]], device=self.device), keys)
 
-    def attention_bias_at(self, slots: Tensor, keys: int, ends: Tensor | None = None) -> Tensor | Biases:
+    def attention_bias_at(self, slots: Tensor, keys: int, ends: Tensor | None = None) -> Tensor | WindowedBias:
         """The same of several slots, [1 or B, width], per row: [1 or B, 1, width, keys].
 
         Args:
@@ -153,7 +161,7 @@ class DecoderOnlyAdapter(Adapter):
         window = next((window for window in self.windows if window is not None), None)
         if window is None or window >= keys:
             return self._masked(visible)
-        return Biases(self._masked(visible), self._masked(visible & (places > slots[..., None] - window)))
+        return WindowedBias(self._masked(visible), self._masked(visible & (places > slots[..., None] - window)))
 
     def _masked(self, visible: Tensor) -> Tensor:
         bias = torch.zeros(visible.shape, dtype=self.kv_dtype, device=self.device)
@@ -164,91 +172,121 @@ class DecoderOnlyAdapter(Adapter):
         return torch.minimum(bias, F.pad(self.prompt_bias, (0, max(0, keys - self.prompt_length)))[..., :keys])
 
     # --------------------------------------------------------------------------------------------------------- layers
-    def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
+    def embed(self, tokens: Tensor, block: Block) -> Tensor:
+        """Token embedding, [N * width, D]."""
+        return F.embedding(tokens.flatten(), self.model.get_input_embeddings().weight)
+
+    def scale(self, layer: int) -> float:
+        """What the attention scores of a layer are multiplied by."""
+        return self.head_dim**-0.5
+
+    def run_layer(self, layer: int, hidden: Tensor, states: KeyValues, block: Block) -> Tensor:
         """One layer for the block, [N * width, D]."""
-        weights = self.layers[layer]
-        query, keys, values = self.project(weights, hidden, block)
+        weights = self.layers[layer - 1]
+        query, keys, values = self.project_qkv(weights, hidden, block)
         if self.rotary is not None:
-            cos, sin = self._turning(block)
-            query, keys = self.rotary.turn(query, cos, sin), self.rotary.turn(keys, cos, sin)
+            cos, sin = self._rotation_of(block, self.rotary)
+            query, keys = self.rotary.rotate(query, cos, sin), self.rotary.rotate(keys, cos, sin)
         states.store(layer, block, keys, values)
         bias = block.bias
-        if isinstance(bias, Biases):
-            bias = bias.all_slots if self.windows[layer] is None else bias.window
-        context = merge(states.attend(layer, query, block, self.scales[layer], bias))
-        return self.close(weights, hidden, context, block)
+        if isinstance(bias, WindowedBias):
+            bias = bias.all_slots if self.windows[layer - 1] is None else bias.window
+        context = merge(states.attend(layer, query, block, self.scale(layer), bias))
+        return self.after_attention(weights, hidden, context, block)
 
-    def project(self, weights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet turned."""
-        raise NotImplementedError
+    @abstractmethod
+    def project_qkv(self, weights: Weights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
 
-    def close(self, weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
         """What the layer makes of its input [n, D] and of its heads' context [n, heads * head_dim]."""
-        raise NotImplementedError
+        hidden = self.add(hidden, weights.attention_out(context, block))
+        return self.add(hidden, self.feed_forward(weights, weights.feed_forward_norm(hidden), block))
 
-    def turned(self, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
-        """Keys [P, kv_heads, head_dim] of some slots, each at its own position."""
+    def add(self, hidden: Tensor, update: Tensor) -> Tensor:
+        """The residual stream [n, D] with what a block adds to it."""
+        return hidden + update
+
+    def feed_forward(self, weights: Weights, normed: Tensor, block: Block) -> Tensor:
+        """What the feed-forward block makes of its input [n, D]."""
+        if weights.gate is None:
+            return weights.down(weights.activation(weights.up(normed, block)), block)
+        return weights.down(weights.activation(weights.gate(normed, block)) * weights.up(normed, block), block)
+
+    def rotated(self, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+        """Keys [P, kv_heads, head_dim] of some slots, each rotated to its own position."""
         if self.rotary is None:
             return keys
         positions = slots if self.padding is None else (slots - self.padding[rows]).clamp_min(0)
         cos, sin = self.rotary.at(positions)
-        return self.rotary.turn(keys, cos[:, None], sin[:, None])
+        return self.rotary.rotate(keys, cos[:, None], sin[:, None])
 
-    def _turning(self, block: Block) -> tuple[Tensor, Tensor]:
+    def _rotation_of(self, block: Block, rotary: Rotary) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the block's positions, [N or 1, 1, width, R]; the same for all layers it passes."""
-        if self._turned is None or self._turned[0] is not block:
-            cos, sin = self.rotary.at(self.positions(block))
-            self._turned = (block, cos[:, None], sin[:, None])
-        return self._turned[1:]
+        if self._rotation is None or self._rotation[0] is not block:
+            cos, sin = rotary.at(self.positions(block))
+            self._rotation = (block, cos[:, None], sin[:, None])
+        return self._rotation[1:]
 
     # ----------------------------------------------------------------------------------------------------------- sums
-    def cost_of(self, policy: Policy, width: int, feed_forward: int) -> Cost:
-        """Sizes for the FLOP counter; `feed_forward` as of `Cost`."""
+    def cost(self) -> Cost:
+        """Sizes for the FLOP counter."""
+        weights = self.layers[0]
+        matrices = [linear.weight for linear in (weights.gate, weights.up, weights.down) if linear is not None]
         return Cost(
             num_layers=self.num_layers,
-            width=width,
+            width=self.unembed.width,
             attention_width=self.heads * self.head_dim,
             kv_width=self.kv_heads * self.head_dim,
-            feed_forward=feed_forward,
+            feed_forward=sum(matrix.numel() for matrix in matrices),
             prompt=true_lengths(self.prompt_mask, self.batch, self.prompt_length),
             prompt_slots=self.prompt_length,
             prefilled=True,
             source=np.zeros(self.batch, np.int64),
-            recomputes=policy.recomputes,
-            **({} if policy.confidence is None else policy.measure.counts),
         )
 
 
-class FusedLayerWeights(NamedTuple):
-    """The parameters of one layer of GPT-2 and GPT-NeoX themselves, no copies; `qkv` holds query, key and value."""
+class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
+    """Base of those with matrices of their own for queries, keys and values."""
 
-    attention_norm: Linear
-    qkv: Linear
-    attention_out: Linear
-    feed_forward_norm: Linear
-    inner: Linear
-    outer: Linear
-    activation: nn.Module
+    def project_qkv(self, weights: SeparateWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
+        given = self.attention_input(weights, hidden)
+        query = self.split_normed(weights.q(given, block), block.width, weights.q_norm, self.heads)
+        keys = self.split_normed(weights.k(given, block), block.width, weights.k_norm)
+        return query, keys, self.split(weights.v(given, block), block.width)
+
+    def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values a skipped layer would have stored for states [P, D]: [P, kv_heads, head_dim] each."""
+        weights = self.layers[layer - 1]
+        given = self.attention_input(weights, hidden)
+        keys = self.split_normed(weights.k.plain(given), 1, weights.k_norm)
+        values = self.split(weights.v.plain(given), 1)
+        return self.rotated(keys[:, :, 0], rows, slots), values[:, :, 0]
+
+    def attention_input(self, weights: SeparateWeights, hidden: Tensor) -> Tensor:
+        """What queries, keys and values are projected from, [n, D]."""
+        return weights.attention_norm(hidden)
+
+    def split_normed(
+        self, projected: Tensor, width: int, norm: Callable[[Tensor], Tensor] | None, heads: int | None = None
+    ) -> Tensor:
+        """Queries or keys [N, heads, width, head_dim] of what was projected, each head normed where there is a norm."""
+        states = self.split(projected, width, heads)
+        return states if norm is None else norm(states)
 
 
-class LayerNormAdapter(DecoderOnlyAdapter):
-    """Base of those with a norm of mean and bias before each block and a feed-forward block without gate.
+class ParallelBlocks(DecoderOnlyAdapter[Weights]):
+    """Mixin of those whose attention and feed-forward blocks may both read the layer's input.
 
-    A subclass sets `eps` and `final_norm` as well; the weights of its layers are named as in `FusedLayerWeights`.
+    Attributes:
+        parallel: Whether they do.
     """
 
-    def norm(self, hidden: Tensor, norm: Linear) -> Tensor:
-        return F.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, self.eps)
+    parallel: bool
 
-    def close(self, weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+        if not self.parallel:
+            return super().after_attention(weights, hidden, context, block)
         attended = hidden + weights.attention_out(context, block)
-        return attended + self.feed_forward(weights, attended, block)
-
-    def feed_forward(self, weights, hidden: Tensor, block: Block) -> Tensor:
-        """What the feed-forward block adds to the residual stream."""
-        inner = weights.activation(weights.inner(self.norm(hidden, weights.feed_forward_norm), block))
-        return weights.outer(inner, block)
-
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Final norm, [n, D]."""
-        return self.norm(hidden, self.final_norm)
+        return attended + self.feed_forward(weights, weights.feed_forward_norm(hidden), block)

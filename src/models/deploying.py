@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -28,13 +29,16 @@ from transformers.generation import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from decoding.loop import Result, decode
+from decoding.acceptance import Result
+from decoding.loop import decode
 from decoding.policy import Policy
 from decoding.search import search
 from decoding.sequences import Decoding
 from decoding.strategies import Strategy
 from decoding.thresholds import AdaptiveThreshold
-from models.adapter import effective_mask
+from decoding.trace import ExitTrace
+from models.adapter import Adapter, effective_mask
+from models.hugging_face import LibraryModel
 
 logger = logging.getLogger(__name__)
 
@@ -71,15 +75,15 @@ def without_dropout(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
-class EarlyExitGeneration:
+class EarlyExitGeneration(LibraryModel):
     """Mixin over a Hugging Face model class. A subclass names its adapter.
 
     Attributes:
-        adapter_class: Built once per call from (model, states of the encoder or None, masks); see `decoding.loop`.
+        adapter_class: Built once per call; see `decoding.adapter`.
         threshold: The adaptive threshold, which learns from call to call; None before the first that uses it.
     """
 
-    adapter_class: type
+    adapter_class: type[Adapter]
     threshold: AdaptiveThreshold | None = None
 
     @classmethod
@@ -244,7 +248,7 @@ class EarlyExitGeneration:
         _set(shared, kwargs, "use_cache", False)
         sequences = super().generate(**shared, **kwargs, custom_generate=run_loop)
         result = results[0]
-        if strategy is None:
+        if isinstance(result.trace, ExitTrace):
             result.trace.seconds.update(seconds)
         return self._as_output(sequences, result, shared["generation_config"], kwargs), result.trace
 
@@ -252,12 +256,6 @@ class EarlyExitGeneration:
     def num_exit_layers(self) -> int:
         """Number of decoder layers L."""
         return self.adapter_class.count_layers(self.config)
-
-    def bare_adapter(self):
-        """The adapter of no call, for its final norm and head: what turns states of any layer into logits."""
-        prompt = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        source = torch.zeros(1, 1, self.get_output_embeddings().in_features, dtype=self.dtype, device=self.device)
-        return self.adapter_class(self, prompt, {"encoder_outputs": (source,)}, capacity=1)
 
     def _decode(
         self, prompt, policy, model_kwargs, processors, criteria, generation_config, streamer, **kept
@@ -280,7 +278,9 @@ class EarlyExitGeneration:
 
     def _announce_padding(self, processors, generation_config, model_kwargs: dict) -> None:
         """Say once that padding counts as text for a processor that reads the prompt, as it does in the library."""
-        kinds = SOURCE_READERS if self.config.is_encoder_decoder else (*SOURCE_READERS, *PROMPT_READERS)
+        kinds: tuple[type, ...] = SOURCE_READERS
+        if not self.config.is_encoder_decoder:
+            kinds += PROMPT_READERS
         if generation_config.min_length and not generation_config.min_new_tokens:
             kinds += (MinLengthLogitsProcessor,)
         readers = [type(each).__name__ for each in processors if isinstance(each, kinds)]
@@ -365,7 +365,8 @@ class EarlyExitGeneration:
         if not as_dict:
             return sequences
         output = GenerateEncoderDecoderOutput if self.config.is_encoder_decoder else GenerateDecoderOnlyOutput
-        kept = {name: tuple(step.clone() for step in getattr(result, name)) or None for name in ("scores", "logits")}
+        kept: dict[str, Any] = {"scores": result.scores, "logits": result.logits}
+        kept = {name: tuple(step.clone() for step in steps) or None for name, steps in kept.items()}
         return output(sequences=sequences, **kept)
 
 

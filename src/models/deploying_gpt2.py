@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Any
 
-from decoding.flops import Cost
-from decoding.policy import Policy
-from decoding.states import Block
-from models.decoder_only import FusedLayerWeights, LayerNormAdapter, Linear
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoding.blocks import Block
+from models.decoder_only import DecoderOnlyAdapter, FusedWeights
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
+from models.norms import Norm
+from models.products import Linear
 
 
-class GPT2Adapter(LayerNormAdapter):
+class GPT2Adapter(DecoderOnlyAdapter[FusedWeights]):
     """How a token passes a GPT-2."""
 
-    def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
+    def __init__(self, model, prompt: Tensor, model_kwargs: dict[str, Any], capacity: int):
         super().__init__(model, prompt, model_kwargs, capacity)
         config = model.config
         if config.add_cross_attention:
@@ -24,10 +26,7 @@ class GPT2Adapter(LayerNormAdapter):
         self.refuse_more_than(config.n_positions)
         self.heads = self.kv_heads = config.n_head
         self.head_dim = config.n_embd // config.n_head
-        self.layers = [None, *(_layer_weights(block) for block in model.transformer.h)]
-        self.eps = config.layer_norm_epsilon
-        self.final_norm = Linear.stored(model.transformer.ln_f)
-        self.scales = [_attention_scale(config, layer, self.head_dim) for layer in range(self.num_layers + 1)]
+        self.layers = [_layer_weights(block, self.unembed.norm) for block in model.transformer.h]
 
     def embed(self, tokens: Tensor, block: Block) -> Tensor:
         """Token plus learned position embedding, [N * width, D]."""
@@ -35,22 +34,23 @@ class GPT2Adapter(LayerNormAdapter):
         hidden = F.embedding(tokens, transformer.wte.weight)
         return (hidden + F.embedding(self.positions(block), transformer.wpe.weight)).flatten(0, 1)
 
-    def project(self, weights: FusedLayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        projected = weights.qkv(self.norm(hidden, weights.attention_norm), block)
-        return tuple(self.split(part, block.width) for part in projected.chunk(3, dim=-1))
+    def scale(self, layer: int) -> float:
+        config = self.model.config
+        scale = super().scale(layer) if config.scale_attn_weights else 1.0
+        return scale / layer if config.scale_attn_by_inverse_layer_idx else scale
+
+    def project_qkv(self, weights: FusedWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        projected = weights.qkv(weights.attention_norm(hidden), block)
+        query, keys, values = (self.split(part, block.width) for part in projected.chunk(3, dim=-1))
+        return query, keys, values
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
-        weights = self.layers[layer]
-        normed = self.norm(hidden, weights.attention_norm)
-        width = hidden.shape[-1]
-        projected = F.linear(normed, weights.qkv.weight[:, width:].t(), weights.qkv.bias[width:])
-        return projected.view(len(hidden), 2, self.kv_heads, self.head_dim).unbind(1)
-
-    def cost(self, policy: Policy) -> Cost:
-        """Sizes for the FLOP counter."""
-        width = self.model.config.n_embd
-        return self.cost_of(policy, width, 2 * width * self.layers[1].inner.weight.shape[1])
+        weights, width = self.layers[layer - 1], hidden.shape[-1]
+        bias = None if weights.qkv.bias is None else weights.qkv.bias[width:]
+        projected = Linear(weights.qkv.weight[:, width:], bias).plain(weights.attention_norm(hidden))
+        keys, values = projected.view(len(hidden), 2, self.kv_heads, self.head_dim).unbind(1)
+        return keys, values
 
 
 class DeployGPT2LMHeadModel(EarlyExitGeneration, EarlyExitGPT2LMHeadModel):
@@ -59,11 +59,13 @@ class DeployGPT2LMHeadModel(EarlyExitGeneration, EarlyExitGPT2LMHeadModel):
     adapter_class = GPT2Adapter
 
 
-def _layer_weights(block: nn.Module) -> FusedLayerWeights:
-    modules = (block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj)
-    return FusedLayerWeights(*map(Linear.stored, modules), block.mlp.act)
-
-
-def _attention_scale(config, layer: int, head_dim: int) -> float:
-    scale = head_dim**-0.5 if config.scale_attn_weights else 1.0
-    return scale / layer if config.scale_attn_by_inverse_layer_idx and layer else scale
+def _layer_weights(block: Any, norm: Norm) -> FusedWeights:
+    return FusedWeights(
+        attention_norm=norm.of(block.ln_1),
+        qkv=Linear.stored(block.attn.c_attn),
+        attention_out=Linear.stored(block.attn.c_proj),
+        feed_forward_norm=norm.of(block.ln_2),
+        up=Linear.stored(block.mlp.c_fc),
+        down=Linear.stored(block.mlp.c_proj),
+        activation=block.mlp.act,
+    )

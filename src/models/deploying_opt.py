@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import OPTForCausalLM
 
-from decoding.flops import Cost
-from decoding.policy import Policy
-from decoding.states import Block
-from models.decoder_only import LayerNormAdapter, Linear
+from decoding.blocks import Block
+from models.decoder_only import SeparateAdapter, SeparateWeights
 from models.deploying import EarlyExitGeneration
-from models.modeling_causal import EarlyExitOPTForCausalLM
+from models.modeling_causal import CausalMixin
+from models.norms import Norm
+from models.products import Linear
 
 
-class OPTLayerWeights(NamedTuple):
-    """The parameters of one layer themselves, no copies."""
-
-    attention_norm: Linear
-    q: Linear
-    k: Linear
-    v: Linear
-    attention_out: Linear
-    feed_forward_norm: Linear
-    inner: Linear
-    outer: Linear
-    activation: nn.Module
-
-
-class OPTAdapter(LayerNormAdapter):
+class OPTAdapter(SeparateAdapter):
     """How a token passes an OPT of any size but 350m, whose norms and widths are others."""
 
-    def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
+    def __init__(self, model, prompt: Tensor, model_kwargs: dict[str, Any], capacity: int):
         super().__init__(model, prompt, model_kwargs, capacity)
-        config, decoder = model.config, model.model.decoder
+        config = model.config
         self.refuse_more_than(config.max_position_embeddings)
         self.heads = self.kv_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // self.heads
-        self.layers = [None, *map(_layer_weights, decoder.layers)]
-        self.eps = decoder.final_layer_norm.eps
-        self.final_norm = Linear.stored(decoder.final_layer_norm)
-        self.scales = [self.head_dim**-0.5] * (self.num_layers + 1)
+        self.layers = [_layer_weights(layer, self.unembed.norm) for layer in model.model.decoder.layers]
 
     def embed(self, tokens: Tensor, block: Block) -> Tensor:
         """Token plus learned position embedding, whose table begins two rows late, [N * width, D]."""
@@ -50,24 +34,8 @@ class OPTAdapter(LayerNormAdapter):
         positions = self.positions(block) + decoder.embed_positions.offset
         return (hidden + F.embedding(positions, decoder.embed_positions.weight)).flatten(0, 1)
 
-    def project(self, weights: OPTLayerWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        normed = self.norm(hidden, weights.attention_norm)
-        return tuple(self.split(linear(normed, block), block.width) for linear in (weights.q, weights.k, weights.v))
 
-    def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
-        weights = self.layers[layer]
-        normed = self.norm(hidden, weights.attention_norm)
-        shape = (len(hidden), self.kv_heads, self.head_dim)
-        return tuple(F.linear(normed, each.weight.t(), each.bias).view(shape) for each in (weights.k, weights.v))
-
-    def cost(self, policy: Policy) -> Cost:
-        """Sizes for the FLOP counter."""
-        config = self.model.config
-        return self.cost_of(policy, config.hidden_size, 2 * config.hidden_size * config.ffn_dim)
-
-
-class DeployOPTForCausalLM(EarlyExitGeneration, EarlyExitOPTForCausalLM):
+class DeployOPTForCausalLM(EarlyExitGeneration, CausalMixin, OPTForCausalLM):
     """OPT with early exits.
 
     Raises:
@@ -75,6 +43,7 @@ class DeployOPTForCausalLM(EarlyExitGeneration, EarlyExitOPTForCausalLM):
     """
 
     adapter_class = OPTAdapter
+    final_norm = "model.decoder.final_layer_norm"
 
     def __init__(self, config):
         super().__init__(config)
@@ -85,13 +54,16 @@ class DeployOPTForCausalLM(EarlyExitGeneration, EarlyExitOPTForCausalLM):
             )
 
 
-def _layer_weights(layer: nn.Module) -> OPTLayerWeights:
+def _layer_weights(layer: Any, norm: Norm) -> SeparateWeights:
     attention = layer.self_attn
-    return OPTLayerWeights(
-        Linear.stored(layer.self_attn_layer_norm),
-        *(Linear.of(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
-        Linear.stored(layer.final_layer_norm),
-        Linear.of(layer.fc1),
-        Linear.of(layer.fc2),
-        layer.activation_fn,
+    return SeparateWeights(
+        attention_norm=norm.of(layer.self_attn_layer_norm),
+        q=Linear.of(attention.q_proj),
+        k=Linear.of(attention.k_proj),
+        v=Linear.of(attention.v_proj),
+        attention_out=Linear.of(attention.out_proj),
+        feed_forward_norm=norm.of(layer.final_layer_norm),
+        up=Linear.of(layer.fc1),
+        down=Linear.of(layer.fc2),
+        activation=layer.activation_fn,
     )

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from decoding.adapter import KeyValues
+from decoding.attention import attend
+from decoding.blocks import Block, WindowedBias
 from decoding.flops import Cost
-from decoding.policy import Policy
-from decoding.states import BUCKET, Block, States, attend
-from models.adapter import Adapter, effective_mask, mask_bias, merge, product, rms_norm, true_lengths
+from decoding.states import BUCKET
+from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengths
 from models.deploying import EarlyExitGeneration
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
+from models.norms import Norm
+from models.products import product
 
 
 class T5LayerWeights(NamedTuple):
     """The parameters of one decoder layer themselves, no copies: named once per call, because looking a parameter up
     on a module costs as much as a small product. Matrices are transposed views, [in, out], ready to multiply."""
 
-    self_norm: Tensor
+    self_norm: Norm
     q: Tensor
     k: Tensor
     v: Tensor
     o: Tensor
-    cross_norm: Tensor
+    cross_norm: Norm
     cross_q: Tensor
     cross_k: Tensor
     cross_v: Tensor
     cross_o: Tensor
-    feed_forward_norm: Tensor
+    feed_forward_norm: Norm
     wi: tuple[Tensor, ...]
     wo: Tensor
-    activation: nn.Module
+    activation: Callable[[Tensor], Tensor]
 
 
-def layer_weights(block: nn.Module) -> T5LayerWeights:
+def layer_weights(block: Any, norm: Norm) -> T5LayerWeights:
     """Name the parameters of a Hugging Face T5 or mT5 decoder block."""
     self_attention, cross_attention, feed_forward = block.layer[0], block.layer[1], block.layer[-1]
     dense = feed_forward.DenseReluDense
     gated = hasattr(dense, "wi_0")
     return T5LayerWeights(
-        self_attention.layer_norm.weight,
-        *(getattr(self_attention.SelfAttention, name).weight.t() for name in "qkvo"),
-        cross_attention.layer_norm.weight,
-        *(getattr(cross_attention.EncDecAttention, name).weight.t() for name in "qkvo"),
-        feed_forward.layer_norm.weight,
+        norm.of(self_attention.layer_norm),
+        *_transposed(self_attention.SelfAttention),
+        norm.of(cross_attention.layer_norm),
+        *_transposed(cross_attention.EncDecAttention),
+        norm.of(feed_forward.layer_norm),
         (dense.wi_0.weight.t(), dense.wi_1.weight.t()) if gated else (dense.wi.weight.t(),),
         dense.wo.weight.t(),
         dense.act,
     )
+
+
+def _transposed(attention: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return attention.q.weight.t(), attention.k.weight.t(), attention.v.weight.t(), attention.o.weight.t()
 
 
 class T5Adapter(Adapter):
@@ -61,27 +70,20 @@ class T5Adapter(Adapter):
 
     scale = 1.0
 
-    def __init__(self, model, prompt: Tensor, model_kwargs: dict, capacity: int):
-        config = model.config
-        self.model = model
-        self.num_layers = self.count_layers(config)
-        self.output_weight = model.lm_head.weight
+    def __init__(self, model, prompt: Tensor, model_kwargs: dict[str, Any], capacity: int):
+        super().__init__(model, prompt, model_kwargs, capacity)
+        config, norm = model.config, self.unembed.norm
         self.kv_heads, self.head_dim = config.num_heads, config.d_kv
-        self.layers = [None, *map(layer_weights, model.decoder.block)]
-        self.kv_dtype = self.layers[1].k.dtype
-        self.device = self.layers[1].k.device
-        self.eps = torch.tensor(config.layer_norm_epsilon, dtype=self.layers[1].self_norm.dtype, device=self.device)
-        self.final_norm = model.decoder.final_layer_norm.weight
-        self.head_scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else None
+        self.layers = [layer_weights(block, norm) for block in model.decoder.block]
+        self.kv_dtype = self.layers[0].k.dtype
+        self.device = self.layers[0].k.device
         self.source = model_kwargs["encoder_outputs"][0]  # [B, S, D]
         self.source_mask = effective_mask(model_kwargs.get("attention_mask"))
         self.source_bias = mask_bias(self.source_mask, self.kv_dtype)
-        self.prompt_length = prompt.shape[1]
         self.prompt_mask = effective_mask(model_kwargs.get("decoder_attention_mask"))
         self.prompt_bias = mask_bias(self.prompt_mask, self.kv_dtype)
-        self.capacity = capacity
         self.distance_bias = self._distance_bias(capacity)
-        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * (self.num_layers + 1)
+        self.cross: list[tuple[Tensor, Tensor] | None] = [None] * self.num_layers
 
     @staticmethod
     def count_layers(config) -> int:
@@ -97,7 +99,7 @@ class T5Adapter(Adapter):
         One slice of a table: entry i of the table belongs to the distance capacity - 1 - i.
         """
         bias = self.distance_bias.narrow(1, self.capacity - 1 - slot, keys)[None, :, None]
-        return bias if self.prompt_bias is None else bias + self._hidden_prompt(keys)
+        return bias if self.prompt_bias is None else bias + self._hidden_prompt(self.prompt_bias, keys)
 
     def attention_bias_at(self, slots: Tensor, keys: int, ends: Tensor | None = None) -> Tensor:
         """The same of several slots, [1 or B, width], per row: [1 or B, heads, width, keys].
@@ -105,32 +107,33 @@ class T5Adapter(Adapter):
         Args:
             ends: The last slot that each may see, [1 or B, 1], at distance 0 where it is to come; None for its own.
         """
-        keys = torch.arange(keys, device=self.device)
-        places = (self.capacity - 1 - slots)[..., None] + keys
+        seen = torch.arange(keys, device=self.device)
+        places = (self.capacity - 1 - slots)[..., None] + seen
         if ends is not None:
-            places = torch.where(keys <= ends[..., None], places.clamp_max(self.capacity - 1), places)
+            places = torch.where(seen <= ends[..., None], places.clamp_max(self.capacity - 1), places)
         bias = self.distance_bias[:, places].transpose(0, 1)
-        return bias if self.prompt_bias is None else bias + self._hidden_prompt(len(keys))
+        return bias if self.prompt_bias is None else bias + self._hidden_prompt(self.prompt_bias, keys)
 
-    def _hidden_prompt(self, keys: int) -> Tensor:
+    def _hidden_prompt(self, prompt_bias: Tensor, keys: int) -> Tensor:
         """What hides the prompt's padding among the first `keys` slots, [B, 1, 1, keys]."""
-        return F.pad(self.prompt_bias, (0, max(0, keys - self.prompt_length)))[..., :keys]
+        return F.pad(prompt_bias, (0, max(0, keys - self.prompt_length)))[..., :keys]
 
-    def run_layer(self, layer: int, hidden: Tensor, states: States, block: Block) -> Tensor:
+    def run_layer(self, layer: int, hidden: Tensor, states: KeyValues, block: Block) -> Tensor:
         """One decoder layer for the block, [N * width, D]: self-attention, cross-attention, feed-forward."""
-        weights, width = self.layers[layer], block.width
-        normed = rms_norm(hidden, weights.self_norm, self.eps)
+        weights, width = self.layers[layer - 1], block.width
+        normed = weights.self_norm(hidden)
         query, keys, values = (self.split(product(normed, w, block), width) for w in (weights.q, weights.k, weights.v))
         states.store(layer, block, keys, values)
+        assert not isinstance(block.bias, WindowedBias), "a T5 has no windows"
         context = states.attend(layer, query, block, self.scale, block.bias)
         hidden = _add_product(hidden, merge(context), weights.o, block)
 
-        normed = rms_norm(hidden, weights.cross_norm, self.eps)
+        normed = weights.cross_norm(hidden)
         query = self.split(product(normed, weights.cross_q, block), width)
         context = attend(query, *self._cross_states(layer), block, self.source_bias, self.scale)
         hidden = _add_product(hidden, merge(context), weights.cross_o, block)
 
-        normed = rms_norm(hidden, weights.feed_forward_norm, self.eps)
+        normed = weights.feed_forward_norm(hidden)
         inner = weights.activation(product(normed, weights.wi[0], block))
         if len(weights.wi) == 2:
             inner = inner * product(normed, weights.wi[1], block)
@@ -138,21 +141,16 @@ class T5Adapter(Adapter):
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
-        weights = self.layers[layer]
-        normed = rms_norm(hidden, weights.self_norm, self.eps)
+        weights = self.layers[layer - 1]
+        normed = weights.self_norm(hidden)
         shape = (len(hidden), self.kv_heads, self.head_dim)
         return normed.mm(weights.k).view(shape), normed.mm(weights.v).view(shape)
 
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Final norm, [n, D]; not scaled."""
-        return rms_norm(hidden, self.final_norm, self.eps)
-
-    def cost(self, policy: Policy) -> Cost:
+    def cost(self) -> Cost:
         """Sizes for the FLOP counter."""
         config = self.model.config
-        measure = None if policy.confidence is None else policy.measure
         batch, source_length, _ = self.source.shape
-        weights = self.layers[1]
+        weights = self.layers[0]
         inner = config.num_heads * config.d_kv
         return Cost(
             num_layers=self.num_layers,
@@ -164,8 +162,6 @@ class T5Adapter(Adapter):
             prefilled=self.prompt_length > 1,
             source=true_lengths(self.source_mask, batch, source_length),
             encoder_layers=config.num_layers,
-            recomputes=policy.recomputes,
-            **(measure.counts if measure else {}),
         )
 
     def _distance_bias(self, capacity: int) -> Tensor:
@@ -177,14 +173,13 @@ class T5Adapter(Adapter):
 
     def _cross_states(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the source at a layer, [B, heads, S, head_dim], projected when first reached."""
-        if self.cross[layer] is None:
-            weights = self.layers[layer]
-            length = self.source.shape[1]
+        held = self.cross[layer - 1]
+        if held is None:
+            weights, length = self.layers[layer - 1], self.source.shape[1]
             source = self.source.to(weights.cross_k.dtype).flatten(0, 1)
-            self.cross[layer] = tuple(
-                self.split(source.mm(matrix), length).contiguous() for matrix in (weights.cross_k, weights.cross_v)
-            )
-        return self.cross[layer]
+            keys, values = (self.split(source.mm(matrix), length) for matrix in (weights.cross_k, weights.cross_v))
+            held = self.cross[layer - 1] = (keys.contiguous(), values.contiguous())
+        return held
 
 
 def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor, block: Block) -> Tensor:
@@ -192,7 +187,7 @@ def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor, block: Block) ->
 
     T5 overflows float16 in its residual stream, so that is clamped as the library does, but row by row.
     """
-    if inner.dtype in (torch.float32, torch.float64) and not block.several:
+    if inner.dtype in (torch.float32, torch.float64) and not block.multi_slot:
         return torch.addmm(hidden, inner, matrix)
     hidden = hidden + product(inner.to(matrix.dtype), matrix, block)
     if hidden.dtype != torch.float16:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from models.hugging_face import LibraryModel
+from models.norms import norm_of
+from models.unembed import Unembed
 from training.losses import intermediate_loss, meta_head_loss
 
 logger = logging.get_logger(__name__)
@@ -27,9 +30,12 @@ def make_cm_head(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
 
 
-class ExitTraining:
+class ExitTraining(LibraryModel):
     """Mixin over a Hugging Face model class whose head is `lm_head`. A subclass writes `forward`, which with labels
     hands its layers' states to `layers_loss`.
+
+    Attributes:
+        final_norm: Name of the module that norms the last layer's states.
 
     Config attributes read: intermediate_loss_fn (a key of INTERMEDIATE_LOSSES), train_meta_cm_head,
     and those of `wants_cm_head`. Without them forward is the library's.
@@ -38,6 +44,7 @@ class ExitTraining:
     # The loss is a mean over labels and knows no num_items_in_batch; the Trainer would multiply it by the number of
     # accumulation steps and of processes.
     accepts_loss_kwargs = False
+    final_norm: str
 
     def __init__(self, config):
         super().__init__(config)
@@ -94,10 +101,14 @@ class ExitTraining:
         """What a final-normed state is multiplied by before the head."""
         return 1.0
 
+    def unembed(self) -> Unembed:
+        """What turns hidden states of any layer into logits, on this model's parameters."""
+        return Unembed(norm_of(self.get_submodule(self.final_norm)), self.lm_head, self.output_scale)
+
     @property
     def trains_exits(self) -> bool:
         """Whether the loss is one of ours."""
-        return self._loss_of_layers() is not None
+        return self._trains_meta_head or getattr(self.config, "intermediate_loss_fn", None) is not None
 
     def layers_loss(self, states: Callable[[], list[Tensor]], labels: Tensor) -> tuple[Tensor, Tensor | None]:
         """The loss that the config asks for, and in evaluation mode the last layer's logits [..., V].
@@ -109,22 +120,15 @@ class ExitTraining:
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._trains_meta_head):
             normed = states()
-        loss = self._loss_of_layers()(normed, labels.to(normed[-1].device))
-        return loss, None if self.training else self.lm_head(normed[-1] * self.output_scale)
+        loss = self._loss(normed, labels.to(normed[-1].device))
+        return loss, None if self.training else self.unembed()(normed[-1])
 
     @property
     def _trains_meta_head(self) -> bool:
         return bool(getattr(self.config, "train_meta_cm_head", None))
 
-    def _loss_of_layers(self) -> Callable[[list[Tensor], Tensor], Tensor] | None:
-        """(final-normed states of all layers, labels) -> loss, or None where the config asks for the plain loss."""
+    def _loss(self, normed: list[Tensor], labels: Tensor) -> Tensor:
+        """The loss of the final-normed states of all layers."""
         if self._trains_meta_head:
-            return lambda normed, labels: meta_head_loss(
-                self.cm_head, normed, labels, head=self.lm_head, scale=self.output_scale
-            )
-        name = getattr(self.config, "intermediate_loss_fn", None)
-        if name is None:
-            return None
-        return lambda normed, labels: intermediate_loss(
-            name, [hidden * self.output_scale for hidden in normed], labels, self.lm_head
-        )
+            return meta_head_loss(self.cm_head, normed, labels, self.unembed())
+        return intermediate_loss(self.config.intermediate_loss_fn, normed, labels, self.unembed())

@@ -1,15 +1,7 @@
 """The training side of decoder-only models: the Hugging Face models with losses on intermediate exits."""
 
 from torch import Tensor
-from transformers import (
-    GPT2LMHeadModel,
-    GPTNeoXForCausalLM,
-    LlamaForCausalLM,
-    MistralForCausalLM,
-    OPTForCausalLM,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+from transformers import GPT2LMHeadModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from models.exit_training import ExitTraining
@@ -17,13 +9,7 @@ from training.losses import IGNORED_LABEL
 
 
 class CausalMixin(ExitTraining):
-    """What decoder-only models have in common beyond the library's, see `ExitTraining`.
-
-    Attributes:
-        final_norm: Name of the module that norms the last layer's states.
-    """
-
-    final_norm: str
+    """What decoder-only models have in common beyond the library's, see `ExitTraining`."""
 
     def forward(
         self,
@@ -66,39 +52,3 @@ class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):
     """GPT-2 with losses on intermediate exits."""
 
     final_norm = "transformer.ln_f"
-
-
-class EarlyExitLlamaForCausalLM(CausalMixin, LlamaForCausalLM):
-    """Llama with losses on intermediate exits."""
-
-    final_norm = "model.norm"
-
-
-class EarlyExitMistralForCausalLM(CausalMixin, MistralForCausalLM):
-    """Mistral with losses on intermediate exits."""
-
-    final_norm = "model.norm"
-
-
-class EarlyExitQwen2ForCausalLM(CausalMixin, Qwen2ForCausalLM):
-    """Qwen2 with losses on intermediate exits."""
-
-    final_norm = "model.norm"
-
-
-class EarlyExitQwen3ForCausalLM(CausalMixin, Qwen3ForCausalLM):
-    """Qwen3 with losses on intermediate exits."""
-
-    final_norm = "model.norm"
-
-
-class EarlyExitGPTNeoXForCausalLM(CausalMixin, GPTNeoXForCausalLM):
-    """GPT-NeoX with losses on intermediate exits."""
-
-    final_norm = "gpt_neox.final_layer_norm"
-
-
-class EarlyExitOPTForCausalLM(CausalMixin, OPTForCausalLM):
-    """OPT with losses on intermediate exits."""
-
-    final_norm = "model.decoder.final_layer_norm"

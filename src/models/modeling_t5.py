@@ -10,6 +10,8 @@ from models.exit_training import ExitTraining
 class EarlyExitMixin(ExitTraining):
     """What the T5 models have in common beyond the library's, see `ExitTraining`."""
 
+    final_norm = "decoder.final_layer_norm"
+
     @property
     def output_scale(self) -> float:
         """What a final-normed state is multiplied by before the head."""

@@ -112,7 +112,7 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
         together = [(0, half, 1), (half, num_layers - half, WAITING + 1)]
         passes = Passes([*straight(half).tokens * WAITING, together])
         found["FREE, every 8th deep"] = Contender(replace(free, num_speculations=WAITING), passes)
-        VERIFICATIONS["scripted"] = Verification(Script().judge, exact=True)
+        VERIFICATIONS["scripted"] = Verification(Script().verify, exact=True)
         for part, share in DRAFT_DEPTHS.items():
             layer = max(1, round(share * num_layers))
             drafting = {
@@ -131,7 +131,7 @@ class Script:
     def __init__(self):
         self.random = random.Random(0)
 
-    def judge(self, draft: Draft, threshold: float | None) -> Verdict:
+    def verify(self, draft: Draft, threshold: float | None) -> Verdict:
         likeliest = draft.deep.argmax(-1).tolist()
         for place, token in enumerate(likeliest):
             if self.random.random() >= ACCEPTED:
@@ -186,7 +186,7 @@ def contenders(workload: Workload, batch: int, tokens: int, groups: Sequence[str
 
 def uncached(model, prompt: torch.Tensor, strategy: Strategy, tokens: int) -> list[list[int]]:
     """The loop that cached search replaces: every beam of every row by itself, its whole prefix at every step."""
-    adapter, answers = model.bare_adapter(), []
+    unembed, answers = model.unembed(), []
     for row in prompt.tolist():
         beams = [(0.0, row)]
         for _ in range(tokens):
@@ -194,7 +194,7 @@ def uncached(model, prompt: torch.Tensor, strategy: Strategy, tokens: int) -> li
             for total, ids in beams:
                 states = model(torch.tensor([ids], device=prompt.device), output_hidden_states=True).hidden_states
                 last = {layer: states[layer][:, -1] for layer in strategy.layers(model.num_exit_layers)}
-                scores = _contrastive_scores(adapter, model, strategy, last)[0]
+                scores = _contrastive_scores(unembed, model, strategy, last)[0]
                 best = scores.topk(strategy.beams)
                 grown += [(total + float(s), [*ids, int(v)]) for s, v in zip(*best, strict=True)]
             beams = sorted(grown, key=lambda beam: -beam[0])[: strategy.beams]
@@ -202,11 +202,11 @@ def uncached(model, prompt: torch.Tensor, strategy: Strategy, tokens: int) -> li
     return answers
 
 
-def _contrastive_scores(adapter, model, strategy: Strategy, states: dict[int, torch.Tensor]) -> torch.Tensor:
+def _contrastive_scores(unembed, model, strategy: Strategy, states: dict[int, torch.Tensor]) -> torch.Tensor:
     """Scores from the library's states, of which the last layer's are normed already."""
     last = model.num_exit_layers
-    log_p = adapter.head(states[last]).float().log_softmax(-1)
-    amateur = adapter.head(adapter.normalise(states[strategy.amateurs[0]])).float()
+    log_p = unembed.logits(states[last]).float().log_softmax(-1)
+    amateur = unembed.logits(unembed.normalise(states[strategy.amateurs[0]])).float()
     log_a = (amateur / strategy.temperature).log_softmax(-1)
     outside = log_p < log_p.amax(-1, keepdim=True) + math.log(strategy.alpha)
     return (log_p - strategy.coefficient * log_a).masked_fill(outside, -torch.inf)
@@ -298,16 +298,16 @@ def crossing(model, batch: int, repetitions: int) -> dict[str, float]:
     """rows * k, over the vocabulary, up to which copying k rows of the head per row and multiplying these alone takes
     no longer than the whole head, when a copy serves one exit; the median over repetitions.
     """
-    adapter, size = model.bare_adapter(), model.config.vocab_size
+    unembed, size = model.unembed(), model.config.vocab_size
     states = torch.randn(batch, model.config.hidden_size, dtype=model.dtype, device=model.device)
     found = []
     for _ in range(repetitions):
-        whole = _seconds(lambda: adapter.head(states), model)
+        whole = _seconds(lambda: unembed.logits(states), model)
         pays = 0.0
         for share in (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4):
             k = int(share * size / batch)
             ids = torch.stack([torch.randperm(size, device=model.device)[:k] for _ in range(batch)])
-            if _seconds(lambda ids=ids: adapter.head_on(adapter.head_rows(ids), states[:, None]), model) > whole:
+            if _seconds(lambda ids=ids: unembed.logits_on(unembed.rows(ids), states[:, None]), model) > whole:
                 break
             pays = share
         found.append(pays)

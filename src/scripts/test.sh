@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, lint, and run the tests. `--fast` leaves out those marked slow; other arguments go to pytest, so `--seed fresh`
+# Set up, lint, check types, and run the tests. `--fast` leaves out those marked slow; other arguments go to pytest, so `--seed fresh`
 # has random tests draw anew, from a seed that is printed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -15,4 +15,5 @@ done
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/mypy
 "$PYTHON" -m pytest -q "${arguments[@]}"

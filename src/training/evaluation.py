@@ -224,7 +224,7 @@ def decode_batch(
     answers = sequences[:, prompt:].tolist()
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     flops = trace.flops() if trace else {}
-    lens = Lens(model.bare_adapter(), tokenizer, policy) if options.views else None
+    lens = Lens(model.unembed(), tokenizer, policy) if options.views else None
     decoded: list[Decoded] = []
     details: dict[str, list[dict]] = {}
     for row, feature in enumerate(batch):

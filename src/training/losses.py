@@ -29,9 +29,9 @@ def cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     """Mean cross entropy of one layer; its logits are recomputed in the backward pass instead of being kept.
 
     Args:
-        hidden: final-normed states, scaled as the head expects, [N, D].
+        hidden: final-normed states, [N, D].
         labels: token ids, [N].
-        head: hidden states to logits, [N, D] -> [N, V].
+        head: final-normed states to logits, [N, D] -> [N, V]; a model's `unembed()`.
 
     Returns:
         A scalar in float32, 0 where there is no label.
@@ -61,9 +61,9 @@ def intermediate_loss(name: str, states: Sequence[Tensor], labels: Tensor, head:
 
     Args:
         name: a key of INTERMEDIATE_LOSSES.
-        states: of each layer, first to last, the final-normed states scaled as the head expects, [..., D].
+        states: of each layer, first to last, the final-normed states, [..., D].
         labels: token ids, IGNORED_LABEL where none counts, [...].
-        head: hidden states to logits.
+        head: final-normed states to logits.
 
     Returns:
         A scalar in float32.
@@ -79,7 +79,7 @@ def agreement(states: Sequence[Tensor], head: Head) -> list[Tensor]:
     """For each layer l < L whether its likeliest token is the last layer's.
 
     Args:
-        states: of each layer, first to last, the final-normed states scaled as the head expects, [N, D].
+        states: of each layer, first to last, the final-normed states, [N, D].
 
     Returns:
         L - 1 vectors of 0 and 1, [N].
@@ -103,20 +103,19 @@ def balanced_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     return (losses * weights[classes]).sum()
 
 
-def meta_head_loss(cm_head: Head, normed: Sequence[Tensor], labels: Tensor, head: Head, scale: float) -> Tensor:
+def meta_head_loss(cm_head: Head, normed: Sequence[Tensor], labels: Tensor, head: Head) -> Tensor:
     """Loss of the `meta` confidence head: does layer l < L already name the token that layer L will name?
 
     Args:
         cm_head: final-normed, unscaled state -> two logits, the second for "agrees".
         normed: of each layer, first to last, the final-normed, unscaled states, [..., D].
         labels: token ids, IGNORED_LABEL where none counts, [...].
-        head: hidden states to logits.
-        scale: what the states are multiplied by before the head.
+        head: final-normed states to logits.
 
     Returns:
         A scalar in float32, whose gradient reaches `cm_head` only.
     """
     counted = labels != IGNORED_LABEL
     kept = [hidden[counted].detach() for hidden in normed]  # L times [N, D]
-    agrees = agreement([hidden * scale for hidden in kept], head)
+    agrees = agreement(kept, head)
     return balanced_cross_entropy(cm_head(torch.cat(kept[:-1])), torch.cat(agrees))

@@ -20,6 +20,7 @@ def perplexities(model, blocks: Dataset, batch_size: int) -> dict:
     """
     was_training = model.training
     model.eval()
+    unembed = model.unembed()
     totals: list[float] = []
     count = 0
     for start in range(0, len(blocks), batch_size):
@@ -29,9 +30,8 @@ def perplexities(model, blocks: Dataset, batch_size: int) -> dict:
         labels = _padded(rows["labels"], IGNORED_LABEL)[:, 1:].to(model.device)
         counted = labels != IGNORED_LABEL
         count += int(counted.sum())
-        sums = [
-            _loss(model, hidden, labels, counted) for hidden in model.normed_states(input_ids=ids, attention_mask=mask)
-        ]
+        states = model.normed_states(input_ids=ids, attention_mask=mask)
+        sums = [_loss(unembed, hidden, labels, counted) for hidden in states]
         totals = sums if not totals else [a + b for a, b in zip(totals, sums, strict=True)]
     model.train(was_training)
     if not count:
@@ -41,8 +41,8 @@ def perplexities(model, blocks: Dataset, batch_size: int) -> dict:
     return {"loss": means[-1], "perplexity": by_layer[str(len(means))], "perplexity_by_layer": by_layer}
 
 
-def _loss(model, hidden: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor) -> float:
-    logits = model.lm_head(hidden[:, :-1][counted] * model.output_scale).float()
+def _loss(unembed, hidden: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor) -> float:
+    logits = unembed(hidden[:, :-1][counted]).float()
     return float(functional.cross_entropy(logits, labels[counted], reduction="sum"))
 
 

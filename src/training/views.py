@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from decoding.adapter import Unembedding
 from decoding.lens import contrast_view, layer_view, pairwise_divergence
 from decoding.policy import Policy
 from tasks import Task, score
@@ -21,19 +22,18 @@ DIGITS = 6
 class Lens:
     """What a view needs of the model that decoded."""
 
-    adapter: object
+    unembed: Unembedding
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
 
     def states(self, kept, row: int, step: int, layers: int) -> torch.Tensor:
         """h^0 to h^layers of a token, [layers + 1, D]."""
         states = torch.from_numpy(kept[row, step, : layers + 1])
-        weight = self.adapter.output_weight
-        return states.to(weight.device, weight.dtype)
+        return states.to(self.unembed.device, self.unembed.dtype)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """[e + 1, V] in float32."""
-        return self.adapter.head(self.adapter.normalise(states)).float()
+        return self.unembed.logits(self.unembed.normalise(states)).float()
 
     def texts(self, tokens: list[int]) -> list[str]:
         """Each token alone."""
@@ -47,7 +47,7 @@ def layers_of_token(lens: Lens, states: torch.Tensor, token: int) -> dict:
 
 def divergences_of_token(lens: Lens, states: torch.Tensor, token: int) -> dict:
     """Divergence of every pair of layers, and what a contrastive measure compares at the last."""
-    contrast = contrast_view(lens.adapter, states, lens.policy.confidence, lens.policy.alpha)
+    contrast = contrast_view(lens.unembed, states, lens.policy.confidence, lens.policy.alpha)
     return {
         "divergence": pairwise_divergence(lens.logits(states)),
         "contrast": asdict(contrast) | {"texts": lens.texts(contrast.tokens)},

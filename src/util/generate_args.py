@@ -9,7 +9,7 @@ from util.checks import device_problems, raise_together
 from util.files import file_problem
 from util.ranges import range_problems
 
-# --strategy -> the row of `decoding.strategies.STRATEGIES`; None where the decode loop, with its exits, does it.
+# --strategy -> the row of `decoding.strategies.SCORE_RULES`; None where the decode loop, with its exits, does it.
 STRATEGIES = {
     "greedy": None,
     "sample": None,
@@ -82,30 +82,48 @@ class GenerateArguments:
     device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.")
 
     def __post_init__(self) -> None:
-        problems = [*range_problems(self), *device_problems(self.device)]
-        if self.strategy not in STRATEGIES:
-            problems.append(f"--strategy {self.strategy}: valid are {', '.join(STRATEGIES)}.")
-        if self.dola_divergence not in DIVERGENCES:
-            valid = ", ".join(DIVERGENCES)
-            problems.append(f"--dola_divergence {self.dola_divergence}: valid are {valid}.")
+        raise_together(
+            [
+                *range_problems(self),
+                *device_problems(self.device),
+                *self._named_problems(),
+                *self._file_problems(),
+                *self._shown_problems(),
+            ]
+        )
+
+    def _named_problems(self) -> list[str]:
+        """What is none of the names that a flag knows."""
+        given = ("strategy", STRATEGIES), ("dola_divergence", DIVERGENCES), ("dtype", DTYPES)
+        problems = [
+            f"--{name} {value}: valid are {', '.join(valid)}."
+            for name, valid in given
+            if (value := getattr(self, name)) not in valid
+        ]
         if self.early_exit_layers not in (None, "low", "high"):
             try:  # also where the strategy reads no layers
                 layers_of(self.early_exit_layers)
             except ValueError as error:
                 problems.append(str(error))
-        if self.dtype not in DTYPES:
-            problems.append(f"--dtype {self.dtype}: valid are {', '.join(DTYPES)}.")
+        return problems
+
+    def _file_problems(self) -> list[str]:
+        problems = []
         if self.prompt is None and self.prompt_file is None:
             problems.append("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
         if self.output_file is not None and (problem := file_problem(self.output_file)):
             problems.append(f"--out {problem}")
+        return problems
+
+    def _shown_problems(self) -> list[str]:
+        problems = []
         if self.show_exits and STRATEGIES.get(self.strategy):
             problems.append(f"--show_exits needs greedy or sample: {self.strategy} runs every layer for every token.")
         if self.compare and self.strategy == "greedy":
             problems.append("--compare shows another strategy beside greedy: give --strategy.")
-        raise_together(problems)
+        return problems
 
     def strategy_of(self, num_layers: int, tied: bool) -> Strategy | None:
         """The strategy in a model of this depth; None for greedy and sample.

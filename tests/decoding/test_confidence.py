@@ -7,16 +7,15 @@ import torch
 
 from decoding.confidence import CONFIDENCES
 from decoding.exits import ExitState
-from support import ScriptedAdapter, scripted_exit
+from support import scripted_confidence, scripted_exit, scripted_unembed
 
 
 def exit_with(logits=None, hidden=None, previous=None, final=None):
     """An exit of scripted logits, or of scripted states, which are its logits too."""
     hidden = logits if hidden is None else hidden
     previous = hidden if previous is None else previous
-    adapter = ScriptedAdapter(hidden.shape[-1], 3)
-    adapter.output_weight = adapter.output_weight.to(hidden.dtype)
-    return ExitState(adapter, 2, hidden, previous, final=final)
+    unembed = scripted_unembed(hidden.shape[-1], hidden.dtype)
+    return ExitState(unembed, 2, hidden, previous, final=final, confidence_head=scripted_confidence)
 
 
 def measure(name, **exit):

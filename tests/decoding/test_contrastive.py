@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
+from decoding.adapter import HeadRows
 from decoding.confidence import CONFIDENCES
 from decoding.contrastive import CONTRASTS, jensen_shannon
+from decoding.exits import ExitState
 from decoding.logits import FEW
-from decoding.pruning import Survivors, likeliest, penalty_below
+from decoding.pruning import likeliest, penalty_below
+from decoding.survivors import Survivors
 from naive import contrast, gap
 from support import in_float64, scripted_exit
 
@@ -75,7 +78,7 @@ def test_with_one_plausible_token_no_amateur_is_asked(name, closed):
     p = [0.93, 0.04, 0.02, 0.01]
     exit = scripted_exit(logits_of([0.25] * 4, HALF, [0.1, 0.2, 0.3, 0.4], p)[:5], first_exit=4)
     assert CONFIDENCES[name].compute(exit).item() == pytest.approx(closed(p), abs=1e-5)
-    assert exit.sizes == [1] and exit.amateur_rows == [0] and exit.past.sheet is None
+    assert exit.sizes == [1] and exit.amateur_rows == [0] and exit.earlier.logits_by_layer is None
 
 
 WITHOUT_AMATEUR = [(name, layer) for name, row in CONTRASTS.items() for layer in range(1, row.first_layer)]
@@ -127,12 +130,11 @@ def survivors_of(layers, ks, ids=None, copied=True):
     ids = likeliest(layers, max(ks))
     behind = torch.arange(max(ks)) >= torch.tensor(ks)[:, None]
     penalty = torch.zeros(ids.shape).masked_fill(behind, -torch.inf)
-    return Survivors(
-        rows, dict(enumerate(ks)), dict(enumerate(ks)), ids, torch.eye(size, dtype=layers.dtype)[ids], penalty
-    )
+    head = HeadRows(torch.eye(size, dtype=layers.dtype)[ids], None)
+    return Survivors(rows, dict(enumerate(ks)), dict(enumerate(ks)), ids, head, penalty)
 
 
-def tokens_in_hand(survivors, row, size):
+def surviving_tokens(survivors, row, size):
     kept = torch.zeros(size, dtype=torch.bool)
     if survivors.ids is None:
         return survivors.penalty[row] == 0
@@ -162,7 +164,7 @@ def test_under_pruning_too(name, seed, first_exit, alpha, copied, scale):
         exit = scripted_exit(layers, first_exit, alpha, held)
         found, scores = CONFIDENCES[name].compute(exit), CONFIDENCES[name].scores(exit)
     for row in range(2):
-        kept = tokens_in_hand(held[depth], row, size)
+        kept = surviving_tokens(held[depth], row, size)
         masks = {layer: kept for layer in held if layer < depth}
         expected = contrast(name, layers[:, row], alpha, kept, masks)
         assert found[row].item() == pytest.approx(gap(expected), abs=1e-9)
@@ -178,7 +180,7 @@ def test_only_the_plausible_rows_of_the_head_are_multiplied_below_the_first_exit
     exit = scripted_exit(layers, first_exit=6, alpha=0.5)
     CONFIDENCES["reweight_contrastive_decoding"].compute(exit)
     assert exit.amateur_rows == [size if size > 1 else 0 for size in exit.sizes]
-    assert max(exit.sizes) > 1 and exit.past.sheet is None
+    assert max(exit.sizes) > 1 and exit.earlier.logits_by_layer is None
 
 
 def test_an_amateurs_logits_that_are_there_are_not_computed_again():
@@ -193,11 +195,11 @@ def test_earlier_layers_meet_the_head_once_per_token():
     first = scripted_exit(layers[:6], first_exit=5)
     CONFIDENCES["JSD_contrastive_confidence"].compute(first)
     assert min(first.sizes) > 1 and first.amateur_rows == [300] * 3
-    past = first.past
+    earlier = first.earlier
     first.remember()
     rows = list(range(3))
-    past.ran(rows, layers[6])
-    second = type(first)(first.adapter, 6, layers[6], layers[5], rows=rows, past=past)
+    earlier.ran(rows, layers[6])
+    second = ExitState(first.unembed, 6, layers[6], layers[5], rows=rows, earlier=earlier)
     CONFIDENCES["JSD_contrastive_confidence"].compute(second)
     assert min(second.sizes) > 1 and second.amateur_rows == [0] * 3
 

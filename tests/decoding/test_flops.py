@@ -14,7 +14,7 @@ from support import DECODERS, POLICIES, sources, tiny_t5
 MODELS = {
     "tied": tiny_t5,
     "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
-    **{name: DECODERS[name] for name in ("gpt2", "qwen3", "neox", "opt")},
+    **DECODERS,
 }
 
 
@@ -29,7 +29,7 @@ COUNTED = [name for name, policy in POLICIES.items() if not policy.looks_ahead]
 
 
 # Of these the layers alone are others; what happens at their exits is counted as GPT-2's.
-OTHERS = ("qwen3", "neox", "opt")
+OTHERS = [kind for kind in DECODERS if kind != "gpt2"]
 CASES = [(kind, name) for kind in MODELS for name in COUNTED if kind not in OTHERS]
 CASES += [(kind, name) for kind in OTHERS for name in ("full", "static", "softmax", "fixed", "FREE", "lossless")]
 
@@ -54,9 +54,9 @@ def counted(monkeypatch, kind, name):
 
 
 def test_pieces_of_a_prompt_are_counted_as_they_run(monkeypatch):
-    monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+    monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 4)
     in_pieces = counted(monkeypatch, "qwen3", "full")
-    monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 512)
+    monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 512)
     assert in_pieces < counted(monkeypatch, "qwen3", "full"), "less is masked"
 
 

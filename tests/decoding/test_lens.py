@@ -9,7 +9,7 @@ from scipy.spatial.distance import jensenshannon
 
 from decoding.confidence import CONFIDENCES
 from decoding.lens import MOST_MEMBERS, contrast_view, layer_view, pairwise_divergence
-from support import ScriptedAdapter, scripted_exit
+from support import scripted_exit, scripted_unembed
 
 
 def test_rank_likeliest_probability_and_gap_of_every_layer():
@@ -38,7 +38,7 @@ def states(scale, depth=6, size=40):
 @pytest.mark.parametrize("name", ["JSD_contrastive_confidence", "reweight_contrastive_decoding", "softmax"])
 def test_the_contrast_shown_is_the_measures_own(name):
     layers = states(0.3)
-    view = contrast_view(ScriptedAdapter(40, 7), layers, name, alpha=0.1)
+    view = contrast_view(scripted_unembed(40), layers, name, alpha=0.1)
     measure = name if name != "softmax" else "JSD_contrastive_confidence"
     exit = scripted_exit(layers[:, None], first_exit=6)
     scores = CONFIDENCES[measure].scores(exit)[0].exp()
@@ -54,12 +54,12 @@ def test_the_contrast_shown_is_the_measures_own(name):
 def test_one_plausible_token_is_contrasted_with_nothing():
     layers = states(0.3)
     layers[-1, 7] = 100.0
-    view = contrast_view(ScriptedAdapter(40, 7), layers, None, alpha=0.1)
+    view = contrast_view(scripted_unembed(40), layers, None, alpha=0.1)
     assert (view.tokens, view.amateur, view.size, view.p_amateur) == ([7], None, 1, [])
     assert view.s == pytest.approx([1.0])
 
 
 def test_a_token_that_left_after_the_first_layer_has_no_amateur():
-    view = contrast_view(ScriptedAdapter(40, 7), states(0.1, depth=1), None, alpha=0.1)
+    view = contrast_view(scripted_unembed(40), states(0.1, depth=1), None, alpha=0.1)
     assert view.amateur is None and view.s == pytest.approx(view.p, abs=1e-5)
     assert not any(map(math.isnan, view.s))

@@ -55,7 +55,7 @@ def test_a_prompt_in_pieces_says_what_it_says_whole(kind, policy, monkeypatch):
     with double_precision(MODELS[kind](3)) as model:
         inputs = inputs_for(model, 3, 3)
         whole = model.generate(**inputs, policy=POLICIES[policy])
-        monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+        monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 4)
         assert model.generate(**inputs, policy=POLICIES[policy]).tolist() == whole.tolist()
 
 
@@ -294,12 +294,12 @@ def test_nothing_is_scattered_to_the_vocabulary_unless_somebody_looks(monkeypatc
     inputs = inputs_for(model, 17, 4)
     looking = LogitsProcessorList([Recording()])
     expected = model.generate(**inputs, policy=POLICIES["fixed"], logits_processor=looking)
-    monkeypatch.setattr("decoding.loop.Emission.logits", None)
+    monkeypatch.setattr("decoding.emission.Emission.logits", None)
     assert model.generate(**inputs, policy=POLICIES["fixed"]).tolist() == expected.tolist()
 
 
 def test_sampling_draws_from_the_survivors_alone():
-    """The confidence is 0.22 at the first exit and 0.83 at the second, where three tokens are in the running."""
+    """The confidence is 0.22 at the first exit and 0.83 at the second, where three tokens survive."""
     model = tiny_t5(22, layers=6)
     ids = sources(22, 1)[0].repeat(500, 1)
     policy = Policy("softmax", "fixed", 0.5, k=3, copy_share=1.0)
@@ -345,11 +345,11 @@ def test_states_of_every_layer_are_kept_where_asked_for(kind, policy):
         ran = ~np.isnan(trace.states).any(-1)
         expected = (layers[None, None] <= trace.exit_layers[..., None]) & (trace.exit_layers > 0)[..., None]
         np.testing.assert_array_equal(ran, expected)
-        adapter = model.bare_adapter()
+        unembed = model.unembed()
         for row, length in enumerate(trace.lengths):
             last = trace.states[row, np.arange(length), trace.exit_layers[row, :length]]  # float32
             with torch.no_grad():
-                logits = adapter.head(adapter.normalise(torch.from_numpy(last).double()))
+                logits = unembed.logits(unembed.normalise(torch.from_numpy(last).double()))
             said = logits[range(length), answer_of(model, inputs, tokens, row)]
             assert (said > logits.amax(-1) - TIE).all()
         _, plain = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
-from decoding.past import Past
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES, Budget, likeliest, penalty_below, prune
-from support import ScriptedAdapter, inputs_for, tiny_t5
+from support import inputs_for, scripted_unembed, tiny_t5
 
 T5_LARGE = Budget(vocabulary=32128, num_layers=24, first_exit=7)
 SCHEDULES = {name: schedule for name, schedule in VOCABULARIES.items() if schedule is not None}
@@ -98,13 +98,13 @@ def test_every_exit_keeps_the_true_top_k_of_those_kept_before(kind, make, seed, 
     """Through seven exits with scripted logits and confidences, whether rows are copied or masked, and while other
     rows leave; the likeliest token is always among them, and logits are the whole head's on them."""
     batch, size, layers = 3, 60, 9
-    adapter, chosen = ScriptedAdapter(size, layers), np.random.default_rng(seed)
+    unembed, chosen = scripted_unembed(size), np.random.default_rng(seed)
     budget = Budget(size, layers, first_exit=1, k_min=4, k_max=70)
-    past, rows, survivors = Past(adapter, batch), list(range(batch)), None
+    earlier, rows, survivors = EarlierLayers(unembed, layers, batch), list(range(batch)), None
     expected = {row: list(range(size)) for row in rows}
     for layer in range(1, layers):
         logits = make(seed + layer, batch, size)
-        exit = ExitState(adapter, layer, logits[rows], logits[rows], survivors, rows=rows, past=past)
+        exit = ExitState(unembed, layer, logits[rows], logits[rows], survivors, rows=rows, earlier=earlier)
         for i, row in enumerate(rows):
             tokens = list(range(size)) if exit.ids is None else exit.ids[i].tolist()
             held = dict(zip(tokens, exit.logits[i].tolist(), strict=True))
@@ -120,14 +120,14 @@ def test_every_exit_keeps_the_true_top_k_of_those_kept_before(kind, make, seed, 
         for i in staying:
             k = max(2, min(SCHEDULES[kind](budget, layer + 1, confidences[i]), len(expected[rows[i]])))
             expected[rows[i]] = truly_best(logits[rows[i]].tolist(), k, expected[rows[i]])
-        survivors = prune(adapter, exit, staying, SCHEDULES[kind], budget, confidences, copy_share)
+        survivors = prune(unembed, exit, staying, SCHEDULES[kind], budget, confidences, copy_share)
         rows = [rows[i] for i in staying]
 
 
 def test_ids_are_likeliest_first():
     logits = random(4, 2, 50)
-    exit = ExitState(ScriptedAdapter(50, 6), 1, logits, logits)
-    survivors = prune(exit.adapter, exit, [0, 1], SCHEDULES["fixed"], Budget(50, 6, k=9), [0.5, 0.5], 1.0)
+    exit = ExitState(scripted_unembed(50), 1, logits, logits)
+    survivors = prune(exit.unembed, exit, [0, 1], SCHEDULES["fixed"], Budget(50, 6, k=9), [0.5, 0.5], 1.0)
     ranked = logits.gather(1, survivors.ids)
     assert (ranked.diff(dim=1) <= 0).all() and survivors.ids.shape == (2, 9)
 
@@ -135,30 +135,30 @@ def test_ids_are_likeliest_first():
 # ----------------------------------------------------------------------------------------------- what is multiplied
 def first_survivors(batch, k, size=80, copy_share=0.25, kind="fixed", **budget):
     logits = random(6, batch, size)
-    exit = ExitState(ScriptedAdapter(size, 9), 1, logits, logits)
+    exit = ExitState(scripted_unembed(size), 1, logits, logits)
     budget = Budget(size, 9, **({"k": k} | budget))
     everyone = list(range(batch))
-    return prune(exit.adapter, exit, everyone, SCHEDULES[kind], budget, [0.5] * batch, copy_share), exit, budget
+    return prune(exit.unembed, exit, everyone, SCHEDULES[kind], budget, [0.5] * batch, copy_share), exit, budget
 
 
 def test_rows_are_copied_while_rows_times_k_is_a_share_of_the_vocabulary():
     copied, _, _ = first_survivors(2, k=10)
-    assert copied.matrix.shape == (2, 10, 80) and copied.multiplied == {0: 10, 1: 10}
+    assert copied.head.weight.shape == (2, 10, 80) and copied.multiplied == {0: 10, 1: 10}
     whole, _, _ = first_survivors(2, k=11)
-    assert whole.matrix is None and whole.multiplied == {0: 80, 1: 80} and whole.kept == {0: 11, 1: 11}
+    assert whole.head is None and whole.multiplied == {0: 80, 1: 80} and whole.kept == {0: 11, 1: 11}
 
 
 def test_fixed_pruning_copies_once():
     survivors, exit, budget = first_survivors(2, k=9)
-    again = ExitState(exit.adapter, 2, exit.hidden, exit.hidden, survivors)
-    assert prune(exit.adapter, again, [0, 1], SCHEDULES["fixed"], budget, [0.5, 0.5], 0.25) is survivors
+    again = ExitState(exit.unembed, 2, exit.hidden, exit.hidden, survivors)
+    assert prune(exit.unembed, again, [0, 1], SCHEDULES["fixed"], budget, [0.5, 0.5], 0.25) is survivors
 
 
 def test_copied_rows_are_copied_anew_when_half_of_them_are_left():
     survivors, exit, _ = first_survivors(1, k=20)
     for k, width in ((11, 20), (10, 10)):
-        later = ExitState(exit.adapter, 2, exit.hidden, exit.hidden, survivors)
-        found = prune(exit.adapter, later, [0], SCHEDULES["fixed"], Budget(80, 9, k=k), [0.5], 0.25)
+        later = ExitState(exit.unembed, 2, exit.hidden, exit.hidden, survivors)
+        found = prune(exit.unembed, later, [0], SCHEDULES["fixed"], Budget(80, 9, k=k), [0.5], 0.25)
         assert found.ids.shape == (1, width) and found.kept == {0: k} and found.multiplied == {0: width}
 
 

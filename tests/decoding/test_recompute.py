@@ -10,14 +10,24 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from decoding.call import begin_call
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.flops import Cost
-from decoding.loop import begin_call, decode, run_token
+from decoding.full_depth import catch_up
+from decoding.loop import decode, run_token
 from decoding.policy import Policy
 from decoding.sequences import Decoding, Sequences
-from decoding.states import Span
-from models.adapter import Adapter
-from support import MODELS, POLICIES, double_precision, inputs_for, plain_generate, sources, tiny_gpt2, tiny_t5
+from support import (
+    MODELS,
+    POLICIES,
+    double_precision,
+    inputs_for,
+    plain_generate,
+    scripted_unembed,
+    sources,
+    tiny_gpt2,
+    tiny_t5,
+)
 
 LENGTH = 12
 
@@ -162,17 +172,17 @@ def test_keys_and_values_are_the_full_models(kind, name):
         held = {}
         for each in (policy, Policy()):
             adapter = model.adapter_class(model, tokens[:, :1], source, capacity=10)
-            call = begin_call(adapter, each, Decoding(10, stop=None), (3, 1))
+            call = begin_call(adapter, each, Decoding(10, stop=None), batch=3, prompt=1)
             for length in range(1, 9):
                 call.recorder.begin_step([each.threshold] * 3, [length - 1] * 3)
                 run_token(call, [each.threshold] * 3, tokens[:, length - 1], [length] * 3, [0, 1, 2])
             if each is policy:
                 assert call.states.pending(0, 8) > 0
-                call.states.catch_up(adapter, [Span(row, 8, 8) for row in range(3)])
+                catch_up(call, [(row, 8) for row in range(3)])
             held[each] = call.states
         for layer in range(1, 5):
             for name in ("keys", "values"):
-                found, expected = (getattr(held[each], name)[layer][:, :, :8] for each in (policy, Policy()))
+                found, expected = (getattr(held[each].stored[layer], name)[:, :, :8] for each in (policy, Policy()))
                 torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
@@ -205,15 +215,15 @@ def test_parallel_causal_mask_changes_what_waiting_slots_see():
 
 
 # ------------------------------------------------------------------------------------------------------ scripted layers
-class Scripted(Adapter):
+class Scripted:
     """Two layers that say, at every slot, what the script has: the first the draft, the second the full model."""
 
     device = torch.device("cpu")
-    num_layers, kv_heads, head_dim, kv_dtype = 2, 1, 1, torch.float32
+    num_layers, kv_heads, head_dim, kv_dtype, confidence_head = 2, 1, 1, torch.float32, None
     VOCABULARY = 12
 
     def __init__(self, drafts, full):
-        self.output_weight = torch.eye(self.VOCABULARY)
+        self.unembed = scripted_unembed(self.VOCABULARY)
         self.says = {1: drafts, 2: full}
 
     def embed(self, tokens, block):
@@ -231,11 +241,8 @@ class Scripted(Adapter):
         said = torch.tensor([self.says[layer][row][slot] for row, slot in slots])
         return 9.0 * torch.nn.functional.one_hot(said, self.VOCABULARY)
 
-    def normalise(self, hidden):
-        return hidden
-
-    def cost(self, policy):
-        return Cost(2, 1, 1, 1, 1, np.ones(2, np.int64), False, np.zeros(2, np.int64), recomputes=policy.recomputes)
+    def cost(self):
+        return Cost(2, 1, 1, 1, 1, np.ones(2, np.int64), False, np.zeros(2, np.int64))
 
 
 def scripted(drafts, full, monkeypatch, *, most=None, length=9, eos=1, verification="exact", **policy):
@@ -255,7 +262,7 @@ def scripted(drafts, full, monkeypatch, *, most=None, length=9, eos=1, verificat
     result = decode(adapter, torch.zeros(len(full), 1, dtype=torch.long), kind, decoding, prefill=False)
     assert streamed.pop() == "end"
     streamed_rows = torch.tensor(streamed).T.tolist()
-    assert streamed_rows == result.sequences[:, 1:].tolist(), "what was streamed was never taken back"
+    assert streamed_rows == result.sequences[:, 1:].tolist(), "what was streamed was never rolled back"
     rows = [result.sequences[row, 1 : 1 + result.trace.lengths[row]].tolist() for row in range(len(full))]
     return rows, result.trace
 

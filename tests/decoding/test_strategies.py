@@ -35,7 +35,7 @@ def formula(model, ids, mask, strategy):
         hidden = states[layer][:, -1]
         if layer < last and strategy.final_norm:
             hidden = norm(hidden)
-        return (model.lm_head(hidden).float() / temperature).log_softmax(-1)
+        return (model.lm_head(hidden * model.output_scale).float() / temperature).log_softmax(-1)
 
     expert = log_p(strategy.expert or last)
     if strategy.name == "plain":
@@ -93,7 +93,7 @@ def answers_of(sequences, width):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "neox", "opt, untied"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_greedy_is_the_argmax_of_the_formula(kind, name):
     strategy = STRATEGIES[name]
     with double_precision(DECODERS[kind](1)) as model:
@@ -193,7 +193,7 @@ def test_a_long_prompt_is_run_in_pieces(monkeypatch):
         wanted = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": LENGTH}
         strategy = Strategy("contrastive", (2,), beams=3)
         whole = model.generate(**wanted, strategy=strategy)
-        monkeypatch.setattr("decoding.flops.PROMPT_PIECE", 4)
+        monkeypatch.setattr("decoding.prompts.PROMPT_PIECE", 4)
         assert model.generate(**wanted, strategy=strategy).tolist() == whole.tolist()
 
 

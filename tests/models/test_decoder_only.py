@@ -21,21 +21,6 @@ from support import (
 
 @pytest.mark.parametrize("kind", DECODERS)
 @torch.no_grad()
-def test_the_head_says_what_the_model_says(kind):
-    """Unembedding the last layer's states, with or without copied rows, gives the model's own logits."""
-    with double_precision(DECODERS[kind](2)) as model:
-        ids, _ = sources(2, 2)
-        states = model(ids, output_hidden_states=True).hidden_states[-1][:, -1]  # final-normed by the library
-        adapter = model.bare_adapter()
-        expected = model(ids).logits[:, -1]
-        torch.testing.assert_close(adapter.head(states), expected)
-        rows = torch.tensor([[3, 50, 7], [9, 4, 60]])
-        found = adapter.head_on(adapter.head_rows(rows), states[:, None])[:, 0]
-        torch.testing.assert_close(found, expected.gather(1, rows))
-
-
-@pytest.mark.parametrize("kind", DECODERS)
-@torch.no_grad()
 def test_every_layers_states_are_the_models_own(kind):
     with double_precision(DECODERS[kind](4)) as model:
         ids, _ = sources(4, 1)
@@ -82,7 +67,8 @@ def test_an_unsupported_architecture_is_refused_with_those_that_are():
 
     with pytest.raises(ValueError, match=r"model_type is 'bloom'.* gpt2, llama, mistral, qwen2, qwen3, gpt_neox, opt"):
         deploying_class(Config)
-    assert {"t5", "mt5", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt"} <= set(DEPLOYED)
+    kin = {"llama", "mistral", "qwen2", "qwen3", "phi", "stablelm", "olmo2", "granite"}
+    assert {"t5", "mt5", "gpt2", "gpt_neox", "opt"} | kin <= set(DEPLOYED)
 
 
 @pytest.mark.parametrize("build", [tiny_gpt2, tiny_opt])

@@ -30,14 +30,15 @@ def test_the_loss_is_the_weighted_mean_of_the_layers_cross_entropies(kind, name)
             states = model(**plain, output_hidden_states=True).hidden_states
             norm = model.get_submodule(model.final_norm)
             normed = [*map(norm, states[1:-1]), states[-1]]
+            logits_by_layer = [model.lm_head(hidden * model.output_scale) for hidden in normed]
             losses = [
-                functional.cross_entropy(model.lm_head(hidden)[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
-                for hidden in normed
+                functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+                for logits in logits_by_layer
             ]
         weights = SPECIAL[name]
         expected = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
         torch.testing.assert_close(found.loss, expected)
-        torch.testing.assert_close(found.logits, model.lm_head(normed[-1]))
+        torch.testing.assert_close(found.logits, logits_by_layer[-1])
         model.train()
         assert model(**inputs).logits is None, "the logits of a whole text are kept for nobody"
 

@@ -115,7 +115,7 @@ def test_both_classes_weigh_the_same():
 
 def test_meta_loss_reaches_the_confidence_head_only(states, labels, head):
     cm_head = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 2))
-    meta_head_loss(cm_head, states, labels, head, scale=D**-0.5).backward()
+    meta_head_loss(cm_head, states, labels, lambda hidden: head(hidden * D**-0.5)).backward()
     assert all(parameter.grad is not None for parameter in cm_head.parameters())
     assert head.weight.grad is None and all(hidden.grad is None for hidden in states)
 
@@ -128,4 +128,4 @@ def test_meta_loss_is_the_balanced_loss_of_the_agreements(states, labels, head):
     logits = torch.cat([cm_head(hidden)[counted] for hidden in states[:-1]])
     losses = functional.cross_entropy(logits, classes, reduction="none")
     expected = torch.stack([losses[classes == which].mean() for which in (0, 1)]).mean()
-    torch.testing.assert_close(meta_head_loss(cm_head, states, labels, head, scale=1.0), expected)
+    torch.testing.assert_close(meta_head_loss(cm_head, states, labels, head), expected)

@@ -1,4 +1,4 @@
-"""The layers below an exit, of the tokens that are on their way up."""
+"""What the layers below an exit have left of the tokens that are on their way up: states, and logits computed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from decoding.adapter import Unembedding
 from decoding.logits import partition_of
 
 
-class Past:
+class EarlierLayers:
     """The layers below, of the tokens that are on their way up: their states, and logits that were computed.
 
-    One per decode call; `begin` forgets the token before. Whole logits lie in one matrix, [L + 1, B, V], so that a
-    measure takes any number of layers at once.
+    One per decode call; `begin` forgets the token before. Whole logits lie in one tensor, by layer, so that a measure
+    takes any number of layers at once.
+
+    Attributes:
+        logits_by_layer: [L + 1, B, V], of no meaning where they are not `known`; made at first use.
+        partition_by_layer: What turns each layer's logits into probabilities, [L + 1, B, 2]; made at first use.
+        known: Layer -> batch rows whose whole logits are there.
+        tried: Layers whose exits were tried.
     """
 
-    def __init__(self, adapter, batch: int):
-        self.adapter = adapter
+    def __init__(self, unembed: Unembedding, num_layers: int, batch: int):
+        self.unembed = unembed
+        self.depth = num_layers + 1
         self.batch = batch
-        self.sheet: Tensor | None = None
-        self.partition: Tensor | None = None
+        self.logits_by_layer: Tensor | None = None
+        self.partition_by_layer: Tensor | None = None
         self.begin()
 
     def begin(self) -> None:
         """Start with the next token."""
         self.states: list[tuple[list[int], Tensor]] = []
-        self.known: dict[int, set[int]] = {}  # layer -> batch rows whose whole logits are in the sheet
+        self.known: dict[int, set[int]] = {}
         self.tried: set[int] = set()
 
     def ran(self, rows: list[int], hidden: Tensor) -> None:
@@ -42,7 +50,7 @@ class Past:
     def normed(self, layers: Sequence[int], rows: list[int]) -> Tensor:
         """Final-normed, unscaled states of several layers, [n, J, D]."""
         states = torch.stack([self.at(layer, rows) for layer in layers], 1)
-        return self.adapter.normalise(states.flatten(0, 1)).view(states.shape)
+        return self.unembed.normalise(states.flatten(0, 1)).view(states.shape)
 
     def remember(self, layer: int, rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
         """Keep what an exit tried has said, for later exits.
@@ -59,7 +67,7 @@ class Past:
 
         What is missing meets the head in one product for all layers.
         """
-        size = self.adapter.vocabulary_size
+        size = self.unembed.vocabulary_size
         spent = [0] * len(rows)
         for index, missing, _ in self._by_missing(layers, rows):
             if not missing:
@@ -67,7 +75,7 @@ class Past:
             group = [rows[i] for i in index]
             absent = [layers[j] for j in missing]
             normed = self.normed(absent, group)  # [g, J, D]
-            logits = self.adapter.head(normed.flatten(0, 1)).float().view(*normed.shape[:2], size)
+            logits = self.unembed.logits(normed.flatten(0, 1)).float().view(*normed.shape[:2], size)
             self._keep(absent, group, partition_of(logits), logits)
             for i in index:
                 spent[i] = size * len(absent)
@@ -75,11 +83,11 @@ class Past:
 
     def whole(self, layers: Sequence[int], rows: list[int]) -> Tensor:
         """Whole logits that are there, [n, J, V]."""
-        return self.sheet[self._index(layers), self._index(rows)[:, None]]
+        return self._held(self.logits_by_layer, layers, rows)
 
     def partitions(self, layers: Sequence[int], rows: list[int]) -> Tensor:
         """What turns logits into log p, [n, J, 2], for layers whose whole logits are there and exits tried."""
-        return self.partition[self._index(layers), self._index(rows)[:, None]]
+        return self._held(self.partition_by_layer, layers, rows)
 
     def on_tokens(
         self, layers: Sequence[int], rows: list[int], tokens: Tensor, sizes: list[int]
@@ -101,10 +109,11 @@ class Past:
             if present:
                 known = self._index([layers[j] for j in present])
                 where = (known[None, :, None], self._index(group)[:, None, None], wanted[:, None, :])
-                found[place, self._index(present), :width] = self.sheet[where]
+                assert self.logits_by_layer is not None, "some are known"
+                found[place, self._index(present), :width] = self.logits_by_layer[where]
             if missing:
                 normed = self.normed([layers[j] for j in missing], group)
-                multiplied = self.adapter.head_on(self.adapter.head_rows(wanted), normed).float()
+                multiplied = self.unembed.logits_on(self.unembed.rows(wanted), normed).float()
                 found[place, self._index(missing), :width] = multiplied
                 for i in index:
                     spent[i] = sizes[i] * len(missing)
@@ -122,23 +131,28 @@ class Past:
 
     def _keep(self, layers: Sequence[int], rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
         """Partitions [n, J, 2], and whole logits [n, J, V] or [n, V] where there are any."""
-        if self.partition is None:
-            depth = self.adapter.num_layers + 1
-            self.partition = torch.empty(depth, self.batch, 2, device=partition.device)
-        if logits is not None and self.sheet is None:
-            depth = self.adapter.num_layers + 1
-            self.sheet = torch.empty(depth, self.batch, self.adapter.vocabulary_size, device=logits.device)
-        for held, values in ((self.partition, partition), (self.sheet, logits)):
-            if values is None:
-                continue
-            values = values.view(len(rows), len(layers), -1)
-            if len(layers) == 1 and len(rows) == self.batch:  # the plain case, in one copy
-                held[layers[0]].copy_(values[:, 0])
-            else:
-                held[self._index(layers), self._index(rows)[:, None]] = values
-        if logits is not None:
-            for layer in layers:
-                self.known.setdefault(layer, set()).update(rows)
+        if self.partition_by_layer is None:
+            self.partition_by_layer = torch.empty(self.depth, self.batch, 2, device=partition.device)
+        self._set(self.partition_by_layer, layers, rows, partition)
+        if logits is None:
+            return
+        if self.logits_by_layer is None:
+            size = self.unembed.vocabulary_size
+            self.logits_by_layer = torch.empty(self.depth, self.batch, size, device=logits.device)
+        self._set(self.logits_by_layer, layers, rows, logits)
+        for layer in layers:
+            self.known.setdefault(layer, set()).update(rows)
+
+    def _set(self, held: Tensor, layers: Sequence[int], rows: list[int], values: Tensor) -> None:
+        values = values.view(len(rows), len(layers), -1)
+        if len(layers) == 1 and len(rows) == self.batch:  # the plain case, in one copy
+            held[layers[0]].copy_(values[:, 0])
+        else:
+            held[self._index(layers), self._index(rows)[:, None]] = values
+
+    def _held(self, held: Tensor | None, layers: Sequence[int], rows: list[int]) -> Tensor:
+        assert held is not None, "nothing is known of any layer"
+        return held[self._index(layers), self._index(rows)[:, None]]
 
     def _index(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(list(numbers), device=self.adapter.device)
+        return torch.tensor(list(numbers), device=self.unembed.device)

@@ -1,0 +1,93 @@
+"""What the functions of one decode call share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from decoding.adapter import DecoderAdapter
+from decoding.blocks import Block
+from decoding.earlier import EarlierLayers
+from decoding.flops import Cost
+from decoding.policy import Policy
+from decoding.pruning import Budget
+from decoding.recorder import Recorder
+from decoding.sequences import Decoding
+from decoding.states import SKIPPED_STATES, States
+from decoding.thresholds import AdaptiveThreshold
+
+
+class ShallowToken(NamedTuple):
+    """What a shallow exit said of a slot, whether or not the token left there: FREE's observation but for its label."""
+
+    confidence: float
+    token: int
+
+
+@dataclass
+class Call:
+    """One decode call: the model's side, the policy, and what is stored and recorded on the way.
+
+    Attributes:
+        budget: Of a policy that prunes, or None.
+        estimator: Of a policy whose threshold adapts, or None.
+        shallow: For an estimator: per batch row, slot -> what the exit said there, until the full model is asked.
+    """
+
+    adapter: DecoderAdapter
+    policy: Policy
+    states: States
+    earlier: EarlierLayers
+    recorder: Recorder
+    budget: Budget | None = None
+    estimator: AdaptiveThreshold | None = None
+    shallow: list[dict[int, ShallowToken]] = field(default_factory=list)
+
+    @property
+    def batch(self) -> int:
+        return self.recorder.batch
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return self.adapter.unembed.vocabulary_size
+
+    def unrecorded(self, policy: Policy) -> Call:
+        """The same tokens and states under another policy, recorded nowhere that counts."""
+        recorder = Recorder(self.batch, self.adapter.num_layers, prompt=1)
+        recorder.begin_step([1.0] * self.batch, [0] * self.batch)
+        return Call(self.adapter, policy, self.states, self.earlier, recorder)
+
+    def free_to_leave(self, block: Block) -> list[int]:
+        """Live rows of a block (positions in `live`) of which one more slot may be pending."""
+        most = self.policy.num_speculations
+        spans = enumerate(block.live_spans)
+        return [i for i, span in spans if most is None or self.states.pending(span.row, span.end - 1) < most]
+
+    def cost(self) -> Cost:
+        """Sizes for the FLOP counter: the adapter's, and what the policy does."""
+        policy = self.policy
+        measure = {} if policy.confidence is None else policy.measure.counts
+        return replace(self.adapter.cost(), recomputes=policy.recomputes, **measure)
+
+
+def begin_call(
+    adapter: DecoderAdapter,
+    policy: Policy,
+    decoding: Decoding,
+    batch: int,
+    prompt: int,
+    estimator: AdaptiveThreshold | None = None,
+) -> Call:
+    """Buffers and records of a call, empty, for `batch` rows of `prompt` tokens."""
+    unembed, num_layers = adapter.unembed, adapter.num_layers
+    return Call(
+        adapter,
+        policy,
+        SKIPPED_STATES[policy.skipped](adapter, batch, decoding.max_length, policy.causal),
+        EarlierLayers(unembed, num_layers, batch),
+        Recorder(batch, num_layers, prompt, unembed.width if decoding.keep_states else None),
+        policy.budget(num_layers, unembed.vocabulary_size) if policy.prunes else None,
+        estimator,
+        [{} for _ in range(batch)],
+    )
