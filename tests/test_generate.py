@@ -104,18 +104,17 @@ def test_the_plain_continuation_stands_beside_the_contrastive_one(run, decided):
 
 def test_tokens_are_coloured_by_the_layer_they_left_after(run, monkeypatch):
     flags = ("-p", "The tower", "-l", 8, "--use_early_exit", "True", "--exit_conf_threshold", "0.2", "--show_exits")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    (found,), shown = run(*flags)
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.generating.shows_colours", lambda: True)
+        (found,), shown = run(*flags)
     used = {f"\033[38;5;{shade(layer, 4)}m" for layer in found.exit_layers}
     assert len(used) > 1 and all(code in shown.out for code in used)
     assert f"8 tokens, {sum(found.exit_layers) / 8:.2f} of 4 layers on average" in shown.out
-    monkeypatch.setenv("NO_COLOR", "1")
-    _, shown = run(*flags)
+    _, shown = run(*flags)  # into a pipe
     assert "\033" not in shown.out and f"[{found.exit_layers[0]}]" in shown.out
 
 
-def test_a_character_of_several_tokens_is_coloured_once_it_is_whole(run, tiny_gpt2_dir, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
+def test_a_character_of_several_tokens_is_coloured_once_it_is_whole(run, tiny_gpt2_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
     model_args, args = DecoderArguments(model_name_or_path=str(tiny_gpt2_dir)), GenerateArguments(prompt="a")
     generator = Generator(model_args, args, AdditionalArguments())

@@ -1,9 +1,10 @@
-"""What all figures share: panels, styles of methods, and a file beside each that names its runs and its numbers."""
+"""What all figures share: a picture drawn from numbers alone, its panels and legends, and the file of these numbers."""
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,67 +16,76 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.runs import RunFiles, Speed
-from util.files import replacing, write_json
+from analysis.style import Look, points
+from util.files import jsonable, read_json, replacing, write_json
 
-# Method -> colour and marker; the same in every figure. What is not listed takes the next of matplotlib's own.
-STYLES = {
-    "full model": ("black", "*"),
-    "oracle": ("0.55", "d"),
-    "softmax": ("tab:blue", "o"),
-    "weighted": ("tab:orange", "s"),
-    "weighted (text)": ("tab:olive", "s"),
-    "contrastive": ("tab:cyan", "p"),
-    "JSD": ("tab:green", "^"),
-    "JSD (text)": ("tab:pink", "^"),
-    "softmax + fixed": ("tab:purple", "v"),
-    "softmax + decaying": ("tab:brown", "<"),
-    "softmax + adaptive": ("tab:cyan", ">"),
-    "JSD + fixed": ("tab:purple", "v"),
-    "JSD + decaying": ("tab:brown", "<"),
-    "JSD + adaptive": ("tab:red", ">"),
-    "static": ("0.4", "x"),
-    "FREE": ("tab:orange", "s"),
-    "FREE + adaptive threshold": ("tab:red", "p"),
-    "FREE + rollback": ("tab:pink", "v"),
-    "lossless": ("tab:green", "^"),
-}
+LEGEND = 1.5  # inches beside the panels
+INTERVALS = "Bars at scores, depths and FLOPs are 95% bootstrap intervals over examples"
 
 
 @dataclass
 class Drawing:
-    """A figure with what it was drawn from.
+    """A figure as the numbers it shows.
 
     Attributes:
         title: Its number and what it shows.
-        figure: matplotlib's.
-        runs: The runs it was drawn from.
-        values: The numbers it shows, as JSON.
-        note: A sentence under it.
+        paint: Draws the picture from `values` alone, as JSON has them.
+        values: The numbers it shows.
+        note: Sentences under it: what to see, and why a point or a line is not where one expects it.
+        runs: Folders of the runs it was drawn from.
+        examples: How many examples the runs have each, in words; "" where that is no matter.
     """
 
     title: str
-    figure: Figure
-    runs: list[RunFiles] = field(default_factory=list)
-    values: dict = field(default_factory=dict)
+    paint: Callable[[dict], Figure]
+    values: dict
     note: str = ""
+    runs: list[str] = field(default_factory=list)
+    examples: str = ""
+
+    @classmethod
+    def of_runs(
+        cls, title: str, paint: Callable[[dict], Figure], values: dict, note: str, runs: Sequence[RunFiles]
+    ) -> Drawing:
+        """Of runs, whose folders and sizes it names."""
+        return cls(title, paint, values, note, folders(runs), sample_sizes(runs))
+
+    def figure(self) -> Figure:
+        """The picture with its title and caption."""
+        # Through JSON, so that what is drawn from runs and what is drawn again from the file cannot differ.
+        figure = self.paint(json.loads(json.dumps(jsonable(self.values))))
+        inches = figure.get_figwidth()
+        title = textwrap.fill(self.title, int(9 * (inches - LEGEND)))
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")  # a legend stands to the right of it
+        lines = [". ".join(part.rstrip(".") for part in (self.note, self.examples) if part) + "."]
+        lines += [_places(self.runs)] if self.runs else []
+        wrapped = "\n".join(textwrap.fill(line, int(16 * inches)) for line in lines)
+        figure.supxlabel(wrapped, fontsize=8, x=0.01, ha="left", color="0.25")
+        return figure
 
     def save(self, out: Path, name: str) -> Path:
-        """<name>.png, and <name>.json with title, runs and values; the path of the first."""
-        path = out / f"{name}.png"
-        examples = sample_sizes(self.runs)
-        intervals = "bars and bands are 95% bootstrap intervals" if self.values.get("intervals") else ""
-        parts = [examples, intervals, self.note.rstrip(".")] if self.runs else [self.note.rstrip(".")]
-        lines = [". ".join(filter(None, parts)) + "."] + ([_places(self.runs, name)] if self.runs else [])
-        inches = self.figure.get_figwidth()
-        self.figure.suptitle(textwrap.fill(self.title, int(10 * inches)), fontsize=11)
-        wrapped = "\n".join(textwrap.fill(line, int(19 * inches)) for line in lines)
-        self.figure.supxlabel(wrapped, fontsize=7, x=0.01, ha="left", color="0.3")
+        """<name>.png, and <name>.json with all that it takes to draw it again; the path of the first."""
+        path, figure = out / f"{name}.png", self.figure()
         with replacing(path) as temporary:
-            self.figure.savefig(temporary, dpi=110)
-        plt.close(self.figure)
-        folders = list(dict.fromkeys(run.folder.as_posix() for run in self.runs))
-        write_json(out / f"{name}.json", {"title": self.title, "note": self.note, "runs": folders, **self.values})
+            figure.savefig(temporary, dpi=110)
+        plt.close(figure)
+        held = {"title": self.title, "note": self.note, "examples": self.examples, "runs": self.runs}
+        write_json(out / f"{name}.json", {**held, "painted_by": self.paint.__name__, "values": self.values})
         return path
+
+
+def drawn_before(path: Path, paints: dict[str, Callable[[dict], Figure]]) -> Drawing | None:
+    """A drawing from the JSON it left; None where the file is none of a drawing that one of `paints` can paint."""
+    held = read_json(path)
+    if not isinstance(held, dict) or held.get("painted_by") not in paints:
+        return None
+    paint = paints[held["painted_by"]]
+    return Drawing(held["title"], paint, held["values"], held["note"], held["runs"], held["examples"])
+
+
+def folders(runs: Sequence[RunFiles]) -> list[str]:
+    """The folders of runs, each once."""
+    return list(dict.fromkeys(run.folder.as_posix() for run in runs))
 
 
 def sample_sizes(runs: Sequence[RunFiles]) -> str:
@@ -84,45 +94,84 @@ def sample_sizes(runs: Sequence[RunFiles]) -> str:
     return f"n = {' to '.join(map(str, dict.fromkeys(sizes[:1] + sizes[-1:])))} examples per run"
 
 
-def _places(runs: Sequence[RunFiles], name: str) -> str:
+def _places(runs: Sequence[str]) -> str:
     """Where the runs are: the run itself, or their folders with a word on the file that lists them."""
-    folders = list(dict.fromkeys(run.folder.as_posix() for run in runs))
-    if len(folders) <= 2:
-        return "Runs: " + ", ".join(folders)
-    parents = list(dict.fromkeys(run.folder.parent.as_posix() for run in runs))
-    return f"{len(folders)} runs, listed in {name}.json, of {', '.join(parents)}"
+    if len(runs) <= 2:
+        return "Runs: " + ", ".join(runs)
+    parents = list(dict.fromkeys(Path(run).parent.as_posix() for run in runs))
+    return f"{len(runs)} runs, listed in the .json beside this figure, of {', '.join(parents)}"
 
 
-def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[list[Axes]]]:
-    """A figure and its axes by row and column."""
+# --------------------------------------------------------------------------------------------------- panels and legends
+def panels(count: int, columns: int = 2, width: float = 4.2, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, row by row."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows + 0.6), squeeze=False, layout="constrained"
+        rows, columns, figsize=(width * columns + LEGEND, height * rows + 1.0), squeeze=False, layout="constrained"
     )
-    return figure, [list(row) for row in axes]
+    for unused in axes.flat[count:]:
+        unused.remove()
+    return figure, list(axes.flat[:count])
 
 
-def style(method: str) -> dict:
-    """Keyword arguments of a line of this method."""
-    colour, marker = STYLES.get(method, (None, "o"))
-    return {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.4, "label": method}
+def series(axes: Axes, xs: Sequence[float], quantities: Sequence[dict], look: Look, label: str, **more) -> None:
+    """A line through numbers with their intervals."""
+    values = [each["value"] for each in quantities]
+    axes.errorbar(
+        xs, values, yerr=errors(quantities), elinewidth=0.7, capsize=1.5, label=label or None, **points(look) | more
+    )
 
 
-def band(axes: Axes, xs: Sequence[float], values: Sequence[float], intervals: Iterable, method: str) -> None:
-    """A line with a band of its intervals."""
-    drawn = axes.plot(xs, values, **style(method))
-    low, high = zip(*intervals, strict=True)
-    axes.fill_between(xs, low, high, color=drawn[0].get_color(), alpha=0.12, linewidth=0)
+def errors(quantities: Iterable[dict]) -> list[list[float]]:
+    """[below and above][quantity]: how far its interval reaches; 0 where it has none."""
+    below, above = [], []
+    for each in quantities:
+        low, high = (each["value"] if end is None else end for end in each["interval"])
+        below.append(max(0.0, each["value"] - low))
+        above.append(max(0.0, high - each["value"]))
+    return [below, above]
 
 
-def finish(axes: Axes, x: str, y: str, title: str = "", legend: bool = False) -> None:
-    """Labels, a light grid, a legend."""
-    axes.set_xlabel(x, fontsize=8)
-    axes.set_ylabel(y, fontsize=8)
+def finish(axes: Axes, x: str, y: str, title: str = "") -> None:
+    """Labels and a light grid."""
+    axes.set_xlabel(x, fontsize=8.5)
+    axes.set_ylabel(y, fontsize=8.5)
     axes.set_title(title, fontsize=9)
-    axes.tick_params(labelsize=7, which="both")
+    axes.tick_params(labelsize=8, which="both")
     axes.grid(alpha=0.25)
-    if legend:
-        axes.legend(fontsize=6.5, framealpha=0.85)
+    axes.set_axisbelow(True)
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes] | None = None, place: str = "upper", title: str = "") -> None:
+    """One legend of all series, beside the panels, where it hides nothing."""
+    found = {}
+    for panel in figure.axes if axes is None else axes:
+        handles, labels = panel.get_legend_handles_labels()
+        found = dict(zip(labels, handles, strict=True)) | found
+    figure.legend(
+        found.values(),
+        [textwrap.fill(label, 24) for label in found],
+        loc=f"outside right {place}",
+        title=title or None,
+        fontsize=8,
+        title_fontsize=8,
+        handlelength=3.2,
+    )
+
+
+def own_legend(axes: Axes, wrap: int = 22) -> None:
+    """A panel's own legend, beside it, where panels name their series differently."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        handles,
+        [textwrap.fill(label, wrap) for label in labels],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0.0,
+        fontsize=7.5,
+        handlelength=3.0,
+    )
 
 
 def as_label(text: str) -> str:
@@ -130,6 +179,14 @@ def as_label(text: str) -> str:
     return repr(text)[1:-1].replace("$", r"\$") or "''"
 
 
+def token_ticks(axes: Axes, texts: Sequence[str]) -> None:
+    """Tokens below their places, upright where they would run into each other."""
+    labels = [as_label(text) for text in texts]
+    crowded = sum(map(len, labels)) + 2 * len(labels) > 44
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if crowded else 0)
+
+
+# ----------------------------------------------------------------------------------------------------------------- runs
 @dataclass(frozen=True)
 class Runs:
     """All runs and timings that figures may draw from.

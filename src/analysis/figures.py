@@ -1,9 +1,11 @@
 """Every figure and table of the experiments, from run files only, in the numbering of the post that began them.
 
     python src/analysis/figures.py --runs save/grid --out save/grid/figures
+    python src/analysis/figures.py --redraw blogpost_figures
 
 A figure whose runs are not there is left out, with a line that says so. Beside each lies a .json of the numbers it
-shows and the runs they came from. Figures 16 to 21 and tables 2 to 8 have no counterpart in that post.
+shows and the runs they came from; --redraw paints the pictures of a folder anew from these files alone. Figures 16 to
+21 and tables 2 to 8 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import interrupts  # noqa: F401 - before what takes time
 
-from analysis import layer_figures, policy_figures, speed_figures
-from analysis.drawing import Runs
+from analysis import layer_figures, policy_figures, speed_figures, tradeoff
+from analysis.drawing import Runs, drawn_before
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
 from util.commands import CommandParser, output_folder
@@ -39,6 +41,24 @@ FIGURES = {
     "figure_20": speed_figures.score_against_speed,
     "figure_21": speed_figures.draft_sweep,
     **policy_figures.SWEEPS,
+}
+
+PAINTS = {
+    paint.__name__: paint
+    for paint in (
+        layer_figures.paint_pruning,
+        layer_figures.paint_ranks,
+        layer_figures.paint_confidence,
+        layer_figures.paint_contrast,
+        layer_figures.paint_divergence,
+        policy_figures.paint_bars,
+        policy_figures.paint_sweep,
+        policy_figures.paint_score_over_depth,
+        speed_figures.paint_benchmark,
+        speed_figures.paint_tradeoffs,
+        speed_figures.paint_drafts,
+        tradeoff.paint_tradeoff,
+    )
 }
 
 
@@ -74,13 +94,30 @@ def draw_all(folder: Path, out: Path) -> list[Path]:
     return written
 
 
+def redraw_all(folder: Path) -> list[Path]:
+    """Paint the pictures of a folder, and of those in it, anew from the numbers beside them; the files.
+
+    Raises:
+        ValueError: There are none.
+    """
+    drawings = {path: drawn_before(path, PAINTS) for path in sorted(folder.rglob("*.json"))}
+    written = [drawing.save(path.parent, path.stem) for path, drawing in drawings.items() if drawing is not None]
+    if not written:
+        raise ValueError(f"{folder} holds no numbers of a figure: expected the .json that lies beside each.")
+    return written
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
-    parser.add_argument("--out", type=output_folder, required=True, help="folder of figures and tables")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--runs", type=Path, help="folder below which runs are looked for")
+    source.add_argument("--redraw", type=Path, help="folder whose pictures are painted anew from their .json")
+    parser.add_argument("--out", type=output_folder, help="folder of figures and tables, needed with --runs")
     arguments = parser.parse_args(argv)
     try:
-        written = draw_all(arguments.runs, arguments.out)
+        if arguments.runs and not arguments.out:
+            raise ValueError("--runs needs --out, the folder of figures and tables.")
+        written = draw_all(arguments.runs, arguments.out) if arguments.runs else redraw_all(arguments.redraw)
     except (ValueError, OSError) as error:
         parser.refuse(error)
     print("\n".join(map(str, written)))

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from analysis.drawing import Drawing, Runs, as_label, finish, is_trained, panels
+from analysis.drawing import (
+    INTERVALS,
+    Drawing,
+    Runs,
+    as_label,
+    finish,
+    is_trained,
+    panels,
+    series,
+    shared_legend,
+    token_ticks,
+)
+from analysis.quantities import score
 from analysis.runs import RunFiles, where
+from analysis.style import BLACK, DOTTED, LONG, Look, bars, look, nth, points
 
 PRUNED = ("softmax + fixed", "softmax + decaying", "softmax + adaptive")
 
@@ -19,33 +34,34 @@ def viewed_full(runs: Runs, task: str, model: str) -> RunFiles | None:
 # -------------------------------------------------------------------------------------------------------------- pruning
 def how_pruning_shrinks(runs: Runs) -> Drawing | None:
     """Figure 1: of one token, what is in the running at every exit, and where the token emitted stands."""
-    shown = []
+    used, tokens = [], []
     for task, model in runs.groups:
         kinds = {kind: where(runs.runs, task=task, model=model, method=kind) for kind in PRUNED}
-        if all(kinds.values()):
-            first = min(run.first_exit for found in kinds.values() for run in found)
-            chosen = {kind: next(run for run in found if run.first_exit == first) for kind, found in kinds.items()}
-            shown.append((task, model, chosen, viewed_full(runs, task, model)))
-    if not shown:
-        return None
-    figure, axes = panels(1, len(shown))
-    used, values = [], []
-    for panel, (task, model, chosen, full) in zip(axes[0], shown, strict=True):
+        if not all(kinds.values()):
+            continue
+        first = min(run.first_exit for found in kinds.values() for run in found)
+        chosen = {kind: next(run for run in found if run.first_exit == first) for kind, found in kinds.items()}
+        full = viewed_full(runs, task, model)
         example, traces = _longest_first_token(chosen)
-        for kind, trace in traces.items():
-            kept = [(layer, k) for layer, k in enumerate(trace["kept"][0], start=1) if k]
-            panel.plot(*zip(*kept, strict=True), marker="o", markersize=4, label=f"{kind.split(' + ')[1]}: kept")
-            values.append({"task": task, "model": model, "example": example, "method": kind, "kept": kept})
+        kept = {
+            kind: [[layer, k] for layer, k in enumerate(trace["kept"][0], start=1) if k]
+            for kind, trace in traces.items()
+        }
+        tokens.append({"task": task, "model": model, "example": example, "kept": kept, "rank": None})
         if full is not None:
-            line = next(line for line in full.details("layers") if line["id"] == example)
-            panel.plot(range(len(line["rank"][0])), line["rank"][0], "k--", label="rank of the final token")
+            tokens[-1]["rank"] = next(line for line in full.details("layers") if line["id"] == example)["rank"][0]
             used.append(full)
-        panel.set_yscale("log")
-        finish(panel, "layer", "tokens (log scale)", f"{task}, {model}\nfirst token of {example}", legend=True)
         used += chosen.values()
-    note = "The first token of the example whose first token tried the most exits under all three."
+    if not tokens:
+        return None
+    note = (
+        "Of one token: how many are in the running at each exit it tried, and the rank of the one finally emitted; "
+        "where its rank lies above a line, that pruning has thrown it away. Shown is the first token of the example "
+        "whose first token tried the most exits under all three. Exits end before the last layer, which emits what is "
+        "left to it"
+    )
     title = "Figure 1. How pruning shrinks the vocabulary at the exits of one token"
-    return Drawing(title, figure, used, {"tokens": values}, note)
+    return Drawing.of_runs(title, paint_pruning, {"tokens": tokens}, note, used)
 
 
 def _longest_first_token(chosen: dict[str, RunFiles]) -> tuple[str, dict[str, dict]]:
@@ -56,25 +72,61 @@ def _longest_first_token(chosen: dict[str, RunFiles]) -> tuple[str, dict[str, di
     return deepest, {kind: each[deepest] for kind, each in traces.items()}
 
 
+def paint_pruning(values: dict) -> Figure:
+    """Figure 1."""
+    figure, axes = panels(len(values["tokens"]))
+    for panel, token in zip(axes, values["tokens"], strict=True):
+        for kind, kept in token["kept"].items():
+            panel.plot(*zip(*kept, strict=True), label=f"kept: {kind.split(' + ')[1]}", **points(look(kind)))
+        if token["rank"]:
+            rank = Look(BLACK, "", LONG, "")
+            panel.plot(range(len(token["rank"])), token["rank"], label="rank of the final token", **points(rank))
+        panel.set_yscale("log")
+        if all(len(kept) == 1 for kept in token["kept"].values()):
+            (layer, size), *_ = next(iter(token["kept"].values()))
+            why = f"every first token leaves at layer {layer},\nits first exit, before anything is pruned"
+            panel.annotate(why, (layer, size), xytext=(12, 5), textcoords="offset points", va="top", fontsize=8)
+        title = f"{token['task']}, {token['model']}\nfirst token of {token['example']}"
+        finish(panel, "layer (0 = embedding)", "tokens (log scale)", title)
+    shared_legend(figure)
+    return figure
+
+
 # ---------------------------------------------------------------------------------------------------------------- ranks
+# What a box shows of the ranks of a layer, in the words of matplotlib.
+BOX = {"whislo": 5, "q1": 25, "med": 50, "q3": 75, "whishi": 95}
+
+
 def ranks(runs: Runs) -> Drawing | None:
     """Figure 2: the rank of the final token at every layer, from the embedding to the last."""
     shown = [(*group, run) for group in runs.groups if (run := viewed_full(runs, *group)) is not None]
     if not shown:
         return None
-    figure, axes = panels(1, len(shown))
     values = []
-    for panel, (task, model, run) in zip(axes[0], shown, strict=True):
+    for task, model, run in shown:
         tokens = [ranks for line in run.details("layers") for ranks in line["rank"]]
         by_layer = list(zip(*tokens, strict=True))
-        panel.boxplot(by_layer, positions=range(len(by_layer)), widths=0.6, flierprops={"markersize": 1.5})
-        panel.set_yscale("log")
-        finish(panel, "layer (0 = embedding)", "rank of the final token (log scale)", f"{task}, {model}")
-        percentiles = {f"percentile_{at}": [float(np.percentile(each, at)) for each in by_layer] for at in (50, 75, 95)}
-        values.append({"task": task, "model": model, "tokens": len(tokens), **percentiles})
-    note = "Boxes are quartiles over tokens. The reference never draws the last layer; here l = 0 to L."
+        found = {f"percentile_{at}": [float(np.percentile(each, at)) for each in by_layer] for at in BOX.values()}
+        values.append({"task": task, "model": model, "tokens": len(tokens), **found})
+    note = (
+        "How early could the vocabulary be cut: the lower a box, the fewer tokens a layer must keep. Boxes are "
+        "quartiles over tokens with the median in them, whiskers end at 5 and 95%. A box that is a line is at rank 1 "
+        "as a whole. The reference never draws the last layer; here l = 0 to L"
+    )
     title = "Figure 2. Rank of the final token at every layer"
-    return Drawing(title, figure, [run for *_, run in shown], {"ranks": values}, note)
+    return Drawing.of_runs(title, paint_ranks, {"ranks": values}, note, [run for *_, run in shown])
+
+
+def paint_ranks(values: dict) -> Figure:
+    """Figure 2."""
+    figure, axes = panels(len(values["ranks"]))
+    for panel, found in zip(axes, values["ranks"], strict=True):
+        layers = range(len(found["percentile_50"]))
+        boxes = [{name: found[f"percentile_{at}"][layer] for name, at in BOX.items()} for layer in layers]
+        panel.bxp(boxes, positions=layers, widths=0.6, showfliers=False, medianprops={"color": nth(4).colour})
+        panel.set_yscale("log")
+        finish(panel, "layer (0 = embedding)", "rank of the final token (log)", f"{found['task']}, {found['model']}")
+    return figure
 
 
 # ----------------------------------------------------------------------------------------------------------- confidence
@@ -94,60 +146,64 @@ def _confidence_and_score(runs: Runs, trained: bool, number: int) -> Drawing | N
     shown = [(*group, run) for group in groups if (run := viewed_full(runs, *group)) is not None]
     if not shown:
         return None
-    figure, axes = panels(1, len(shown), width=5.0)
     used, values = [], []
-    for panel, (task, model, full) in zip(axes[0], shown, strict=True):
-        layers = full.layers
-        numbers = [row["layer"] for row in layers]
+    for task, model, full in shown:
         statics = where(runs.runs, task=task, model=model, method="static")
-        scores = {run.policy["static_exit"]: run.score for run in statics} | {full.num_layers: full.score}
-        panel.plot(numbers, [100 * row["probability"] for row in layers], "o-", label="top-1 probability")
-        panel.plot(numbers, [100 * row["gap"] for row in layers], "^-", label="gap of the first two")
-        panel.plot(numbers, [100 * row["accuracy"] for row in layers], ":", color="0.5", label="says the final token")
-        panel.plot(
-            sorted(scores), [scores[layer] for layer in sorted(scores)], "ks--", label=f"static exit: {full.score_name}"
-        )
-        finish(panel, "layer", "percent", f"{task}, {model}", legend=True)
+        places = {run.policy["static_exit"]: run for run in statics} | {full.num_layers: full}
+        scores = [{"layer": layer, **score(run, runs)._asdict()} for layer, run in sorted(places.items())]
+        about = {"task": task, "model": model, "score_name": full.score_name}
+        values.append({**about, "layers": full.layers, "static_scores": scores})
         used += [full, *statics]
-        values.append({"task": task, "model": model, "layers": layers, "static_scores": scores})
     kind = "trained" if trained else "not trained"
     title = f"Figure {number}. Confidence of every layer and the score of leaving there always: exits {kind}"
     note = (
-        "Confidences are means over the tokens of the full model. The last layer is drawn; the reference leaves it out."
+        "Where confidence lies above the score of a static exit, a layer believes more than it is worth. Confidences "
+        "are means over the tokens of the full model. A static exit runs a layer at least, so layer 0 has no score. "
+        f"The last layer is drawn; the reference leaves it out. {INTERVALS}"
     )
-    return Drawing(title, figure, used, {"panels": values}, note)
+    return Drawing.of_runs(title, paint_confidence, {"panels": values}, note, used)
+
+
+CLAIMS = {"probability": "top-1 probability", "gap": "gap of the first two", "accuracy": "says the final token"}
+
+
+def paint_confidence(values: dict) -> Figure:
+    """Figures 3 and 4."""
+    figure, axes = panels(len(values["panels"]))
+    for panel, found in zip(axes, values["panels"], strict=True):
+        numbers = [row["layer"] for row in found["layers"]]
+        for place, (name, label) in enumerate(CLAIMS.items()):
+            panel.plot(numbers, [100 * row[name] for row in found["layers"]], label=label, **points(nth(place)))
+        scores = found["static_scores"]
+        static = Look(BLACK, "X", DOTTED, "")
+        series(panel, [row["layer"] for row in scores], scores, static, "score of a static exit")
+        title = f"{found['task']}, {found['model']}\nscore: {found['score_name']}"
+        finish(panel, "layer (0 = embedding)", "percent", title)
+    shared_legend(figure)
+    return figure
 
 
 # ------------------------------------------------------------------------------------------------------------- contrast
 def what_is_contrasted(runs: Runs) -> Drawing | None:
     """Figure 5: at the exit of one token, p of the layer, p of its amateur and the contrastive s on V_head."""
-    shown = []
+    used, values = [], []
     for task, model in runs.groups:
         for run in where(runs.runs, task=task, model=model):
             if run.policy["method"] != "static" and (found := _contrasted_token(run)) is not None:
-                shown.append((task, model, run, *found))
+                line, index = found
+                about = {"task": task, "model": model, "example": line["id"], "token": index + 1}
+                about |= {"text": line["texts"][index], "layer": line["exit_layers"][index]}
+                values.append({**about, **line["contrast"][index]})
+                used.append(run)
                 break
-    if not shown:
+    if not values:
         return None
-    figure, axes = panels(1, len(shown))
-    values = []
-    for panel, (task, model, _, line, index) in zip(axes[0], shown, strict=True):
-        contrast = line["contrast"][index]
-        places = np.arange(len(contrast["tokens"]))
-        layer, amateur = line["exit_layers"][index], contrast["amateur"]
-        for offset, (name, label) in enumerate(
-            (("p", f"p, layer {layer}"), ("p_amateur", f"p, amateur layer {amateur}"), ("s", "contrastive s"))
-        ):
-            panel.bar(places + 0.27 * (offset - 1), contrast[name], width=0.27, label=label)
-        panel.set_xticks(places, [as_label(text) for text in contrast["texts"]], rotation=30)
-        title = f"{task}, {model}\n{line['id']}, token {index + 1} ({as_label(line['texts'][index])})"
-        finish(panel, "plausible tokens (V_head)", "probability", title, legend=True)
-        values.append(
-            {"task": task, "model": model, "example": line["id"], "token": index + 1, "layer": layer, **contrast}
-        )
-    note = "The first token of a run whose plausible set has three members or more."
+    note = (
+        "Contrast favours what has grown since the amateur layer: s is high where p is well above the amateur's, not "
+        "where p is highest. Shown is the first token of a run whose plausible set has three members or more"
+    )
     title = "Figure 5. What a contrastive measure compares at an exit"
-    return Drawing(title, figure, [run for _, _, run, *_ in shown], {"tokens": values}, note)
+    return Drawing.of_runs(title, paint_contrast, {"tokens": values}, note, used)
 
 
 def _contrasted_token(run: RunFiles) -> tuple[dict, int] | None:
@@ -159,35 +215,50 @@ def _contrasted_token(run: RunFiles) -> tuple[dict, int] | None:
     return None
 
 
+def paint_contrast(values: dict) -> Figure:
+    """Figure 5."""
+    figure, axes = panels(len(values["tokens"]), height=3.1)
+    names = {"p": "p of the exit's layer", "p_amateur": "p of the amateur layer", "s": "contrastive s"}
+    for panel, token in zip(axes, values["tokens"], strict=True):
+        places = np.arange(len(token["tokens"]))
+        for offset, (name, label) in enumerate(names.items()):
+            panel.bar(places + 0.27 * (offset - 1), token[name], width=0.27, label=label, **bars(nth(offset)))
+        token_ticks(panel, token["texts"])
+        where_it_is = f"{token['example']}, token {token['token']} ({as_label(token['text'])})"
+        layers = f"layer {token['layer']}, amateur layer {token['amateur']}"
+        finish(
+            panel,
+            "plausible tokens (V_head)",
+            "probability",
+            f"{token['task']}, {token['model']}\n{where_it_is}\n{layers}",
+        )
+    shared_legend(figure)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------------------------- divergence
 def divergence(runs: Runs) -> Drawing | None:
     """Figure 6: divergence of the exit layer and each earlier one over their distance, and the mean of all pairs."""
-    shown = []
+    used, values = [], []
     for task, model in runs.groups:
         viewed = [run for run in where(runs.runs, task=task, model=model) if next(run.details("jsds"), None)]
         viewed = [run for run in viewed if run.policy["method"] == "full"] + viewed
-        if viewed:
-            shown.append((task, model, viewed[0]))
-    if not shown:
-        return None
-    figure, axes = panels(2, len(shown), height=3.6)
-    values = []
-    for column, (task, model, run) in enumerate(shown):
+        if not viewed:
+            continue
+        run = viewed[0]
         line = next((each for each in run.details("jsds") if 4 <= len(each["tokens"]) <= 14), next(run.details("jsds")))
-        discounted = _discounted(line)
-        _heat(axes[0][column], discounted, [as_label(text) for text in line["texts"]])
-        finish(
-            axes[0][column], "token", "earlier layer j", f"{task}, {model}\nJSD(exit layer, j) / distance, {line['id']}"
-        )
-        pairs = _mean_pairs(run)
-        _heat(axes[1][column], pairs, list(range(pairs.shape[1])))
-        finish(axes[1][column], "layer i", "layer j", "mean JSD(i, j) over all tokens (nats)")
-        values.append(
-            {"task": task, "model": model, "example": line["id"], "discounted": discounted, "mean_pairs": pairs}
-        )
-    note = "Divergence in nats, at most 0.693; a cross marks the layer of the largest discounted one from layer 2 on."
+        about = {"task": task, "model": model, "example": line["id"], "texts": line["texts"]}
+        values.append({**about, "discounted": _discounted(line), "mean_pairs": _mean_pairs(run)})
+        used.append(run)
+    if not values:
+        return None
+    note = (
+        "Light is far apart. Left: which earlier layer differs most per layer of distance from that a token left at; "
+        "a cross marks the one from layer 2 on that the JSD measures contrast with. Right: how much layers i and j "
+        "differ. Divergence in nats, at most 0.693"
+    )
     title = "Figure 6. Jensen-Shannon divergence between layers"
-    return Drawing(title, figure, [run for *_, run in shown], {"panels": values}, note)
+    return Drawing.of_runs(title, paint_divergence, {"panels": values}, note, used)
 
 
 def _discounted(line: dict) -> np.ndarray:
@@ -213,12 +284,34 @@ def _mean_pairs(run: RunFiles) -> np.ndarray:
         return total / count
 
 
-def _heat(panel, table: np.ndarray, labels: list) -> None:
-    image = panel.imshow(table, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
-    panel.figure.colorbar(image, ax=panel, shrink=0.85).ax.tick_params(labelsize=6)
-    panel.set_xticks(range(len(labels)), labels, rotation=45 if any(isinstance(each, str) for each in labels) else 0)
-    if table.shape[0] > 2 and isinstance(labels[0], str):
-        candidates = np.where(np.isnan(table), -np.inf, table)[2:]
-        for token in range(table.shape[1]):
-            if np.isfinite(candidates[:, token]).any():
-                panel.plot(token, 2 + candidates[:, token].argmax(), "wx", markersize=5)
+def paint_divergence(values: dict) -> Figure:
+    """Figure 6."""
+    figure, axes = panels(2 * len(values["panels"]), width=4.6)
+    for row, (left, right) in zip(values["panels"], zip(axes[::2], axes[1::2], strict=True), strict=True):
+        discounted, pairs = (np.array(row[name], float) for name in ("discounted", "mean_pairs"))  # None becomes nan
+        _heat(left, discounted)
+        token_ticks(left, row["texts"])
+        _cross(left, discounted)
+        title = f"{row['task']}, {row['model']}\nJSD(exit layer, j) / distance, {row['example']}"
+        finish(left, "token", "earlier layer j", title)
+        _heat(right, pairs)
+        right.set_xticks(range(pairs.shape[1]))
+        finish(right, "layer i", "layer j", f"{row['task']}, {row['model']}\nmean JSD(i, j) over all tokens (nats)")
+        for panel in (left, right):
+            panel.grid(False)
+    return figure
+
+
+def _heat(panel: Axes, table: np.ndarray) -> None:
+    image = panel.imshow(table, aspect="auto", origin="lower", cmap="cividis", interpolation="nearest")
+    panel.figure.colorbar(image, ax=panel, shrink=0.9).ax.tick_params(labelsize=7.5)
+
+
+def _cross(panel: Axes, table: np.ndarray) -> None:
+    """Mark the largest number of each column from the third row on."""
+    candidates = np.where(np.isnan(table), -np.inf, table)[2:]
+    for token in range(table.shape[1]):
+        if len(candidates) and np.isfinite(candidates[:, token]).any():
+            place = (token, 2 + candidates[:, token].argmax())
+            panel.plot(*place, "x", color="black", markersize=6, markeredgewidth=3)  # a rim, on dark and on light
+            panel.plot(*place, "x", color="white", markersize=5, markeredgewidth=1.3)

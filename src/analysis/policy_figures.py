@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator
 
-from analysis import intervals
-from analysis.drawing import QUESTIONS, Drawing, Runs, band, finish, is_trained, panels, style
+from analysis.drawing import (
+    INTERVALS,
+    QUESTIONS,
+    Drawing,
+    Runs,
+    errors,
+    finish,
+    is_trained,
+    panels,
+    series,
+    shared_legend,
+)
+from analysis.quantities import Measure, confidence_flops, mean_exit, score, seconds, seconds_note
 from analysis.runs import RunFiles, scaled, where
+from analysis.style import bars, look
 
-
-class Quantity(NamedTuple):
-    """A number of a run with its interval."""
-
-    value: float
-    interval: tuple[float, float]
-
-    @property
-    def errors(self) -> list[float]:
-        """Below and above the value."""
-        return [max(0.0, self.value - self.interval[0]), max(0.0, self.interval[1] - self.value)]
-
-
-def score(run: RunFiles, runs: Runs) -> Quantity:
-    """In percent."""
-    scores = run.example_scores
-    return Quantity(run.score, intervals.of_mean(scores) if scores else (run.score, run.score))
-
-
-def mean_exit(run: RunFiles, runs: Runs) -> Quantity:
-    """Layers per token."""
-    rows = run.examples
-    found = intervals.of_ratio([row["layers"] for row in rows], [row["tokens"] for row in rows])
-    return Quantity(run.mean_exit, found)
-
-
-def confidence_flops(run: RunFiles, runs: Runs) -> Quantity:
-    """Per example."""
-    return Quantity(run.flops("confidence"), intervals.of_mean([row["flops_confidence"] for row in run.examples]))
-
-
-def seconds(run: RunFiles, runs: Runs) -> Quantity | None:
-    """Per token relative to the full model, measured in turn; the interval is that of the repetitions."""
-    ratios = runs.speed(run)
-    if ratios is None or run.policy.get("confidence") == "oracle":  # which runs every layer to know the last one's word
-        return None
-    return Quantity(statistics.median(ratios), (min(ratios), max(ratios)))
-
-
-Measure = Callable[[RunFiles, Runs], Quantity | None]
+DEPTH, CLOCK, FLOPS = "mean exit (layers per token)", "seconds per token / full model", "confidence-FLOPs per example"
 
 
 def of_task(runs: Runs, questions: bool) -> list[tuple[str, str]]:
@@ -60,80 +33,113 @@ def of_task(runs: Runs, questions: bool) -> list[tuple[str, str]]:
     return [group for group in runs.groups if (group[0] in QUESTIONS) == questions]
 
 
+def _row(run: RunFiles, columns: dict[str, Measure], runs: Runs) -> dict:
+    """What a figure shows of a run: which it is, and its quantities by the names of their axes."""
+    found = {label: measure(run, runs) for label, measure in columns.items()}
+    quantities = {label: quantity._asdict() for label, quantity in found.items() if quantity is not None}
+    layer = run.first_exit or run.policy.get("static_exit") or run.num_layers
+    about = {"task": run.task, "model": run.model, "method": run.method, "first_exit": layer}
+    return {**about, "quantities": quantities}
+
+
+def _by_group(rows: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        found.setdefault((row["task"], row["model"]), []).append(row)
+    return found
+
+
+def _labels(rows: Sequence[dict]) -> list[str]:
+    """The names of the quantities that some row has, in their order."""
+    return list(dict.fromkeys(label for row in rows for label in row["quantities"]))
+
+
 # ----------------------------------------------------------------------------------------------------------------- bars
+BARS_NOTE = (
+    "Good is a score no lower than the others' with fewer FLOPs, fewer layers and fewer seconds, which are saved "
+    "below 1. The oracle leaves at the first layer that says what the last will: no measure can be right earlier"
+)
+
+
 def _bars(
     runs: Runs, title: str, methods: Sequence[str], questions: bool, first_exits: Callable[[str, int], int]
 ) -> Drawing | None:
     """Score, confidence-FLOPs, mean exit and seconds of methods, a group of bars per model."""
-    found = []
+    found, used = [], []
     for task, model in of_task(runs, questions):
         some = where(runs.runs, task=task, model=model)
         first = first_exits(model, some[0].num_layers)
-        chosen = {name: run for name in methods for run in where(some, method=name, first_exit=first)}
-        if len(chosen) == len(methods):
-            found.append((task, model, first, chosen, where(some, method="oracle", first_exit=first)))
+        chosen = [where(some, method=name, first_exit=first) for name in methods]
+        if all(chosen):
+            found.append((task, model))
+            used += [each[-1] for each in chosen] + where(some, method="oracle", first_exit=first)
     if not found:
         return None
-    columns: list[tuple[str, Measure, bool]] = [
-        (f"{found[0][3][methods[0]].score_name} (%)", score, False),
-        ("confidence-FLOPs per example (log scale)", confidence_flops, True),
-        ("mean exit (layers per token)", mean_exit, False),
-        ("seconds per token / full model", seconds, False),
-    ]
-    if not any(group[:2] in runs.speeds for group in found):
-        columns.pop()
-    figure, axes = panels(1, len(columns), width=3.6)
-    values = []
-    width = 0.8 / len(methods)
-    for axis, (label, measure, logarithmic) in zip(axes[0], columns, strict=True):
+    columns = {f"{used[0].score_name} (%)": score, FLOPS: confidence_flops, DEPTH: mean_exit, CLOCK: seconds}
+    rows = [_row(run, columns, runs) for run in used]
+    note = f"{BARS_NOTE}. {INTERVALS}. {seconds_note(runs, found)}"
+    return Drawing.of_runs(title, paint_bars, {"rows": rows}, note, used)
+
+
+def paint_bars(values: dict) -> Figure:
+    """Figures 7, 8 and 11: a panel per quantity, a group of bars per model; the oracle as a line over each."""
+    groups = _by_group(values["rows"])
+    labels = _labels(values["rows"])
+    figure, axes = panels(len(labels), height=3.1)
+    for panel, label in zip(axes, labels, strict=True):
+        methods = list(dict.fromkeys(row["method"] for row in values["rows"] if row["method"] != "oracle"))
+        width = 0.84 / len(methods)
         for place, name in enumerate(methods):
-            quantities = [measure(chosen[name], runs) for *_, chosen, _ in found]
-            if any(quantity is None for quantity in quantities):
-                continue
-            xs = np.arange(len(found)) + (place - (len(methods) - 1) / 2) * width
-            bars = axis.bar(
-                xs,
-                [quantity.value for quantity in quantities],
-                width,
-                yerr=np.array([quantity.errors for quantity in quantities]).T,
-                color=style(name)["color"],
-                label=name,
-                error_kw={"linewidth": 0.8},
-            )
-            axis.bar_label(bars, fmt=lambda value: f"{value:.3g}", fontsize=5.5, padding=1)
-            values += [
-                {"task": task, "model": model, "first_exit": first, "method": name, label: quantity._asdict()}
-                for (task, model, first, *_), quantity in zip(found, quantities, strict=True)
+            quantities = [
+                next(row["quantities"].get(label) for row in rows if row["method"] == name) for rows in groups.values()
             ]
-        if measure in (score, mean_exit):
-            _oracle_lines(axis, [(oracle, place) for place, (*_, oracle) in enumerate(found)], measure, runs)
-        if logarithmic:
-            axis.set_yscale("log")
-        names = [f"{model}\nexits from {first}" for _, model, first, *_ in found]
-        axis.set_xticks(range(len(found)), names)
-        finish(axis, "", label, legend=axis is axes[0][0])
-    used = [run for *_, chosen, oracle in found for run in (*chosen.values(), *oracle)]
-    return Drawing(title, figure, used, {"bars": values, "intervals": True}, seconds_note(runs, found, ranges=True))
+            xs = np.arange(len(groups)) + (place - (len(methods) - 1) / 2) * width
+            _group_of_bars(panel, xs, quantities, width, name, logarithmic=label == FLOPS)
+        if label != FLOPS:  # it asks every layer, to know the last one's word
+            _oracle_lines(panel, groups, label)
+        names = [f"{model}\nexits from {rows[0]['first_exit']}" for (_, model), rows in groups.items()]
+        panel.set_xticks(range(len(groups)), names)
+        finish(panel, "", f"{label} (log)" if label == FLOPS else label, next(iter(groups))[0])
+        panel.margins(y=0.12)
+    shared_legend(figure)
+    return figure
 
 
-def _oracle_lines(axis: Axes, places: Sequence[tuple[list[RunFiles], int]], measure: Measure, runs: Runs) -> None:
-    """A dashed line over each group of bars where an oracle comes to: no measure can be right earlier."""
-    for oracle, place in places:
-        for run in oracle:
-            value, colour = measure(run, runs).value, style("oracle")["color"]
-            label = "oracle" if place == 0 else None
-            axis.hlines(value, place - 0.45, place + 0.45, color=colour, linestyle="--", linewidth=1.2, label=label)
+def _group_of_bars(
+    panel: Axes, xs: np.ndarray, quantities: list[dict | None], width: float, name: str, logarithmic: bool
+) -> None:
+    there = [(x, quantity) for x, quantity in zip(xs, quantities, strict=True) if quantity is not None]
+    if not there:
+        return
+    places, found = zip(*there, strict=True)
+    heights = [quantity["value"] for quantity in found]
+    caps = {"linewidth": 0.8, "capsize": 2}
+    drawn = panel.bar(places, heights, width, yerr=errors(found), label=name, error_kw=caps, **bars(look(name)))
+    short = EngFormatter(places=1, sep="")
+    ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.3}  # where the oracle's line passes
+    number = short if logarithmic else lambda value: f"{value:.3g}"
+    panel.bar_label(drawn, fmt=number, fontsize=6.5, padding=1, bbox=ground)
+    if logarithmic:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter(short)
+        panel.yaxis.set_minor_formatter("")
 
 
-def seconds_note(runs: Runs, found: Sequence, ranges: bool = False) -> str:
-    """How the seconds of groups (task, model, ...) were measured, in words; `ranges` are drawn beside medians."""
-    timed = [runs.speeds[group[:2]].settings for group in found if group[:2] in runs.speeds]
-    if not timed:
-        return "No seconds were measured in turn"
-    return (
-        f"Seconds: batch 1, decoder only, all policies in turn on {timed[0]['examples']} examples, median of "
-        f"{timed[0]['repetitions']} repetitions" + (", their range as bars" if ranges else "")
-    )
+def _oracle_lines(panel: Axes, groups: dict, label: str) -> None:
+    """A dashed line over each group of bars where an oracle comes to."""
+    for place, rows in enumerate(groups.values()):
+        for row in rows:
+            if row["method"] == "oracle" and label in row["quantities"]:
+                panel.hlines(
+                    row["quantities"][label]["value"],
+                    place - 0.47,
+                    place + 0.47,
+                    color=look("oracle").colour,
+                    linestyle="--",
+                    linewidth=1.4,
+                    label="oracle",
+                )
 
 
 def published_early(model: str, num_layers: int) -> int:
@@ -176,6 +182,13 @@ def combined_summaries(runs: Runs) -> Drawing | None:
 
 
 # --------------------------------------------------------------------------------------------------------------- sweeps
+SWEEP_NOTE = (
+    "Good is far down on the left, high in the middle, below 1 on the right. Points of one layer are set side by "
+    "side, hollow, so that none hides another. exit_min_layer ends before the last layer, after which every token "
+    "leaves anyway: the star is the full model"
+)
+
+
 def _sweep(runs: Runs, title: str, methods: Sequence[str], questions: bool) -> Drawing | None:
     """Mean exit, score and seconds over exit_min_layer, a row per model; the full model is a mark, the oracle grey."""
     groups = [
@@ -185,37 +198,58 @@ def _sweep(runs: Runs, title: str, methods: Sequence[str], questions: bool) -> D
     groups = [group for group in groups if all(name in group[2] for name in methods)]
     if not groups:
         return None
-    timed = any(group[:2] in runs.speeds for group in groups)
-    figure, axes = panels(len(groups), 3 if timed else 2)
-    used, values = [], []
-    for row, (task, model, lines) in zip(axes, groups, strict=True):
-        full = where(runs.runs, task=task, model=model, method="full model")
-        score_name = next(iter(lines.values()))[0].score_name
-        columns = [("mean exit (layers per token)", mean_exit), (f"{score_name} (%)", score)]
-        columns += [("seconds per token / full model", seconds)] if timed else []
-        for axis, (label, measure) in zip(row, columns, strict=True):
-            for name, line in lines.items():
-                points = [(run.first_exit, quantity) for run in line if (quantity := measure(run, runs)) is not None]
-                if points:
-                    xs = [layer for layer, _ in points]
-                    band(axis, xs, [each.value for _, each in points], [each.interval for _, each in points], name)
-                values += [
-                    {"task": task, "model": model, "method": name, "first_exit": layer, label: each._asdict()}
-                    for layer, each in points
-                ]
-            if full:
-                mark = measure(full[0], runs)
-                if mark is not None:
-                    axis.plot(full[0].num_layers, mark.value, linestyle="", **style("full model") | {"markersize": 11})
-            finish(axis, "exit_min_layer", label, f"{task}, {model}", legend=axis is row[0])
-        used += full[:1] + [run for line in lines.values() for run in line]
-    return Drawing(title, figure, used, {"points": values, "intervals": True}, seconds_note(runs, groups, ranges=True))
+    used, rows = [], []
+    for task, model, lines in groups:
+        full = where(runs.runs, task=task, model=model, method="full model")[:1]
+        shown = [run for line in lines.values() for run in line] + full
+        columns = {DEPTH: mean_exit, f"{shown[0].score_name} (%)": score, CLOCK: seconds}
+        rows += [_row(run, columns, runs) for run in shown]
+        used += shown
+    note = f"{SWEEP_NOTE}. {_short_lines(groups)}{INTERVALS}. {seconds_note(runs, groups)}"
+    return Drawing.of_runs(title, paint_sweep, {"rows": rows}, note, used)
 
 
 def _line(runs: Runs, task: str, model: str, method: str) -> list[RunFiles]:
     """A method's runs over exit_min_layer, one each."""
     by_layer = {run.first_exit: run for run in where(runs.runs, task=task, model=model, method=method)}
     return [by_layer[layer] for layer in sorted(by_layer)]
+
+
+def _short_lines(groups: Sequence[tuple[str, str, dict[str, list[RunFiles]]]]) -> str:
+    """Why pruned lines end earlier, where they do, and why an oracle has no seconds."""
+    ends = {name: line[-1].first_exit for *_, lines in groups for name, line in lines.items()}
+    pruned = [end for name, end in ends.items() if " + " in name]
+    words = ""
+    if pruned and max(pruned) < max(ends.values()):
+        words = (
+            f"Pruned lines end at layer {max(pruned)}: a token that has one exit only asks the whole head there, and "
+            "nothing is pruned. "
+        )
+    oracle = "The oracle has no seconds: it runs every layer to know what the last one says. "
+    return words + (oracle if "oracle" in ends else "")
+
+
+def paint_sweep(values: dict) -> Figure:
+    """Figures 9, 10, 12 to 15, 18 and 19: a row of panels per model, one per quantity."""
+    groups = _by_group(values["rows"])
+    most = max(len(_labels(rows)) for rows in groups.values())
+    figure, axes = panels(most * len(groups), columns=most, width=3.6)
+    for place, ((task, model), rows) in enumerate(groups.items()):
+        labels = _labels(rows)
+        for panel, label in zip(axes[most * place :], labels, strict=False):
+            there = [row for row in rows if label in row["quantities"]]
+            methods = list(dict.fromkeys(row["method"] for row in rows))
+            for index, name in enumerate(methods):
+                line = [row for row in there if row["method"] == name]
+                aside = 0 if name == "full model" else 0.09 * (index - (len(methods) - 2) / 2)
+                if line:
+                    xs = [row["first_exit"] + aside for row in line]
+                    series(panel, xs, [row["quantities"][label] for row in line], look(name), name)
+            finish(panel, "exit_min_layer", label, f"{task}, {model}")
+        for unused in axes[most * place + len(labels) : most * (place + 1)]:
+            unused.remove()
+    shared_legend(figure)
+    return figure
 
 
 MEASURES = ("softmax", "weighted", "JSD")
@@ -248,34 +282,33 @@ def two_forms(runs: Runs) -> Drawing | None:
     groups = [group for group in groups if all(group[2][name] for name in FORMS)]
     if not groups:
         return None
-    figure, axes = panels(1, len(groups))
-    used, values = [], []
-    for axis, (task, model, lines) in zip(axes[0], groups, strict=True):
-        for name, line in lines.items():
-            if not line:
-                continue
-            line = sorted(line, key=lambda run: run.mean_exit)
-            quantities = [score(run, runs) for run in line]
-            axis.errorbar(
-                [run.mean_exit for run in line],
-                [quantity.value for quantity in quantities],
-                yerr=np.array([quantity.errors for quantity in quantities]).T,
-                elinewidth=0.5,
-                **style(name) | {"linewidth": 1.0},
-            )
-            values += [
-                {"task": task, "model": model, "method": name, "first_exit": run.first_exit, "mean_exit": run.mean_exit}
-                | {"score": quantity._asdict()}
-                for run, quantity in zip(line, quantities, strict=True)
-            ]
+    used, rows = [], []
+    for task, model, lines in groups:
         statics = where(runs.runs, task=task, model=model, method="static")
         full = where(runs.runs, task=task, model=model, method="full model")[:1]
-        points = [(run.mean_exit, run.score) for run in [*statics, *full]]
-        if points:
-            axis.plot(*zip(*points, strict=True), "k:", linewidth=1, label="static exits")
-        name = next(iter(lines.values()))[0].score_name
-        finish(axis, "mean exit (layers per token)", f"{name} (%)", f"{task}, {model}", legend=axis is axes[0][0])
-        used += [*statics, *full, *(run for line in lines.values() for run in line)]
+        shown = [*(run for line in lines.values() for run in line), *statics, *full]
+        rows += [_row(run, {DEPTH: mean_exit, f"{run.score_name} (%)": score}, runs) for run in shown]
+        used += shown
     title = "Figure 16. The two forms of the contrastive measures, at equal depth"
-    note = "Points of a line are exit_min_layers. A measure is better where it is higher at the same depth"
-    return Drawing(title, figure, used, {"points": values, "intervals": True}, note)
+    note = (
+        "A measure is better where it is higher at the same depth; forms that differ in depth only lie on one line. "
+        "Points of a line are exit_min_layers, those of static exits the layer every token leaves at; the star is the "
+        f"full model. {INTERVALS}"
+    )
+    return Drawing.of_runs(title, paint_score_over_depth, {"rows": rows}, note, used)
+
+
+def paint_score_over_depth(values: dict) -> Figure:
+    """Figure 16: a panel per model, a line per method from its shallowest point to its deepest."""
+    groups = _by_group(values["rows"])
+    figure, axes = panels(len(groups), height=3.2)
+    for panel, ((task, model), rows) in zip(axes, groups.items(), strict=True):
+        _, label = _labels(rows)
+        for name in dict.fromkeys(row["method"] for row in rows):
+            line = [row["quantities"] for row in rows if row["method"] == name]
+            line.sort(key=lambda each: each[DEPTH]["value"])
+            xs = [each[DEPTH]["value"] for each in line]
+            series(panel, xs, [each[label] for each in line], look(name), name)
+        finish(panel, DEPTH, label, f"{task}, {model}")
+    shared_legend(figure)
+    return figure

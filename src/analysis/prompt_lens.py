@@ -17,9 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import interrupts  # noqa: F401 - before what takes time
 
 import torch
+from matplotlib.figure import Figure
 from transformers import PreTrainedTokenizerBase
 
-from analysis.drawing import Drawing, as_label, finish, panels
+from analysis.drawing import Drawing, as_label, finish, own_legend, panels
+from analysis.style import nth, points
 from decoding.policy import Policy
 from decoding.ranges import COUNT
 from jobs.loading import load_config, load_model, load_tokenizer
@@ -132,15 +134,25 @@ def text_of(prompt: str, readings: Sequence[Reading]) -> str:
 
 def draw(prompt: str, readings: Sequence[Reading]) -> Drawing:
     """Probability of the final top tokens at every layer, a panel per position."""
-    figure, axes = panels(1, len(readings))
-    for panel, reading in zip(axes[0], readings, strict=True):
-        for text, values in zip(reading.final, zip(*reading.final_probabilities, strict=True), strict=True):
-            panel.plot(range(len(values)), values, marker="o", markersize=3, linewidth=1.2, label=as_label(text))
-        panel.set_ylim(-0.02, 1.02)
-        finish(panel, "layer", "probability", f"next: {as_label(reading.text)}", legend=True)
     title = f"Probability of the final top tokens at every layer behind: {as_label(prompt[-60:])}"
-    note = "Layer 0 is the embedding. Every layer is read through the model's own head"
-    return Drawing(title, figure, [], {"readings": [asdict(reading) for reading in readings]}, note)
+    note = (
+        "Where a line rises is the layer that settles on its token. Layer 0 is the embedding; every layer is read "
+        "through the model's own head"
+    )
+    return Drawing(title, paint_readings, {"readings": [asdict(reading) for reading in readings]}, note)
+
+
+def paint_readings(values: dict) -> Figure:
+    """A panel per position, a line per token."""
+    figure, axes = panels(len(values["readings"]), width=5.0)
+    for panel, reading in zip(axes, values["readings"], strict=True):
+        lines = zip(reading["final"], zip(*reading["final_probabilities"], strict=True), strict=True)
+        for place, (text, probabilities) in enumerate(lines):
+            panel.plot(range(len(probabilities)), probabilities, label=as_label(text), **points(nth(place)))
+        panel.set_ylim(-0.02, 1.02)
+        finish(panel, "layer", "probability", f"next: {as_label(reading['text'])}")
+        own_legend(panel)
+    return figure
 
 
 def main(argv: list[str] | None = None) -> list[Reading]:

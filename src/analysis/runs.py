@@ -167,9 +167,11 @@ class RunFiles:
 
     @property
     def example_scores(self) -> list[float] | None:
-        """The score of each example, or None where the metric has none."""
+        """The score of each example, or None where the metric has none or predictions.jsonl was not kept."""
         key = SCORES[self.score_key][1]
-        return [row[key] for row in self.examples] if key and all(key in row for row in self.examples) else None
+        if key is None or not (self.folder / "predictions.jsonl").is_file():
+            return None
+        return [row[key] for row in self.examples] if all(key in row for row in self.examples) else None
 
     @property
     def layers(self) -> list[dict] | None:

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from analysis.drawing import Drawing, Runs, finish, panels, style
-from analysis.policy_figures import score, seconds, seconds_note
+from analysis.drawing import INTERVALS, Drawing, Runs, errors, finish, own_legend, panels, series, shared_legend
+from analysis.quantities import Quantity, score, seconds_note, times_as_fast
 from analysis.runs import RunFiles, where
+from analysis.style import bars, look, nth, points
 
 BENCHMARKED = (
     "softmax from layer 2, never exiting / no confidence",
@@ -26,30 +28,41 @@ BENCHMARKED = (
 
 def benchmark(runs: Runs) -> Drawing | None:
     """Figure 17: what the policies cost in seconds where matrices are as large as a T5-base's."""
-    if runs.benchmark is None:
-        return None
-    batches = runs.benchmark["batches"]
-    figure, axes = panels(1, 1, width=9.0, height=3.6)
-    axis = axes[0][0]
-    shown = [name for name in BENCHMARKED if all(name in found for found in batches.values())]
-    for place, (batch, found) in enumerate(batches.items()):
-        xs = np.arange(len(shown)) + (place - (len(batches) - 1) / 2) * 0.35
-        medians = [found[name]["median"] for name in shown]
-        errors = [
-            [found[name]["median"] - found[name]["min"], found[name]["max"] - found[name]["median"]] for name in shown
-        ]
-        bars = axis.bar(xs, medians, 0.33, yerr=np.array(errors).T, label=f"batch {batch}", error_kw={"linewidth": 0.8})
-        axis.bar_label(bars, fmt="%.2f", fontsize=6)
-    axis.axhline(1, color="0.5", linewidth=0.8)
-    axis.set_xticks(range(len(shown)), [textwrap.fill(name, 18) for name in shown])
-    finish(axis, "", "times as fast", legend=True)
     held = runs.benchmark
+    if held is None:
+        return None
     note = (
-        f"Never exiting, {held['generated_tokens']} tokens, {held['dtype']} on {held['device']}, median and range of "
-        f"{held['repetitions']} repetitions in turn; from benchmark.json"
+        f"Above 1, the first of a pair is the faster one. Never exiting, {held['generated_tokens']} tokens, "
+        f"{held['dtype']} on {held['device']}; median and range of {held['repetitions']} repetitions in turn; from "
+        "benchmark.json"
     )
     title = f"Figure 17. Seconds at the size of a {held['size']}: one policy against another"
-    return Drawing(title, figure, [], {"benchmark": batches}, note)
+    return Drawing(title, paint_benchmark, {"benchmark": held["batches"]}, note)
+
+
+def paint_benchmark(values: dict) -> Figure:
+    """Figure 17: a group of bars per pair of policies, a bar per batch size."""
+    batches = values["benchmark"]
+    shown = [name for name in BENCHMARKED if all(name in found for found in batches.values())]
+    figure, (axis,) = panels(1, width=8.6, height=3.6)
+    width = 0.7 / len(batches)
+    for place, (batch, found) in enumerate(batches.items()):
+        xs = np.arange(len(shown)) + (place - (len(batches) - 1) / 2) * width
+        ranges = [
+            {"value": found[name]["median"], "interval": (found[name]["min"], found[name]["max"])} for name in shown
+        ]
+        caps = {"linewidth": 0.8, "capsize": 2}
+        heights = [each["value"] for each in ranges]
+        drawn = axis.bar(
+            xs, heights, width, yerr=errors(ranges), label=f"batch {batch}", error_kw=caps, **bars(nth(place))
+        )
+        axis.bar_label(drawn, fmt="%.2f", fontsize=7, padding=1)
+    axis.axhline(1, color="0.3", linewidth=0.8)
+    axis.set_xticks(range(len(shown)), [textwrap.fill(name, 16) for name in shown])
+    finish(axis, "", "times as fast")
+    axis.margins(y=0.1)
+    shared_legend(figure)
+    return figure
 
 
 # -------------------------------------------------------------------------------------------------- score against speed
@@ -61,7 +74,7 @@ class Tradeoff(NamedTuple):
 
     Attributes:
         axis: What is called speed: "times as fast", or "times fewer layers in turn".
-        points: (speed, run), by speed, that of the full model first.
+        points: (speed, run), by speed, that of the full model among them.
         area: Mean over the speeds from the full model's to the fastest one of any method of the best score at that
             speed or above; 0 where the method is never that fast. None where no method is faster than the full model.
     """
@@ -70,20 +83,16 @@ class Tradeoff(NamedTuple):
     model: str
     method: str
     axis: str
-    points: list[tuple[float, RunFiles]]
+    points: list[tuple[Quantity, RunFiles]]
     area: float | None
 
 
-def _times_as_fast(run: RunFiles, runs: Runs) -> float | None:
-    ratio = seconds(run, runs)
-    return None if ratio is None else 1 / ratio.value
+def _times_fewer_layers(run: RunFiles, runs: Runs) -> Quantity:
+    found = run.num_layers / run.layers_in_turn
+    return Quantity(found, (found, found))
 
 
-def _times_fewer_layers(run: RunFiles, runs: Runs) -> float:
-    return run.num_layers / run.layers_in_turn
-
-
-AXES = {"times as fast": _times_as_fast, "times fewer layers in turn": _times_fewer_layers}
+AXES = {"times as fast": times_as_fast, "times fewer layers in turn": _times_fewer_layers}
 
 
 def tradeoffs(runs: Runs) -> list[Tradeoff]:
@@ -99,14 +108,14 @@ def tradeoffs(runs: Runs) -> list[Tradeoff]:
             placed = {
                 name: sorted(
                     [(x, run) for run in (full[0], *line) if (x := speed(run, runs)) is not None],
-                    key=lambda point: point[0],
+                    key=lambda point: point[0].value,
                 )
                 for name, line in lines.items()
             }
             placed = {name: points for name, points in placed.items() if len(points) > 1}
-            end = max((x for points in placed.values() for x, _ in points), default=0)
+            end = max((x.value for points in placed.values() for x, _ in points), default=0)
             found += [
-                Tradeoff(task, model, name, axis, points, area_under([(x, run.score) for x, run in points], end))
+                Tradeoff(task, model, name, axis, points, area_under([(x.value, run.score) for x, run in points], end))
                 for name, points in placed.items()
             ]
     return found
@@ -124,51 +133,72 @@ def area_under(points: Sequence[tuple[float, float]], end: float) -> float | Non
     return area / (end - 1)
 
 
+TRADEOFF_NOTE = (
+    "Good is far to the right and high. Points are layers of the first exit (of static exits, of the one there is); "
+    "the star is the full model. The line is the best score at a speed or above; in brackets the area under it, from "
+    "the full model's speed to the fastest here, over that range, 0 where the method is never that fast. Layers in "
+    "turn: what waiting tokens pass together counts once"
+)
+
+
 def score_against_speed(runs: Runs) -> Drawing | None:
     """Figure 20: what the methods score at which speed, and the area under each."""
     found = tradeoffs(runs)
     if not found:
         return None
     groups = list(dict.fromkeys((each.task, each.model) for each in found))
-    axes = list(dict.fromkeys(each.axis for each in found))
-    figure, rows = panels(len(groups), len(axes), width=5.4, height=3.6)
-    used, values = [], []
-    for row, (task, model) in zip(rows, groups, strict=True):
-        for panel, axis in zip(row, axes, strict=True):
-            for each in (each for each in found if (each.task, each.model, each.axis) == (task, model, axis)):
-                _line(panel, each, runs)
-                used += [run for _, run in each.points]
-                points = [{"speed": x, "score": run.score, "first_exit": run.first_exit} for x, run in each.points]
-                values.append(each._asdict() | {"points": points})
-            name = used[-1].score_name
-            finish(panel, f"{axis} per token", f"{name} (%)", f"{task}, {model}", legend=True)
-    note = (
-        "Points are layers of the first exit; the star is the full model. The line is the best score at a speed or "
-        "above; in brackets the area under it, from the full model's speed to the fastest here, over that range, 0 "
-        "where the method is never that fast. Layers in turn: "
-        f"what waiting tokens pass together counts once. {seconds_note(runs, groups)}"
-    )
+    used = [run for each in found for _, run in each.points]
+    note = f"{TRADEOFF_NOTE}. {INTERVALS}. {seconds_note(runs, groups)}"
     title = "Figure 20. Score against speed, and the area under it"
-    return Drawing(title, figure, used, {"tradeoffs": values, "intervals": True}, note)
+    values = {"tradeoffs": [_traded(each, runs) for each in found]}
+    return Drawing.of_runs(title, paint_tradeoffs, values, note, used)
 
 
-def _line(panel: Axes, each: Tradeoff, runs: Runs) -> None:
+def _traded(each: Tradeoff, runs: Runs) -> dict:
+    """A tradeoff as JSON."""
+    rows = [
+        {"first_exit": run.first_exit or run.policy.get("static_exit"), "full": run.method == "full model"}
+        | {"speed": speed._asdict(), "score": score(run, runs)._asdict()}
+        for speed, run in each.points
+    ]
+    return each._asdict() | {"score_name": each.points[0][1].score_name, "points": rows}
+
+
+def paint_tradeoffs(values: dict) -> Figure:
+    """Figure 20: a row per model, a panel per kind of speed."""
+    by_panel: dict[tuple[str, str], dict[str, list[dict]]] = {}
+    for each in values["tradeoffs"]:
+        by_panel.setdefault((each["task"], each["model"]), {}).setdefault(each["axis"], []).append(each)
+    columns = max(map(len, by_panel.values()))
+    figure, axes = panels(columns * len(by_panel), columns, width=5.4, height=2.8)
+    for place, ((task, model), by_axis) in enumerate(by_panel.items()):
+        row = axes[columns * place : columns * (place + 1)]
+        for panel, (axis, found) in zip(row, by_axis.items(), strict=False):
+            for each in found:
+                _traded_line(panel, each)
+            full = next(point for point in found[0]["points"] if point["full"])
+            star = points(look("full model")) | {"label": "full model"}
+            panel.plot(full["speed"]["value"], full["score"]["value"], **star)
+            finish(panel, f"{axis} per token", f"{found[0]['score_name']} (%)", f"{task}, {model}")
+            own_legend(panel)
+        for unused in row[len(by_axis) :]:
+            unused.remove()
+    return figure
+
+
+def _traded_line(panel: Axes, each: dict) -> None:
     """The points of a method, and the best score at a speed or above as a line of steps."""
-    quantities = [score(run, runs) for _, run in each.points]
-    look = style(each.method) | {"linewidth": 1.2}
-    panel.errorbar(
-        [speed for speed, _ in each.points],
-        [quantity.value for quantity in quantities],
-        yerr=np.array([quantity.errors for quantity in quantities]).T,
-        elinewidth=0.4,
-        alpha=0.8,
-        **look | {"linestyle": "", "label": each.method if each.area is None else f"{each.method} ({each.area:.1f})"},
-    )
-    speeds = [1.0, *sorted(speed for speed, _ in each.points if speed > 1)]
-    best = [max(run.score for other, run in each.points if other >= speed) for speed in speeds]
-    panel.plot(speeds, best, drawstyle="steps-pre", **look | {"marker": "", "label": None})
-    speed, full = next(point for point in each.points if point[1].method == "full model")
-    panel.plot(speed, full.score, linestyle="", **style("full model") | {"markersize": 10, "label": None})
+    found = [point for point in each["points"] if not point["full"]]
+    speeds, scores = ([point[name] for point in found] for name in ("speed", "score"))
+    own = look(each["method"])
+    label = each["method"] if each["area"] is None else f"{each['method']} ({each['area']:.1f})"
+    xs = [speed["value"] for speed in speeds]
+    panel.plot([], [], label=label, **points(own))
+    series(panel, xs, scores, own, "", xerr=errors(speeds), linestyle="", alpha=0.85)
+    pairs = [(point["speed"]["value"], point["score"]["value"]) for point in each["points"]]
+    reached = [1.0, *sorted(speed for speed, _ in pairs if speed > 1)]
+    best = [max(value for other, value in pairs if other >= speed) for speed in reached]
+    panel.plot(reached, best, drawstyle="steps-pre", color=own.colour, linestyle=own.line, linewidth=1.2)
 
 
 # --------------------------------------------------------------------------------------------------------------- drafts
@@ -178,13 +208,15 @@ class Point(NamedTuple):
     Attributes:
         layer, drafts: Of its exit; how many tokens are drafted at most.
         acceptance: Of the drafted tokens, how many stood.
-        speed: Times as fast as the full model, or None where it was not timed.
+        speed: Times as fast as the full model, of the median repetition, or None where it was not timed.
+        speeds: From the slowest repetition to the fastest.
     """
 
     layer: int
     drafts: int
     acceptance: float | None
     speed: float | None
+    speeds: tuple[float, float] | None
     run: RunFiles
 
 
@@ -192,13 +224,23 @@ def drafts(runs: Runs) -> dict[tuple[str, str], list[Point]]:
     """(task, model) -> the lossless runs, where there are some of several draft lengths."""
     found = {}
     for task, model in runs.groups:
-        points = [
-            Point(run.first_exit, run.policy["num_speculations"], run.acceptance_rate, _times_as_fast(run, runs), run)
-            for run in where(runs.runs, task=task, model=model, method="lossless")
-        ]
+        points = [_point(run, runs) for run in where(runs.runs, task=task, model=model, method="lossless")]
         if len({point.drafts for point in points}) > 1:
             found[task, model] = sorted(points, key=lambda point: (point.layer, point.drafts))
     return found
+
+
+def _point(run: RunFiles, runs: Runs) -> Point:
+    fast = times_as_fast(run, runs)
+    speed, speeds = (None, None) if fast is None else fast
+    return Point(run.first_exit, run.policy["num_speculations"], run.acceptance_rate, speed, speeds, run)
+
+
+DRAFTS_NOTE = (
+    "Good is above 1, where drafting saves seconds. The same points twice: on the left over the layer of the exit, a "
+    "line per length of a draft; on the right the other way round. A deeper exit is believed more often and saves "
+    "less"
+)
 
 
 def draft_sweep(runs: Runs) -> Drawing | None:
@@ -206,32 +248,51 @@ def draft_sweep(runs: Runs) -> Drawing | None:
     groups = drafts(runs)
     if not groups:
         return None
-    everything = [point for points in groups.values() for point in points]
-    quantities = [("speed", "times as fast as the full model"), ("acceptance", "drafted tokens that stood")]
-    quantities = [each for each in quantities if any(getattr(point, each[0]) is not None for point in everything)]
-    over = [("layer", "layer of the exit", "drafts"), ("drafts", "tokens drafted at most", "layer")]
-    figure, rows = panels(len(groups), len(quantities) * len(over), width=3.4)
-    for row, ((task, model), points) in zip(rows, groups.items(), strict=True):
-        places = [(quantity, along) for quantity in quantities for along in over]
-        for panel, ((quantity, label), (x, words, other)) in zip(row, places, strict=True):
-            for value in sorted({getattr(point, other) for point in points}):
-                line = [p for p in points if getattr(p, other) == value and getattr(p, quantity) is not None]
-                line.sort(key=lambda point: getattr(point, x))
-                name = f"{other} {value}" if other == "layer" else f"{value} drafted"
-                xs, ys = [getattr(p, x) for p in line], [getattr(p, quantity) for p in line]
-                panel.plot(xs, ys, marker="o", markersize=4, linewidth=1.2, label=name)
-            if quantity == "speed":
-                panel.axhline(1, color="0.5", linewidth=0.8)
-            if x == "drafts":
-                panel.set_xscale("log", base=2)
-                panel.set_xticks(sorted({point.drafts for point in points}), minor=False)
-                panel.xaxis.set_major_formatter("{x:g}")
-            finish(panel, words, label, f"{task}, {model}", legend=True)
     values = [
         {"task": task, "model": model, **point._asdict(), "run": point.run.folder.as_posix()}
         for (task, model), points in groups.items()
         for point in points
     ]
     title = "Figure 21. The lossless decoder over its exit and the length of its drafts"
-    note = seconds_note(runs, list(groups))
-    return Drawing(title, figure, [point.run for point in everything], {"points": values}, note)
+    note = f"{DRAFTS_NOTE}. {seconds_note(runs, list(groups))}"
+    used = [point.run for points in groups.values() for point in points]
+    return Drawing.of_runs(title, paint_drafts, {"points": values}, note, used)
+
+
+QUANTITIES = {"speed": "times as fast as the full model", "acceptance": "drafted tokens that stood"}
+OVER = {"layer": ("layer of the exit", "drafts"), "drafts": ("tokens drafted at most", "layer")}
+
+
+def paint_drafts(values: dict) -> Figure:
+    """Figure 21: rows of a quantity of a model, over layers and over lengths."""
+    found = values["points"]
+    shown = [name for name in QUANTITIES if any(point[name] is not None for point in found)]
+    groups = list(dict.fromkeys((point["task"], point["model"]) for point in found))
+    figure, axes = panels(2 * len(shown) * len(groups), height=2.7)
+    places = [(group, quantity, x) for group in groups for quantity in shown for x in OVER]
+    for panel, ((task, model), quantity, x) in zip(axes, places, strict=True):
+        here = [p for p in found if (p["task"], p["model"]) == (task, model) and p[quantity] is not None]
+        words, other = OVER[x]
+        for place, value in enumerate(sorted({p[other] for p in found})):
+            line = sorted((p for p in here if p[other] == value), key=lambda p: p[x])
+            _drafted(panel, line, x, quantity, place, f"layer {value}" if other == "layer" else f"{value} drafted")
+        if quantity == "speed":
+            panel.axhline(1, color="0.3", linewidth=0.8)
+        if x == "drafts":
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(sorted({point["drafts"] for point in found}), minor=False)
+            panel.xaxis.set_major_formatter("{x:g}")
+        finish(panel, words, QUANTITIES[quantity], f"{task}, {model}")
+    shared_legend(figure, axes[::2], "upper", "panels on the left")
+    shared_legend(figure, axes[1::2], "lower", "on the right")
+    return figure
+
+
+def _drafted(panel: Axes, line: Sequence[dict], x: str, quantity: str, place: int, label: str) -> None:
+    """A line of points, with the range of their repetitions where there is one."""
+    ranges = [point.get("speeds") if quantity == "speed" else None for point in line]
+    quantities = [
+        {"value": point[quantity], "interval": reach or [point[quantity]] * 2}
+        for point, reach in zip(line, ranges, strict=True)
+    ]
+    series(panel, [point[x] for point in line], quantities, nth(place), label)

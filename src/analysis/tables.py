@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from analysis import intervals
 from analysis.drawing import Runs, sample_sizes
-from analysis.policy_figures import mean_exit, score, seconds
+from analysis.quantities import mean_exit, score, seconds
 from analysis.runs import RunFiles, scaled, where
 from analysis.speed_figures import drafts, tradeoffs
 
@@ -214,8 +214,8 @@ def areas(runs: Runs) -> Table:
     rows = []
     for each in found:
         full = next(run for _, run in each.points if run.method == "full model")
-        fastest = f"{max(speed for speed, _ in each.points):.2f}"
-        equal = max(speed for speed, run in each.points if run.score >= full.score)
+        fastest = f"{max(speed.value for speed, _ in each.points):.2f}"
+        equal = max(speed.value for speed, run in each.points if run.score >= full.score)
         cells = [each.task, each.model, each.method, each.axis, f"{each.area:.2f}", f"{full.score:.2f}"]
         rows.append([*cells, f"{equal:.2f}", fastest])
     return Table(

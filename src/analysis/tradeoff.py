@@ -11,7 +11,6 @@ were timed in turn.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,17 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import interrupts  # noqa: F401 - before what takes time
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from analysis.drawing import Drawing, Runs, finish, folders, own_legend, panels, series
+from analysis.quantities import Quantity, score, times_as_fast
 from analysis.runs import RunFiles, Speed, differing, method_of, read_runs, read_speeds
+from analysis.style import look
 from util.commands import CommandParser, output_folder
-from util.files import replacing, write_text
+from util.files import write_text
 from util.terminal import terminal
-
-MARKERS = {"full model": "*", "static": "s"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,13 @@ class Point:
 
     Attributes:
         group: Of the runs it is comparable with: task and split, and what tells it from other groups of these.
-        speed: Tokens per second relative to full depth, or None where they cannot be compared.
+        speed: Tokens per second relative to full depth: of the median repetition, and from the slowest to the fastest
+            where there were several; None where they cannot be compared.
     """
 
     run: RunFiles
     group: str
-    speed: float | None = None
+    speed: Quantity | None = None
 
     @property
     def policy(self) -> dict:
@@ -108,16 +106,15 @@ def group_names(runs: Sequence[RunFiles]) -> dict[str, str]:
     return names
 
 
-def speed_of(run: RunFiles, full: RunFiles, speeds: Mapping[tuple[str, str], Speed]) -> float | None:
+def speed_of(run: RunFiles, full: RunFiles, speeds: Mapping[tuple[str, str], Speed]) -> Quantity | None:
     """Tokens per second relative to full depth: measured in alternation where that was done, else by the runs' own
     clocks where these ran alike."""
-    timed = speeds.get((run.task, run.model))
-    if timed is not None:
-        ratios = timed.relative(run)
-        return None if ratios is None else 1 / statistics.median(ratios)
+    if (run.task, run.model) in speeds:
+        return times_as_fast(run, Runs([run], dict(speeds)))
     if run.clock != full.clock:
         return None
-    return run.results["eval_tokens_per_second"] / full.results["eval_tokens_per_second"]
+    ratio = run.results["eval_tokens_per_second"] / full.results["eval_tokens_per_second"]
+    return Quantity(ratio, (ratio, ratio))
 
 
 def _place(point: Point) -> tuple:
@@ -146,18 +143,25 @@ def _block(group: str, points: Sequence[Point], note: str) -> str:
     head = f"{'policy':<{wide}}{full.score_name:>9}{'exit layer':>12}{'layers run':>12}{'accepted':>10}"
     lines = [
         f"{group}, {full.samples} examples (FLOPs and tokens/s relative to full depth)",
-        f"{head}{'decoder FLOPs':>15}{'tokens/s':>10}",
+        f"{head}{'decoder FLOPs':>15}{'tokens/s':>21}",
     ]
     for point in points:
         run = point.run
         accepted = "-" if run.acceptance_rate is None else f"{run.acceptance_rate:.0%}"
-        fast = "-" if point.speed is None else f"{point.speed:.2f}"
         flops = run.flops("decoder") / full.flops("decoder")
         lines.append(
             f"{point.label:<{wide}}{run.score:>9.2f}{run.mean_exit:>12.2f}{run.layers_run:>12.2f}{accepted:>10}"
-            f"{flops:>15.2f}{fast:>10}"
+            f"{flops:>15.2f}{_fast(point.speed):>21}"
         )
     return "\n".join([*lines, note])
+
+
+def _fast(speed: Quantity | None) -> str:
+    """Times as fast, with the range of the repetitions where there is one."""
+    if speed is None:
+        return "-"
+    low, high = speed.interval
+    return f"{speed.value:.2f}" + (f" ({low:.2f} to {high:.2f})" if low < high else "")
 
 
 def clock_note(timed: Speed | None) -> str:
@@ -167,49 +171,64 @@ def clock_note(timed: Speed | None) -> str:
             "tokens/s: by each run's own clock; - where it did not run as full depth did (device, threads, batch size)."
         )
     sizes = (
-        "batch {batch}, decoder only, all policies in turn on {examples} examples, median of {repetitions} repetitions"
+        "batch {batch}, decoder only, all policies in turn on {examples} examples, median of {repetitions} repetitions "
+        "(slowest to fastest)"
     )
     return f"tokens/s: {sizes.format(**timed.settings)}."
 
 
-def draw(points: Sequence[Point], path: Path) -> None:
+def draw(points: Sequence[Point]) -> Drawing:
     """Score against mean exit layer, one panel per group, one line per method."""
-    names = list(dict.fromkeys(point.group for point in points))
-    figure, panels = plt.subplots(1, len(names), figsize=(5.5 * len(names), 4.2), squeeze=False, layout="constrained")
-    for panel, group in zip(panels[0], names, strict=True):
-        some = [point for point in points if point.group == group]
-        for series in dict.fromkeys(point.series for point in some):
-            line = sorted((point for point in some if point.series == series), key=lambda point: point.run.mean_exit)
-            panel.plot(
-                [point.run.mean_exit for point in line],
-                [point.run.score for point in line],
-                marker=MARKERS.get(series, "o"),
-                markersize=12 if series == "full model" else 7,
-                linestyle="-",
-                label=series,
+    values = [
+        {"group": point.group, "series": point.series, "threshold": point.policy.get("threshold")}
+        | {"adapts": bool(point.policy.get("adapts")), "score_name": point.run.score_name}
+        | {"samples": point.run.samples, "mean_exit": point.run.mean_exit, "score": score(point.run)._asdict()}
+        for point in points
+    ]
+    note = (
+        "Good is high and to the left: the full model's score with fewer layers. In brackets the thresholds of a "
+        "line's points, from left to right: a stricter one leaves later. Bars are 95% bootstrap intervals over "
+        "examples"
+    )
+    title = "Score against depth, by what decides when a token leaves"
+    return Drawing(title, paint_tradeoff, {"points": values}, note, folders([point.run for point in points]))
+
+
+def paint_tradeoff(values: dict) -> Figure:
+    """One panel per group, one line per method."""
+    found = values["points"]
+    groups = list(dict.fromkeys(point["group"] for point in found))
+    figure, axes = panels(len(groups), width=5.6, height=3.4)
+    for panel, group in zip(axes, groups, strict=True):
+        some = [point for point in found if point["group"] == group]
+        for name in dict.fromkeys(point["series"] for point in some):
+            line = sorted((point for point in some if point["series"] == name), key=lambda point: point["mean_exit"])
+            series(
+                panel,
+                [point["mean_exit"] for point in line],
+                [point["score"] for point in line],
+                look(name),
+                _named(line),
             )
-            for point in line:
-                if point.policy["method"] == "early_exit":
-                    text, place = f"{point.policy['threshold']:g}", (point.run.mean_exit, point.run.score)
-                    panel.annotate(text, place, textcoords="offset points", xytext=(5, -11))
-        panel.set_title(textwrap.fill(f"{group} (n = {some[0].run.samples})", 60), fontsize=9)
-        panel.set_xlabel("mean exit layer (layers per token)")
-        panel.set_ylabel(f"{some[0].run.score_name} (%)")
-        panel.grid(alpha=0.3)
-        panel.legend()
-    figure.text(0, -0.02, "Numbers beside points are thresholds.", fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
-    plt.close(figure)
+        title = textwrap.fill(f"{group} (n = {some[0]['samples']})", 60)
+        finish(panel, "mean exit layer (layers per token)", f"{some[0]['score_name']} (%)", title)
+        own_legend(panel)
+    return figure
+
+
+def _named(line: Sequence[dict]) -> str:
+    """A line's method and, in brackets, the thresholds of its points."""
+    thresholds = ["fitted" if point["adapts"] else f"{point['threshold']:g}" for point in line if point["threshold"]]
+    return line[0]["series"] + (f" ({', '.join(thresholds)})" if thresholds else "")
 
 
 def report(runs: Path, out: Path) -> str:
-    """Write table.txt, figure.png and the list of runs they come from; the table's text."""
+    """Write table.txt, figure.png with its numbers, and the list of runs they come from; the table's text."""
     points = read_points(runs)
     text = table(points, read_speeds(runs))
     sources = "".join(f"  {point.group}: {point.label}: {point.run.folder}\n" for point in points)
     write_text(out / "table.txt", f"{text}\nRuns\n{sources}")
-    draw(points, out / "figure.png")
+    draw(points).save(out, "figure")
     return text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ from jobs.output_lines import OutputLines
 from models import deploying_class
 from tasks.readers import read_records
 from training.evaluation import padded, restore_threshold
-from training.reporting import explain
+from training.reporting import explain, only_our_bars
 from util import AdditionalArguments, ModelArguments, update_autoconfig
 from util.generate_args import GenerateArguments
 from util.runs import fingerprint_model
+from util.terminal import shows_colours
 
 # What a line of the output file names -> the field of `Continuation` it holds.
 LINE = {"prompt": "prompt", "continuation": "text", "tokens": "tokens", "exit_layers": "exit_layers"}
@@ -66,7 +66,7 @@ class Generator:
         self.args = args
         self.model_args = model_args
         transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        only_our_bars()
         config = load_config(model_args, encoder=None)
         update_autoconfig(config, additional_args, max_answer_length=args.max_new_tokens)
         self.policy = Policy.from_config(config)
@@ -184,7 +184,7 @@ class Generator:
         return TextStreamer(self.tokenizer, skip_prompt=answers, skip_special_tokens=True)
 
     def coloured(self, found: Continuation) -> str:
-        """The continuation, each token in the shade of its exit layer; with NO_COLOR set, the layer behind it."""
+        """The continuation, each token in the shade of its exit layer; without colours, the layer behind it."""
         depth, last = self.model.num_exit_layers, len(found.tokens) - 1
         pieces, text = [], ""
         for place, layer in enumerate(found.exit_layers):
@@ -200,7 +200,7 @@ def painted(text: str, layer: int, depth: int) -> str:
     """A piece of text in the shade of a layer."""
     if not text:
         return ""
-    if "NO_COLOR" in os.environ:
+    if not shows_colours():
         return f"{text}[{layer}]"
     return f"\033[38;5;{shade(layer, depth)}m{text}\033[0m"
 

@@ -15,14 +15,13 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from decoding.policy import Policy
 from decoding.trace import ExitTrace
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from training.evaluation import padded
-from training.reporting import explain
+from training.reporting import explain, loading_bar
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
 from util.checks import device_problems, raise_together
 
@@ -122,12 +121,14 @@ class EarlyExitLM(TemplateLM):
         """(sum of log-probabilities, whether each token is the likeliest) of continuations, at the layer."""
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         found: list = [None] * len(requests)
-        for start in tqdm(range(0, len(order), self.batch_size), disable=disable_tqdm, desc="Log-likelihoods"):
-            chosen = order[start : start + self.batch_size]
-            for index, value in zip(chosen, self._scores([requests[i] for i in chosen]), strict=True):
-                found[index] = value
-                if cached:
-                    self.cache_hook.add_partial("loglikelihood", requests[index][0], value)
+        with loading_bar(len(order), "Log-likelihoods", disable_tqdm) as bar:
+            for start in range(0, len(order), self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                for index, value in zip(chosen, self._scores([requests[i] for i in chosen]), strict=True):
+                    found[index] = value
+                    if cached:
+                        self.cache_hook.add_partial("loglikelihood", requests[index][0], value)
+                bar.update(len(chosen))
         return found
 
     @torch.no_grad()
@@ -149,7 +150,8 @@ class EarlyExitLM(TemplateLM):
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, longer ones in windows that do not overlap in what they predict."""
         totals = []
-        for request in tqdm(requests, disable=disable_tqdm, desc="Whole texts"):
+        bar = loading_bar(len(requests), "Whole texts", disable_tqdm)
+        for request in requests:
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
@@ -160,6 +162,8 @@ class EarlyExitLM(TemplateLM):
             total = sum(value for value, _ in self._loglikelihood_tokens(pieces, True, cached=False))
             totals.append(total)
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+            bar.update()
+        bar.close()
         return totals
 
     # ------------------------------------------------------------------------------------------------------ generation
@@ -169,7 +173,7 @@ class EarlyExitLM(TemplateLM):
         groups: dict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             groups[repr(sorted(request.args[1].items(), key=str))].append(index)
-        with tqdm(total=len(requests), disable=disable_tqdm, desc="Continuations") as bar:
+        with loading_bar(len(requests), "Continuations", disable_tqdm) as bar:
             for indices in groups.values():
                 for start in range(0, len(indices), self.batch_size):
                     chosen = indices[start : start + self.batch_size]

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from models import deploying_class
+from training.reporting import only_our_bars
 from util import ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
             the config's.
     """
     name = model_args.model_name_or_path
+    only_our_bars()
     with one_sentence(f"The checkpoint {name} cannot be read"), _silent_library():
         model, report = deploying_class(config).from_pretrained(
             name,

@@ -3,14 +3,13 @@
 import logging
 import sys
 
-import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
 from tasks import HEADLINES, Task, score_names
 from tasks.language_modeling import LANGUAGE_MODELING
-from training.reporting import explain
+from training.reporting import explain, only_our_bars
 from training.trainer import full_eval_dtype
 from util import TrainingArguments
 
@@ -32,8 +31,7 @@ def quieten(training_args: TrainingArguments) -> None:
     transformers_logging.set_verbosity(level)
     training_args.disable_tqdm = training_args.disable_tqdm or not sys.stderr.isatty()
     training_args.dataloader_pin_memory = training_args.dataloader_pin_memory and training_args.device.type == "cuda"
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    only_our_bars()
 
 
 def choose_best_by(training_args: TrainingArguments, task: Task) -> None:

@@ -23,6 +23,7 @@ from decoding.ranges import COUNT
 from jobs.job import Job
 from jobs.speed import Speeds
 from tasks import TASKS
+from training.reporting import in_seconds
 from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
 from util.commands import CommandParser, output_folder
 from util.files import read_json
@@ -67,8 +68,8 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
     """One evaluation run under these flags."""
     with redirect_stdout(StringIO()):  # so many summaries would hide the table, which holds their numbers
         metrics = job.evaluate(flags)
-    policy = label(metrics["eval_policy"])
-    print(f"{name}: {policy}: {metrics['eval_runtime']:.0f} s for {metrics['eval_samples']} examples", flush=True)
+    policy, took = label(metrics["eval_policy"]), in_seconds(metrics["eval_runtime"])
+    print(f"{name}: {policy}: {took} s for {metrics['eval_samples']} examples", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -27,6 +28,17 @@ logger = logging.getLogger(__name__)
 LINE_EVERY = 60.0  # seconds
 
 
+def loading_bar(total: int, label: str, off: bool = False) -> tqdm:
+    """The bar of everything that takes time here; what is called with a number of inputs is its `update`."""
+    return tqdm(total=total, desc=label, unit=" inputs", dynamic_ncols=True, disable=off)
+
+
+def only_our_bars() -> None:
+    """Have the libraries show no bars of their own, which look another way: of weights, of maps over examples."""
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
 @contextmanager
 def progress(total: int, label: str, bar: bool | None = None) -> Iterator[Callable[[int], None]]:
     """Yields what is called with the number of inputs just done.
@@ -35,7 +47,7 @@ def progress(total: int, label: str, bar: bool | None = None) -> Iterator[Callab
         bar: True for a bar, False for a line a minute, None for what suits stderr: a bar if it is a terminal.
     """
     if sys.stderr.isatty() if bar is None else bar:
-        with tqdm(total=total, desc=label, unit=" inputs", dynamic_ncols=True) as shown:
+        with loading_bar(total, label) as shown:
             yield shown.update
     else:
         logger.info("%s: %d inputs", label, total)
@@ -95,17 +107,60 @@ def headlines(metrics: dict, flops: bool = False) -> dict:
     return {name: value for name, value in numbers.items() if "_flops_" not in name or name.endswith(wanted)}
 
 
+# What the numbers of a summary are, without "eval_" and "predict_".
+MEANINGS = {
+    "exact_match": "answers that are right word for word, %",
+    "f1": "words shared with the answer, %",
+    "rouge1": "words shared with the reference, %",
+    "rouge2": "pairs of words shared with the reference, %",
+    "rougeL": "longest sequence shared with the reference, %",
+    "rougeLsum": "the same line by line, %",
+    "bleu": "n-grams shared with the reference, %",
+    "perplexity": "of the last layer, lower is better",
+    "loss": "cross-entropy, lower is better",
+    "gen_len": "mean tokens per answer",
+    "block_avg": "mean layers per token",
+    "layers_run": "mean layer passes per token, those in vain included",
+    "layers_in_turn": "mean layers per token one after the other; tokens that pass a layer together count once",
+    "acceptance_rate": "share of the drafted tokens that stood",
+    "flops_decoder_per_sample": "FLOPs of the decoder per example",
+    "samples": "examples",
+    "generated_tokens": "tokens of all answers",
+    "runtime": "seconds, all in all",
+    "samples_per_second": "examples per second",
+    "steps_per_second": "batches per second",
+    "tokens_per_second": "generated tokens per second",
+    "starts": "how often the run was started or continued",
+    "time_encoder_forward": "seconds in the encoder",
+    "time_decoder_forward": "seconds in the decoder",
+}
+
+
 def table(metrics: dict, flops: bool = False) -> str:
-    """Two columns: metric and value; `flops` adds the FLOPs of every part per sample."""
-    shown = headlines(metrics, flops)
+    """Three columns: metric, value and what it is; `flops` adds the FLOPs of every part per sample."""
+    shown = {name: (_number(name, value), _meaning(name)) for name, value in headlines(metrics, flops).items()}
     width = max(map(len, shown), default=0)
-    return "\n".join(f"  {name:<{width}}  {_number(value)}" for name, value in shown.items())
+    lines = [f"  {name:<{width}}  {number:>14}  {meaning}" for name, (number, meaning) in shown.items()]
+    return "\n".join(map(str.rstrip, lines))
 
 
-def _number(value: float) -> str:
+def _meaning(name: str) -> str:
+    plain = re.sub("^(eval|predict|train)_", "", name)
+    part = re.fullmatch("flops_(.+)_per_sample", plain)
+    return MEANINGS.get(plain, "FLOPs of this part per example" if part else "")
+
+
+def _number(name: str, value: float) -> str:
     if isinstance(value, int):
-        return f"{value:>14,}"
-    return f"{value:>14,.4f}" if abs(value) < 1e6 else f"{value:>14.4g}"
+        return f"{value:,}"
+    if name.startswith("time_") or name.endswith("_runtime"):
+        return in_seconds(value)
+    return f"{value:,.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
+def in_seconds(seconds: float) -> str:
+    """Seconds as text; a decimal where they are few."""
+    return f"{seconds:.1f}" if round(seconds, 1) < 10 else f"{seconds:,.0f}"
 
 
 def describe(policy: Policy) -> str:

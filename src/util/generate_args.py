@@ -69,7 +69,11 @@ class GenerateArguments:
     top_p: float = flag(1.0, "Of sample: draw among the likeliest tokens that have this much probability together.")
     repetition_penalty: float = flag(1.0, "Divide the scores of tokens that are there already; 1.0 is none.")
     compare: bool = flag(False, "Print the plain greedy continuation beside that of the strategy.")
-    show_exits: bool = flag(False, "Colour each token by the layer it left after, shallow blue to deep red.")
+    show_exits: bool = flag(
+        False,
+        "Colour each token by the layer it left after, shallow blue to deep red; in a pipe, or with NO_COLOR set, put "
+        "the layer behind it.",
+    )
     output_file: str | None = flag(
         None,
         "Write a JSON line per prompt there, with the layers tokens left after, batch by batch: the same command goes "

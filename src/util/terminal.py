@@ -30,6 +30,11 @@ def terminal() -> Iterator[None]:
         sys.exit(128 + signal.SIGPIPE)
 
 
+def shows_colours() -> bool:
+    """Whether what is printed may be coloured: by a terminal, whose user does not set NO_COLOR (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def _is_closed(stream: TextIO) -> bool:
     watch = select.poll()
     watch.register(stream, 0)  # errors and hang-ups are always told

@@ -3,16 +3,22 @@
 import json
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
-from analysis.figures import FIGURES, draw_all, main, read_all
+from analysis.drawing import Runs, drawn_before
+from analysis.figures import FIGURES, PAINTS, draw_all, main, read_all
+from analysis.layer_figures import PRUNED, paint_pruning
+from analysis.policy_figures import DEPTH
 from analysis.speed_figures import area_under
 from analysis.tables import TABLES
+from support_figures import problems
 from support_runs import early, write_run
 from util.files import write_json
 
 JSD, WEIGHTED = "JSD_contrastive_confidence", "reweight_contrastive_decoding"
+POST = Path(__file__).resolve().parents[2] / "blogpost_figures"
 MODELS = ("t5_exits_trained", "t5_exits_untrained")
 WAITING = {
     "free": {},
@@ -99,8 +105,16 @@ def drawn(runs, tmp_path_factory):
     return out, shown.getvalue()
 
 
-def values(out, name):
+def held(out, name):
     return json.loads((out / f"{name}.json").read_text())
+
+
+def values(out, name):
+    return held(out, name)["values"]
+
+
+def quantity(rows, label):
+    return [row["quantities"][label] for row in rows if label in row["quantities"]]
 
 
 def test_every_figure_and_table_is_drawn_and_names_its_runs(runs, drawn):
@@ -108,13 +122,51 @@ def test_every_figure_and_table_is_drawn_and_names_its_runs(runs, drawn):
     assert "not there" not in shown
     for name in FIGURES:
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        held = values(out, name)
-        assert held["title"].startswith("Figure ")
-        folders = [folder for folder in held["runs"] if not folder.startswith(runs.as_posix())]
-        assert folders == [] and (held["runs"] or name == "figure_17")
+        kept = held(out, name)
+        assert kept["title"].startswith("Figure ")
+        folders = [folder for folder in kept["runs"] if not folder.startswith(runs.as_posix())]
+        assert folders == [] and (kept["runs"] or name == "figure_17")
     for name in TABLES:
         assert (out / f"{name}.txt").read_text().startswith("Table ")
-        assert values(out, name)["rows"] and (values(out, name)["runs"] or name == "table_6")
+        assert held(out, name)["rows"] and (held(out, name)["runs"] or name == "table_6")
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_nothing_in_a_figure_hides_or_resembles_another(runs, name):
+    assert problems(FIGURES[name](read_all(runs)).figure()) == []
+
+
+@pytest.mark.parametrize("path", sorted(POST.rglob("figure_*.json")), ids=lambda path: path.stem)
+def test_nothing_in_a_figure_of_the_post_does(path):
+    drawing = drawn_before(path, PAINTS)
+    assert problems(drawing.figure()) == [] and path.with_suffix(".png").is_file()
+
+
+def test_a_figure_is_painted_anew_from_its_numbers_alone(drawn, tmp_path):
+    for name in ("figure_09.json", "figure_20.json", "table_1.json"):
+        (tmp_path / name).write_bytes((drawn[0] / name).read_bytes())
+    main(["--redraw", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["figure_09.png", "figure_20.png"]
+    for path in tmp_path.glob("figure*"):
+        assert path.read_bytes() == (drawn[0] / path.name).read_bytes()
+
+
+def test_what_is_painted_anew_has_to_be_there(tmp_path, capsys):
+    for flags, told in ((["--redraw", str(tmp_path)], "holds no numbers"), (["--runs", str(tmp_path)], "needs --out")):
+        with pytest.raises(SystemExit) as stop:
+            main(flags)
+        assert stop.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_what_looks_odd_has_a_word_why(runs, drawn):
+    assert "Pruned lines end" not in held(drawn[0], "figure_12")["note"], "all lines end alike"
+    made = read_all(runs)
+    shorter = [run for run in made.runs if not (" + " in run.method and run.first_exit == 3)]
+    note = FIGURES["figure_12"](Runs(shorter, made.speeds)).note
+    assert "Pruned lines end at layer 2: " in note and "The oracle has no seconds" in note
+    token = {"task": "t", "model": "m", "example": "e", "kept": {kind: [[1, 99]] for kind in PRUNED}, "rank": [9, 2, 1]}
+    (panel,) = paint_pruning({"tokens": [token]}).axes
+    assert "leaves at layer 1" in panel.texts[0].get_text()
 
 
 def test_ranks_are_drawn_from_the_embedding_to_the_last_layer(drawn):
@@ -128,31 +180,28 @@ def test_confidence_stands_beside_the_score_of_the_static_exit_at_the_same_layer
     for name, model in (("figure_03", "t5_exits_untrained"), ("figure_04", "t5_exits_trained")):
         panels = values(drawn[0], name)["panels"]
         assert [panel["model"] for panel in panels] == [model] * 2
-        assert panels[0]["static_scores"] == {"1": 20.0, "2": 40.0, "3": 60.0, "4": 85.0}, "the last layer counts"
+        scores = [(row["layer"], row["value"], row["interval"]) for row in panels[0]["static_scores"]]
+        assert scores[:3] == [(n, 20.0 * n, [20.0 * n] * 2) for n in (1, 2, 3)]
+        assert scores[3] == (4, 85.0, [80.0, 90.0]), "the last layer counts"
 
 
 def test_bars_are_of_the_published_layers(drawn):
     """Of 4 layers, 7/24 and 2/24 are layer 1."""
-    bars = values(drawn[0], "figure_07")["bars"]
+    bars = values(drawn[0], "figure_07")["rows"]
     assert {bar["first_exit"] for bar in bars} == {1} and {bar["task"] for bar in bars} == {"invented_facts"}
     softmax = [bar for bar in bars if bar["method"] == "softmax"]
-    seconds = [bar["seconds per token / full model"] for bar in softmax if "seconds per token / full model" in bar]
+    seconds = quantity(softmax, "seconds per token / full model")
     assert [each["value"] for each in seconds] == [0.625, 0.625] and seconds[0]["interval"] == [0.5, 0.75]
-    scores = [bar["F1 (%)"]["value"] for bar in softmax if "F1 (%)" in bar]
-    assert scores == [75.5, 75.5]
+    assert [each["value"] for each in quantity(softmax, "F1 (%)")] == [75.5, 75.5]
 
 
 def test_sweeps_have_a_point_per_layer_and_method(drawn):
-    points = values(drawn[0], "figure_10")["points"]
-    exits = [point for point in points if "mean exit (layers per token)" in point and point["method"] == "JSD"]
-    assert [(point["first_exit"], point["mean exit (layers per token)"]["value"]) for point in exits[:3]] == [
-        (1, 2.5),
-        (2, 3.0),
-        (3, 3.5),
-    ]
-    assert {point["method"] for point in points} == {"softmax", "weighted", "JSD", "oracle"}
-    timed = {point["method"] for point in points if "seconds per token / full model" in point}
-    assert timed == {"softmax"}, "an oracle has no seconds, and what was not timed has none"
+    rows = values(drawn[0], "figure_10")["rows"]
+    exits = [(row["first_exit"], row["quantities"][DEPTH]["value"]) for row in rows if row["method"] == "JSD"]
+    assert exits[:3] == [(1, 2.5), (2, 3.0), (3, 3.5)]
+    assert {row["method"] for row in rows} == {"softmax", "weighted", "JSD", "oracle", "full model"}
+    timed = {row["method"] for row in rows if "seconds per token / full model" in row["quantities"]}
+    assert timed == {"softmax", "full model"}, "an oracle has no seconds, and what was not timed has none"
 
 
 def test_what_is_contrasted_is_the_first_token_with_some_plausible_ones(drawn):
@@ -176,9 +225,10 @@ def test_score_is_drawn_against_speed_with_the_area_under_it(drawn):
         if (each["task"], each["model"], each["method"], each["axis"])
         == ("invented_facts", "t5_exits_trained", "softmax", "times as fast")
     )
-    assert [point["speed"] for point in softmax["points"]] == [1.0, 1.6, 1.6, 1.6]
+    assert [point["speed"]["value"] for point in softmax["points"]] == [1.0, 1.6, 1.6, 1.6]
+    assert softmax["points"][1]["speed"]["interval"] == pytest.approx([1 / 0.75, 1 / 0.5])
     assert softmax["area"] == pytest.approx(76.5), "the best of three scores at the one speed, 1 / 0.625"
-    rows = values(drawn[0], "table_7")["rows"]
+    rows = held(drawn[0], "table_7")["rows"]
     (row,) = (row for row in rows if row[:4] == ["invented_facts", "t5_exits_trained", "softmax", "times as fast"])
     assert row[4:] == ["76.50", "85.00", "1.00", "1.60"]
 
@@ -195,7 +245,7 @@ def test_drafts_have_a_point_per_layer_and_length(drawn):
     points = values(drawn[0], "figure_21")["points"]
     assert [(point["layer"], point["drafts"]) for point in points[:3]] == [(1, 2), (1, 8), (2, 2)]
     assert points[0]["acceptance"] == 0.75 and points[0]["speed"] is None
-    row = values(drawn[0], "table_8")["rows"][0]
+    row = held(drawn[0], "table_8")["rows"][0]
     assert row[2:] == ["1", "2", "75.0", "2.00", "5.00", "1.00", "-", "1 of 2"]
 
 

@@ -58,7 +58,7 @@ def test_picture_numbers_and_table_are_written(tiny_gpt2_dir, tmp_path, capsys):
     flags = ["--model_name_or_path", str(tiny_gpt2_dir), "-p", "It costs $5 <b>", "--tokens", "2", "--top_k", "3"]
     readings = main([*flags, "--out", str(tmp_path)])
     assert (tmp_path / "prompt_lens.png").read_bytes().startswith(b"\x89PNG")
-    held = read_json(tmp_path / "prompt_lens.json")["readings"]
+    held = read_json(tmp_path / "prompt_lens.json")["values"]["readings"]
     assert len(held) == len(readings) == 2 and len(held[0]["final"]) == 3
     assert (tmp_path / "prompt_lens.txt").read_text() in capsys.readouterr().out
 

@@ -2,8 +2,12 @@
 
 import pytest
 
+from analysis.drawing import drawn_before
+from analysis.figures import PAINTS
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
-from analysis.tradeoff import main, read_points, report, table
+from analysis.tradeoff import draw, main, read_points, report, table
+from support_figures import problems
+from support_runs import early
 from util.files import read_json, write_json
 
 POLICIES = {
@@ -70,7 +74,7 @@ def test_speed_measured_in_alternation_takes_the_place_of_the_clocks(runs):
     held = {"task": "invented_facts", "model": "model", "settings": settings, "policies": timed}
     write_json(runs / "facts" / "speed.json", held)
     text = table(read_points(runs), read_speeds(runs))
-    assert line_of(text, "softmax")[-1] == "2.00" and line_of(text, "static")[-1] == "-"
+    assert line_of(text, "softmax")[-4:] == ["2.00", "(1.11", "to", "2.50)"] and line_of(text, "static")[-1] == "-"
     assert "all policies in turn on 4 examples, median of 3 repetitions" in text
     write_json(runs / "facts" / "speed.json", held | {"model_fingerprint": "of another"})
     change(runs, "strict", {"model_fingerprint": "its own"})
@@ -124,6 +128,18 @@ def test_report_writes_table_figure_and_the_runs_they_come_from(runs, tmp_path):
     assert written.startswith(text)
     assert str(runs / "facts" / "runs" / "strict") in written
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    drawing = drawn_before(out / "figure.json", PAINTS)
+    assert problems(drawing.figure()) == [] and len(drawing.runs) == len(POLICIES)
+
+
+def test_scores_are_drawn_with_their_intervals_and_thresholds_from_left_to_right(make_run):
+    make_run("full", {"method": "full"}, [90.0, 70.0], [4, 4])
+    for threshold, layer in ((0.9, 3), (0.5, 1)):
+        make_run(f"t{threshold}", early("softmax", 1) | {"threshold": threshold}, [80.0, 20.0], [layer, layer])
+    drawing = draw(read_points(make_run.root))
+    assert [point["score"]["interval"] for point in drawing.values["points"]] == [(70.0, 90.0)] + [(20.0, 80.0)] * 2
+    labels = drawing.figure().axes[0].get_legend_handles_labels()[1]
+    assert labels == ["full model", "softmax (0.5, 0.9)"]
 
 
 def test_relative_numbers_need_a_run_at_full_depth(runs):

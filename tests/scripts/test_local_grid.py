@@ -40,7 +40,7 @@ def test_settings_side_by_side_and_what_waits_against_speed(grid, tmp_path):
     arguments = ["--out", str(out), "--examples", "2", "--layers", "2", "--settings", "facts_trained"]
     arguments += ["dialogues_trained", "--methods", "full", "softmax", "FREE", "lossless", "--repetitions", "1"]
     grid["main"]([*arguments, "--speed-examples", "1", "--processes", "2"])
-    found = read_json(out / "figures" / "figure_20.json")["tradeoffs"]
+    found = read_json(out / "figures" / "figure_20.json")["values"]["tradeoffs"]
     assert {(each["task"], each["method"]) for each in found} == {
         (task, method)
         for task in ("invented_facts", "invented_dialogues")

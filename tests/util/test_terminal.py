@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from util.terminal import reason
+from util.terminal import reason, shows_colours
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 TERMINAL = f"import sys, runpy\nterminal = runpy.run_path({str(SRC / 'util' / 'terminal.py')!r})['terminal']\n"
@@ -70,3 +70,22 @@ def test_prompts_in_any_script_and_any_locale(script, environment, tmp_path):
     done = subprocess.run(command, env=os.environ | environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert b"Gr\\xfc\\xdfe, \\u65e5\\u672c" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tty", "environment", "coloured"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(monkeypatch, tty, environment, coloured):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: tty)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert shows_colours() == coloured
