@@ -6,12 +6,9 @@
 --help lists the flags.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.generate
-
 import interrupts  # noqa: F401 - before what takes time
+
+import sys
 
 from jobs.generating import generate
 from util import AdditionalArguments, DecoderArguments
@@ -33,6 +30,11 @@ def main(argv: list[str] | None = None):
         parser.refuse(error)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -1,4 +1,5 @@
-"""Ctrl-C ends a script with a sentence and exit code 130; every script imports this before anything that takes time.
+"""Every script imports this before anything that takes time: Ctrl-C ends it with a sentence and exit code 130, and a
+script is told at once where this Python imports another checkout than its own.
 
 While modules are imported nothing was begun, and libraries may turn an interrupt into an error of their own: there the
 process ends at once. Later it is a KeyboardInterrupt, which closes what is open on its way out.
@@ -11,6 +12,9 @@ from pathlib import Path
 
 SENTENCE = "Interrupted. What was written stands, and the same command goes on behind it.\n"
 CODE = 130
+SOURCES = Path(__file__).resolve().parent
+# How the console commands of pyproject.toml begin.
+COMMAND = "early-exit-"
 
 
 def handle(number, frame) -> None:
@@ -37,12 +41,32 @@ def end(kind, error, trace) -> None:
     sys.exit(CODE)
 
 
+def program() -> Path | None:
+    """The file that the program began with."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    return None if path is None else Path(path).resolve()
+
+
 def runs_a_script() -> bool:
     """Whether the program is one of ours, and not one that imports from it."""
-    path = getattr(sys.modules["__main__"], "__file__", None)
-    return path is not None and Path(path).resolve().is_relative_to(Path(__file__).resolve().parent)
+    path = program()
+    return path is not None and (path.is_relative_to(SOURCES) or path.name.startswith(COMMAND))
 
 
+def refuse_other_checkout() -> None:
+    """End a script of another checkout than this one, which its Python found installed: its results would be made by
+    other code than lies beside it."""
+    path = program()
+    own = next((each for each in path.parents[:2] if (each / "interrupts.py").is_file()), SOURCES) if path else SOURCES
+    if own != SOURCES:
+        sys.stderr.write(
+            f"{path.name}: error: this Python has {SOURCES.parent} installed, not {own.parent}: set PYTHONPATH={own}, "
+            f"or install that one with `pip install -e {own.parent}`.\n"
+        )
+        sys.exit(2)
+
+
+refuse_other_checkout()
 # Where SIGINT is ignored, as behind nohup, it stays so.
 if runs_a_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, handle)

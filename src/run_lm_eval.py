@@ -7,12 +7,10 @@
 Generation tasks run under the policy that the flags of early exit give; log-likelihoods are taken at likelihood_layer.
 """
 
+import interrupts  # noqa: F401 - before what takes time
+
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.run_lm_eval
-
-import interrupts  # noqa: F401 - before what takes time
 
 from util.terminal import reason, terminal
 
@@ -39,6 +37,11 @@ def _missing() -> int:
     return 2
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

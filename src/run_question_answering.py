@@ -3,11 +3,6 @@
 Train, evaluate or predict with a T5 that may leave its decoder early; --help lists the flags.
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -m src.run_question_answering
-
 import interrupts  # noqa: F401 - before what takes time
 
 from jobs.job import run_job, run_script
@@ -19,5 +14,10 @@ def main(model_args, data_args, training_args, additional_args):
     return run_job("question_answering", model_args, data_args, training_args, additional_args)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     run_script(QuestionAnsweringArguments, main)
+
+
+if __name__ == "__main__":
+    command()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 import zlib
 from pathlib import Path
@@ -15,6 +16,10 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from jobs.setup import LOGGERS
 from models import DeployT5ForConditionalGeneration
 from support import away_from_ties, seed_everything, tiny_gpt2
+
+# Scripts that a test starts import this checkout, whichever is installed.
+SRC = str(Path(__file__).resolve().parents[1] / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join([SRC, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds

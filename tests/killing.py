@@ -20,7 +20,6 @@ import sys
 import traceback
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[1] / "src"
 FILE_CALLS = {"open", "write", "flush", "close", "fsync", "truncate", "replace", "rename", "mkdir", "unlink", "rmdir"}
 FILE_CALLS |= {"write_record", "write_end_of_file", "serialize_file"}  # of torch.save and safetensors
 
@@ -102,7 +101,6 @@ def kill(run, out: Path, names: list[str], kills: int, seed: int) -> None:
 
 
 def main(plan: Path, model: str) -> None:
-    sys.path.insert(0, str(SOURCES))
     import torch
     import tqdm
 

@@ -10,12 +10,9 @@ shows and the runs they came from; --redraw paints the pictures of a folder anew
 
 from __future__ import annotations
 
-import sys
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 from analysis import layer_figures, policy_figures, speed_figures, tradeoff
 from analysis.drawing import Runs, drawn_before
@@ -123,6 +120,11 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(map(str, written)))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -12,13 +12,10 @@ with `<!-- end -->`; what stands between is written anew:
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import re
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 from util.commands import CommandParser, output_file
 from util.files import read_json, read_text, write_text

@@ -7,14 +7,12 @@ Layer 0 is the embedding. Every layer's state is final-normed and read through t
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 import torch
 from matplotlib.figure import Figure
@@ -176,6 +174,11 @@ def main(argv: list[str] | None = None) -> list[Reading]:
     return readings
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

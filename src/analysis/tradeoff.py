@@ -10,16 +10,13 @@ were timed in turn.
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import json
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 from matplotlib.figure import Figure
 
@@ -244,6 +241,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Table and figure: {arguments.out / 'table.txt'}, {arguments.out / 'figure.png'}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

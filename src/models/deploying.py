@@ -107,6 +107,9 @@ class EarlyExitGeneration(LibraryModel):
             )
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
+    def refuse_unsupported(self) -> None:
+        """Refuse, with a ValueError, a model of this architecture that the adapter does not fit; most have none."""
+
     def generate(
         self,
         inputs=None,

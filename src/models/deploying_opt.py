@@ -47,6 +47,9 @@ class DeployOPTForCausalLM(EarlyExitGeneration, CausalMixin, OPTForCausalLM):
 
     def __init__(self, config):
         super().__init__(config)
+        self.refuse_unsupported()
+
+    def refuse_unsupported(self) -> None:
         if self.model.decoder.final_layer_norm is None or self.model.decoder.project_out is not None:
             raise ValueError(
                 "This OPT has no final norm before its head, or projects before it, as OPT-350m does: early-exit "

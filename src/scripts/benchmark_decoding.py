@@ -17,6 +17,8 @@ stand.
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import argparse
 import math
 import platform
@@ -32,19 +34,14 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
-
 import torch
-from benchmark_models import GPT2_SIZES, POSITIONS, SIZES, Workload, make_workload
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
 from decoding.policy import Policy
 from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
+from scripts.benchmark_models import GPT2_SIZES, POSITIONS, SIZES, Workload, make_workload
 from util.checks import device_problems
 from util.commands import CommandParser, output_file
 from util.files import write_json
@@ -429,6 +426,11 @@ def main(argv: list[str] | None = None) -> dict:
     return report
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

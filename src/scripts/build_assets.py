@@ -8,6 +8,8 @@ weights; they differ in the loss: cross entropy of the last layer (untrained exi
 (trained exits). A `meta` head is then trained on the frozen model. A run that is killed continues where it last saved.
 """
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import copy
 import random
 import sys
@@ -15,10 +17,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

@@ -8,24 +8,19 @@ last saved.
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import copy
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 import torch
-from build_assets import Cycle, Progress, store, train
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2TokenizerFast
 
 from decoding.ranges import COUNT, POSITIVE, Range
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
+from scripts.build_assets import Cycle, Progress, store, train
 from tasks.stories import invented_stories
 from util.commands import CommandParser, output_folder
 from util.terminal import terminal

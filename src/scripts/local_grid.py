@@ -10,6 +10,8 @@ thread is used unless OMP_NUM_THREADS says otherwise: the model is so small that
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import argparse
 import logging
 import os
@@ -18,11 +20,6 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 import torch
 
@@ -144,6 +141,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{clock}  {len(drawn)} figures and tables in {figures}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

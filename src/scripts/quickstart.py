@@ -9,14 +9,11 @@ and the figure are then drawn from the files.
 
 from __future__ import annotations
 
-import sys
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 from analysis.tradeoff import label, report
 from decoding.ranges import COUNT
@@ -91,6 +88,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Table:  {arguments.out / 'table.txt'}\nFigure: {arguments.out / 'figure.png'}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -1,4 +1,5 @@
-# Sourced by the other scripts: enters the repository's root and makes sure that .venv holds the pinned requirements.
+# Sourced by the other scripts: enters the repository's root and makes sure that .venv holds the pinned requirements
+# and imports this checkout.
 # An existing .venv is reused and only touched where a pin changed; the global Python never is.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
@@ -16,7 +17,7 @@ find_python() {
     return 1
 }
 
-# set_up REQUIREMENTS: creates or completes .venv and defines $PYTHON.
+# set_up REQUIREMENTS: creates or completes .venv with requirements.txt and REQUIREMENTS, and defines $PYTHON.
 set_up() {
     PYTHON="$PWD/.venv/bin/python"
     if [ ! -x "$PYTHON" ]; then
@@ -25,13 +26,35 @@ set_up() {
         echo "Creating .venv with $("$base" --version)"
         "$base" -m venv .venv || exit 1
     fi
-    local stamp=".venv/.installed-$(basename "$1" .txt)"
     local pins
     pins=$(cat requirements*.txt)
-    if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$pins" ]; then
+    if stale "installed-$(basename "$1" .txt)" "$pins"; then
         echo "Installing $1 (some minutes the first time)"
-        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$1" || exit 1
-        printf '%s\n' "$pins" >"$stamp"
+        pip_install -r requirements.txt -r "$1"
+        fresh "installed-$(basename "$1" .txt)" "$pins"
     fi
+    install_checkout
     export PYTHON
 }
+
+# install_checkout: has .venv import what lies here, and makes its console commands. torch brought the setuptools that
+# builds it, so no package index is asked.
+install_checkout() {
+    if [ "$(cd .venv && pwd -P)" != "$(pwd -P)/.venv" ]; then
+        # A link to the .venv of another checkout, which stays what it imports elsewhere.
+        export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+        return
+    fi
+    local made_of
+    made_of=$(pwd -P && cat pyproject.toml)
+    if stale installed-checkout "$made_of"; then
+        pip_install --no-deps --no-build-isolation -e .
+        fresh installed-checkout "$made_of"
+    fi
+}
+
+pip_install() { "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" || exit 1; }
+
+# stale NAME TEXT, fresh NAME TEXT: whether .venv was last made from another text, and that it is now made from this one.
+stale() { [ ! -f ".venv/.$1" ] || [ "$(cat ".venv/.$1")" != "$2" ]; }
+fresh() { printf '%s\n' "$2" >".venv/.$1"; }

@@ -10,19 +10,16 @@ point. One thread is used on a CPU unless OMP_NUM_THREADS says otherwise.
 
 from __future__ import annotations
 
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
 import argparse
 import logging
 import os
 import statistics
-import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import product
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import interrupts  # noqa: F401 - before what takes time
 
 import torch
 
@@ -104,6 +101,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{clock}  figure_21.png and table_8.txt in {arguments.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

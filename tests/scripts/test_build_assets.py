@@ -2,18 +2,14 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "scripts"))
-
-import build_assets
-
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
+from scripts import build_assets
 from tasks.invented import SHARES, invented_facts
 
 

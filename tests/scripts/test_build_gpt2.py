@@ -1,18 +1,12 @@
 """The command that rebuilds the embedded GPT-2, with a few steps of a small model."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src" / "scripts"))
-
-import build_gpt2
-
 from models import DeployGPT2LMHeadModel
+from scripts import build_gpt2
 from support import OFF
 
 SMALL = ["--rows", "2", "--length", "32", "--layers", "2", "--width", "32"]
@@ -55,7 +49,7 @@ def test_a_killed_run_continues(tmp_path, monkeypatch, capsys):
             steps.append(batch)
             yield batch
 
-    monkeypatch.setattr("build_assets.SAVE_EVERY", 0)
+    monkeypatch.setattr("scripts.build_assets.SAVE_EVERY", 0)
     monkeypatch.setattr(build_gpt2, "batches", dying)
     with pytest.raises(KeyboardInterrupt):
         build_gpt2.main(["--out", str(out), "--steps", "4", *SMALL])
