@@ -8,7 +8,6 @@ import math
 import torch
 
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES
 from support import VOCABULARY
 
 # model_type -> the name of its stack of decoder layers; of Llama and its kin where none is given.
@@ -169,7 +168,7 @@ class Naive:
         if policy.static_exit:
             return policy.static_exit, int(logits[policy.static_exit].argmax())
         kept = torch.ones(VOCABULARY, dtype=torch.bool)
-        held, budget = {}, policy.budget(depth, VOCABULARY)
+        held, pruning = {}, policy.pruning_settings(depth, VOCABULARY)
         for layer in policy.exit_layers(depth):
             held[layer] = kept
             exit = Exit(policy, logits[: layer + 1], states[: layer + 1], held, logits[-1])
@@ -177,7 +176,7 @@ class Naive:
             if self.confidences[-1] > policy.threshold_at(position, self.length):
                 return layer, exit.token
             if policy.prunes:
-                k = VOCABULARIES[policy.vocabulary](budget, layer + 1, self.confidences[-1])
+                k = policy.schedule(pruning, layer + 1, self.confidences[-1])
                 k = max(2, min(k, int(kept.sum())))
                 kept = torch.zeros_like(kept)
                 kept[exit.p.topk(k).indices] = True

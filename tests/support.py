@@ -409,32 +409,42 @@ POLICIES = {
     "entropy": Policy(confidence="entropy", threshold=0.4),
     "state": Policy(confidence="state", threshold=0.5),
     "decaying threshold": Policy(confidence="softmax", threshold=0.4, temperature=4.0, length=10),
-    "fixed": Policy("softmax", "fixed", 0.5, k=7),
-    "fixed, whole head": Policy("max_prob", "fixed", 0.6, k=40, first_exit=2),
-    "decaying": Policy("softmax", "decaying", 0.5, k_min=3, k_max=55),
-    "adaptive": Policy("softmax", "adaptive", 0.6),
-    "adaptive, capped": Policy("entropy", "adaptive", 0.6, k=9, adaptive_cap=True),
-    "contrastive": Policy("contrastive_decoding", threshold=0.5),
-    "weighted": Policy("reweight_contrastive_decoding", threshold=0.6, alpha=0.3),
-    "JSD": Policy("JSD_contrastive_confidence", threshold=0.7, first_exit=2),
-    "weighted, text": Policy("reweight_contrastive_text", threshold=0.3),
-    "JSD, text": Policy("JSD_contrastive_text", threshold=0.3),
-    "weighted, fixed": Policy("reweight_contrastive_decoding", "fixed", 0.6, k=6),
-    "JSD, adaptive": Policy("JSD_contrastive_confidence", "adaptive", 0.9, first_exit=2),
-    "JSD, decaying": Policy("JSD_contrastive_confidence", "decaying", 0.9, k_min=3, k_max=40, first_exit=2),
-    "JSD, text, fixed": Policy("JSD_contrastive_text", "fixed", 0.3, k=6, first_exit=2),
-    "emitted contrast": Policy("contrastive_decoding", threshold=0.4, emit="contrastive"),
-    "no V_head": Policy("JSD_contrastive_confidence", "fixed", 0.4, k=7, alpha=0.0, emit="contrastive"),
-    "oracle": Policy("oracle", threshold=0.5),
-    "FREE": Policy("softmax", threshold=0.4, first_exit=2, last_exit=2, skipped="recompute"),
-    "FREE, often": Policy(
-        "max_prob", threshold=0.4, first_exit=1, last_exit=1, skipped="recompute", num_speculations=2
+    "fixed": Policy(confidence="softmax", vocabulary="fixed", threshold=0.5, k=7),
+    "fixed, whole head": Policy(confidence="max_prob", vocabulary="fixed", threshold=0.6, k=40, first_exit=2),
+    "decaying": Policy(confidence="softmax", vocabulary="decaying", threshold=0.5, k_min=3, k_max=55),
+    "adaptive": Policy(confidence="softmax", vocabulary="adaptive", threshold=0.6),
+    "adaptive, capped": Policy(confidence="entropy", vocabulary="adaptive", threshold=0.6, k=9, adaptive_cap=True),
+    "contrastive": Policy(confidence="contrastive_decoding", threshold=0.5),
+    "weighted": Policy(confidence="reweight_contrastive_decoding", threshold=0.6, alpha=0.3),
+    "JSD": Policy(confidence="JSD_contrastive_confidence", threshold=0.7, first_exit=2),
+    "weighted, text": Policy(confidence="reweight_contrastive_text", threshold=0.3),
+    "JSD, text": Policy(confidence="JSD_contrastive_text", threshold=0.3),
+    "weighted, fixed": Policy(confidence="reweight_contrastive_decoding", vocabulary="fixed", threshold=0.6, k=6),
+    "JSD, adaptive": Policy(
+        confidence="JSD_contrastive_confidence", vocabulary="adaptive", threshold=0.9, first_exit=2
     ),
-    "FREE, several exits": Policy("softmax", threshold=0.5, skipped="recompute"),
-    "FREE, pruned": Policy("softmax", "fixed", 0.5, k=7, skipped="recompute", num_speculations=3),
-    "FREE, contrastive": Policy("JSD_contrastive_confidence", threshold=0.8, first_exit=2, skipped="recompute"),
+    "JSD, decaying": Policy(
+        confidence="JSD_contrastive_confidence", vocabulary="decaying", threshold=0.9, k_min=3, k_max=40, first_exit=2
+    ),
+    "JSD, text, fixed": Policy(confidence="JSD_contrastive_text", vocabulary="fixed", threshold=0.3, k=6, first_exit=2),
+    "emitted contrast": Policy(confidence="contrastive_decoding", threshold=0.4, emit="contrastive"),
+    "no V_head": Policy(
+        confidence="JSD_contrastive_confidence", vocabulary="fixed", threshold=0.4, k=7, alpha=0.0, emit="contrastive"
+    ),
+    "oracle": Policy(confidence="oracle", threshold=0.5),
+    "FREE": Policy(confidence="softmax", threshold=0.4, first_exit=2, last_exit=2, skipped="recompute"),
+    "FREE, often": Policy(
+        confidence="max_prob", threshold=0.4, first_exit=1, last_exit=1, skipped="recompute", num_speculations=2
+    ),
+    "FREE, several exits": Policy(confidence="softmax", threshold=0.5, skipped="recompute"),
+    "FREE, pruned": Policy(
+        confidence="softmax", vocabulary="fixed", threshold=0.5, k=7, skipped="recompute", num_speculations=3
+    ),
+    "FREE, contrastive": Policy(
+        confidence="JSD_contrastive_confidence", threshold=0.8, first_exit=2, skipped="recompute"
+    ),
     "rollback": Policy(
-        "softmax",
+        confidence="softmax",
         threshold=0.3,
         first_exit=2,
         last_exit=2,
@@ -442,5 +452,7 @@ POLICIES = {
         verification="rollback",
         rollback_threshold=1.0,
     ),
-    "lossless": Policy("softmax", threshold=0.3, skipped="recompute", verification="exact", num_speculations=3),
+    "lossless": Policy(
+        confidence="softmax", threshold=0.3, skipped="recompute", verification="exact", num_speculations=3
+    ),
 }

@@ -30,11 +30,11 @@ def test_float32_is_off_by_less_than_ties_are_measured_by(name, request):
 
 def test_a_decision_near_a_tie_is_seen():
     model, ids = tiny_t5(0), torch.tensor([[5, 6, 7]])
-    _, trace = model.generate(ids, max_new_tokens=4, policy=Policy("softmax"), return_trace=True)
+    _, trace = model.generate(ids, max_new_tokens=4, policy=Policy(confidence="softmax"), return_trace=True)
     confidence = float(trace.confidences[0, 0, 0])
     for threshold, near in ((confidence + TIE / 2, True), (1.0, False)):
         with pytest.raises(AssertionError, match="near to a tie") if near else away_from_ties(), away_from_ties():
-            model.generate(ids, max_new_tokens=4, policy=Policy("softmax", threshold=threshold))
+            model.generate(ids, max_new_tokens=4, policy=Policy(confidence="softmax", threshold=threshold))
 
 
 def test_floats_are_alike_and_all_else_the_same():

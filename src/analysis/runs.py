@@ -9,11 +9,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+from decoding import naming
 from decoding.policy import Policy
+from tasks.metrics import shown_scores
 from util.files import read_json, read_jsonl
-
-# The score a task is judged by, the first that a run has: key of the results -> its name and its key per example.
-SCORES = {"eval_f1": ("F1", "f1"), "eval_rougeL": ("ROUGE-L", "rougeL"), "eval_bleu": ("BLEU", None)}
 
 # What of a run's settings is its policy.
 POLICY = {"method", *(field.name for field in fields(Policy))}
@@ -23,42 +22,10 @@ UNCOMPARED = {"views", "save_traces", "device", "batch_size"}
 # What of its environment changes its clock.
 CLOCK = ("device", "threads", "batch_size", "processes")
 
-# Measures by the short names of figures.
-SHORT = {
-    "contrastive_decoding": "contrastive",
-    "reweight_contrastive_decoding": "weighted",
-    "reweight_contrastive_text": "weighted (text)",
-    "JSD_contrastive_confidence": "JSD",
-    "JSD_contrastive_text": "JSD (text)",
-}
 
-
-def method_of(policy: dict) -> str:
-    """A policy, as `Policy.describe` has it, but for its thresholds, its first exit and how many tokens may wait."""
-    if policy["method"] != "early_exit":
-        return {"full": "full model", "static": "static"}[policy["method"]]
-    name = SHORT.get(policy["confidence"], policy["confidence"])
-    if policy.get("vocabulary", "none") != "none":
-        name += f" + {policy['vocabulary']}" + (" (capped)" if policy.get("adaptive_cap") else "")
-    if policy.get("alpha", 0.1) != 0.1:
-        name += f", alpha {policy['alpha']:g}"
-    if policy.get("emit", "exit") == "contrastive":
-        name += ", token from s"
-    return _waiting(policy, name)
-
-
-def _waiting(policy: dict, name: str) -> str:
-    """The name of a policy whose measure and pruning have one, with what becomes of skipped layers."""
-    one_exit = policy.get("last_exit") is not None
-    if policy.get("skipped", "copy") == "copy":
-        return f"{name}, one exit" if one_exit else name
-    exact = policy.get("verification") == "exact"
-    if one_exit:
-        name = ("lossless" if exact else "FREE") + ("" if name == "softmax" else f" ({name})")
-    else:
-        name += ", lossless" if exact else ", recomputed"
-    name += " + adaptive threshold" if policy.get("adapts") else ""
-    return name + (" + rollback" if policy.get("verification") == "rollback" else "")
+def scores() -> dict[str, tuple[str, str | None]]:
+    """The score a task is judged by, the first that a run has: key of the results -> its name, its key per example."""
+    return {f"eval_{key}": told for key, told in shown_scores().items()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +71,7 @@ class RunFiles:
 
     @property
     def method(self) -> str:
-        return method_of(self.policy)
+        return naming.method(self.policy)
 
     @property
     def first_exit(self) -> int | None:
@@ -116,11 +83,11 @@ class RunFiles:
 
     @property
     def score_key(self) -> str:
-        return next(name for name in SCORES if self.results.get(name) is not None)
+        return next(name for name in scores() if self.results.get(name) is not None)
 
     @property
     def score_name(self) -> str:
-        return SCORES[self.score_key][0]
+        return scores()[self.score_key][0]
 
     @property
     def score(self) -> float:
@@ -168,7 +135,7 @@ class RunFiles:
     @property
     def example_scores(self) -> list[float] | None:
         """The score of each example, or None where the metric has none or predictions.jsonl was not kept."""
-        key = SCORES[self.score_key][1]
+        key = scores()[self.score_key][1]
         if key is None or not (self.folder / "predictions.jsonl").is_file():
             return None
         return [row[key] for row in self.examples] if all(key in row for row in self.examples) else None
@@ -194,7 +161,7 @@ def read_runs(folder: Path) -> list[RunFiles]:
         ValueError: There is none.
     """
     runs = [RunFiles(path.parent, read_json(path)) for path in sorted(folder.rglob("runs/*/all_results.json"))]
-    runs = [run for run in runs if any(run.results.get(name) is not None for name in SCORES)]
+    runs = [run for run in runs if any(run.results.get(name) is not None for name in scores())]
     runs = [run for run in runs if "eval_block_avg" in run.results]
     if not runs:
         raise ValueError(f"{folder} holds no finished evaluation: expected runs/<name>/all_results.json below it.")

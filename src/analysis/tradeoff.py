@@ -22,8 +22,9 @@ from matplotlib.figure import Figure
 
 from analysis.drawing import Drawing, Runs, finish, folders, own_legend, panels, series
 from analysis.quantities import Quantity, score, times_as_fast
-from analysis.runs import RunFiles, Speed, differing, method_of, read_runs, read_speeds
+from analysis.runs import RunFiles, Speed, differing, read_runs, read_speeds
 from analysis.style import look
+from decoding import naming
 from util.commands import CommandParser, output_folder
 from util.files import write_text
 from util.terminal import terminal
@@ -49,23 +50,12 @@ class Point:
 
     @property
     def label(self) -> str:
-        return label(self.policy)
+        return naming.label(self.policy)
 
     @property
     def series(self) -> str:
         """Points of one series are joined in the figure."""
-        return method_of(self.policy)
-
-
-def label(policy: dict) -> str:
-    """A policy, as `Policy.describe` has it, in a few words."""
-    if policy["method"] == "full":
-        return "full depth"
-    if policy["method"] == "static":
-        return f"static, layer {policy['static_exit']}"
-    decay = "" if policy["temperature"] is None else f", decay {policy['temperature']:g}"
-    first = "" if policy["first_exit"] == 1 else f", from layer {policy['first_exit']}"
-    return f"{method_of(policy)} > {policy['threshold']:g}{decay}{first}"
+        return naming.method(self.policy)
 
 
 def read_points(folder: Path) -> list[Point]:

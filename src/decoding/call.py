@@ -10,7 +10,7 @@ from decoding.blocks import Block
 from decoding.earlier import EarlierLayers
 from decoding.flops import Cost
 from decoding.policy import Policy
-from decoding.pruning import Budget
+from decoding.pruning import PruningSettings
 from decoding.recorder import Recorder
 from decoding.sequences import Decoding
 from decoding.states import SKIPPED_STATES, States
@@ -29,7 +29,7 @@ class Call:
     """One decode call: the model's side, the policy, and what is stored and recorded on the way.
 
     Attributes:
-        budget: Of a policy that prunes, or None.
+        pruning: Of a policy that prunes, or None.
         estimator: Of a policy whose threshold adapts, or None.
         shallow: For an estimator: per batch row, slot -> what the exit said there, until the full model is asked.
     """
@@ -39,7 +39,7 @@ class Call:
     states: States
     earlier: EarlierLayers
     recorder: Recorder
-    budget: Budget | None = None
+    pruning: PruningSettings | None = None
     estimator: AdaptiveThreshold | None = None
     shallow: list[dict[int, ShallowToken]] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ def begin_call(
         SKIPPED_STATES[policy.skipped](adapter, batch, decoding.max_length, policy.causal),
         EarlierLayers(unembed, num_layers, batch),
         Recorder(batch, num_layers, prompt, unembed.width if decoding.keep_states else None),
-        policy.budget(num_layers, unembed.vocabulary_size) if policy.prunes else None,
+        policy.pruning_settings(num_layers, unembed.vocabulary_size) if policy.prunes else None,
         estimator,
         [{} for _ in range(batch)],
     )

@@ -27,7 +27,7 @@ def max_prob(exit: ExitState) -> Tensor:
 
 
 def entropy(exit: ExitState) -> Tensor:
-    """1 - H(p) / log K over the K tokens in the running: 0 for the uniform distribution, 1 for a certain token."""
+    """1 - H(p) / log K over the K surviving tokens: 0 for the uniform distribution, 1 for a certain token."""
     entropy = torch.special.entr(exit.probabilities).sum(-1)
     if exit.survivors is None:
         return 1 - entropy / math.log(exit.logits.shape[-1])
@@ -59,24 +59,26 @@ def oracle(exit: ExitState) -> Tensor:
 
 @dataclass(frozen=True)
 class Measure:
-    """One row of the table: the function and what the loop and the FLOP counter need to know about it.
+    """One row of the table: the function and what the loop, the FLOP counter and the tables need to know about it.
 
     Attributes:
         compute: From an exit to one number per row.
+        elementwise: Arithmetic outside matrix products at one exit that was tried, in FLOPs; what is not said is no 0.
+        label: What tables and figures call it; its name where nothing is given.
         reads_logits: Whether the head is multiplied to measure; otherwise only to read a token that leaves.
         reads_head: Whether the model's trained `cm_head` is needed.
         first_layer: No exit is tried below it.
-        elementwise: Arithmetic outside matrix products at one exit tried.
-        scores: log s over the tokens in hand where the measure has a distribution s of its own (`--emit contrastive`).
+        scores: log s over the surviving tokens where the measure has a distribution s of its own (--emit contrastive).
         contrasts: Whether earlier layers of the token are asked for.
         looks_ahead: Whether the last layer's token must be known before.
     """
 
     compute: Callable[[ExitState], Tensor]
+    elementwise: Callable[[Tried], int]
+    label: str = ""
     reads_logits: bool = True
     reads_head: bool = False
     first_layer: int = 1
-    elementwise: Callable[[Tried], int] = lambda tried: 0
     scores: Callable[[ExitState], Tensor] | None = None
     contrasts: bool = False
     looks_ahead: bool = False
@@ -85,6 +87,16 @@ class Measure:
     def counts(self) -> dict:
         """The fields the FLOP counter needs."""
         return {"reads_logits": self.reads_logits, "reads_head": self.reads_head, "elementwise": self.elementwise}
+
+
+# Of the contrastive measures: what tables and figures call them.
+LABELS = {
+    "contrastive_decoding": "contrastive",
+    "reweight_contrastive_decoding": "weighted",
+    "reweight_contrastive_text": "weighted (text)",
+    "JSD_contrastive_confidence": "JSD",
+    "JSD_contrastive_text": "JSD (text)",
+}
 
 
 def _contrastive(name: str) -> Measure:
@@ -99,15 +111,15 @@ def _contrastive(name: str) -> Measure:
         layers = tried.layer - 2 if compares else 0
         return 5 * tried.rows + tried.members * (6 + 12 * layers)
 
-    return Measure(contrast.confidence, elementwise=elementwise, scores=contrast.scores, contrasts=True)
+    return Measure(contrast.confidence, elementwise, LABELS.get(name, ""), scores=contrast.scores, contrasts=True)
 
 
 CONFIDENCES: dict[str, Measure] = {
-    "softmax": Measure(softmax_gap, elementwise=lambda tried: 4 * tried.rows),
-    "max_prob": Measure(max_prob, elementwise=lambda tried: 4 * tried.rows),
-    "entropy": Measure(entropy, elementwise=lambda tried: 6 * tried.rows),
-    "state": Measure(state_similarity, reads_logits=False, first_layer=2, elementwise=lambda tried: 8 * tried.width),
-    "meta": Measure(meta_classifier, reads_logits=False, reads_head=True, elementwise=lambda tried: tried.width + 6),
+    "softmax": Measure(softmax_gap, lambda tried: 4 * tried.rows),
+    "max_prob": Measure(max_prob, lambda tried: 4 * tried.rows),
+    "entropy": Measure(entropy, lambda tried: 6 * tried.rows),
+    "state": Measure(state_similarity, lambda tried: 8 * tried.width, reads_logits=False, first_layer=2),
+    "meta": Measure(meta_classifier, lambda tried: tried.width + 6, reads_logits=False, reads_head=True),
     **{name: _contrastive(name) for name in CONTRASTS},
-    "oracle": Measure(oracle, looks_ahead=True),
+    "oracle": Measure(oracle, lambda tried: 0, looks_ahead=True),  # no method, so its look ahead costs nothing
 }

@@ -86,7 +86,7 @@ class Inside(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contrast:
+class ContrastiveMeasure:
     """A contrastive distribution s over the surviving tokens, and the confidence that is the gap of its first two.
 
     On V_head, s = softmax(log p_l - log p_a).
@@ -154,10 +154,10 @@ class Contrast:
         return exit.notes[self]
 
 
-CONTRASTS: dict[str, Contrast] = {
-    "contrastive_decoding": Contrast(half_depth, first_layer=2, weighted=False, elsewhere=True),
-    "reweight_contrastive_decoding": Contrast(half_depth, first_layer=2, weighted=True, elsewhere=False),
-    "JSD_contrastive_confidence": Contrast(farthest_slice, first_layer=3, weighted=False, elsewhere=True),
-    "reweight_contrastive_text": Contrast(half_depth, first_layer=2, weighted=True, elsewhere=True),
-    "JSD_contrastive_text": Contrast(farthest_whole, first_layer=3, weighted=True, elsewhere=True),
+CONTRASTS: dict[str, ContrastiveMeasure] = {
+    "contrastive_decoding": ContrastiveMeasure(half_depth, first_layer=2, weighted=False, elsewhere=True),
+    "reweight_contrastive_decoding": ContrastiveMeasure(half_depth, first_layer=2, weighted=True, elsewhere=False),
+    "JSD_contrastive_confidence": ContrastiveMeasure(farthest_slice, first_layer=3, weighted=False, elsewhere=True),
+    "reweight_contrastive_text": ContrastiveMeasure(half_depth, first_layer=2, weighted=True, elsewhere=True),
+    "JSD_contrastive_text": ContrastiveMeasure(farthest_whole, first_layer=3, weighted=True, elsewhere=True),
 }

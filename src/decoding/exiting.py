@@ -12,7 +12,7 @@ from decoding.call import Call, ShallowToken
 from decoding.emission import Emission
 from decoding.exits import ExitState
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES, prune
+from decoding.pruning import prune
 from decoding.survivors import Survivors
 
 
@@ -128,10 +128,10 @@ class Exits:
 
     def _prune(self, exit: ExitState, confidences: list[float], leaving: list[int]) -> None:
         """Choose the tokens that survive to the next exit, for the rows that go there."""
-        call, schedule = self.call, VOCABULARIES[self.call.policy.vocabulary]
-        if call.budget is None or schedule is None:
+        call, policy = self.call, self.call.policy
+        if call.pruning is None:
             return
         gone = set(leaving)
         staying = [i for i in range(len(exit.rows)) if i not in gone]
-        copy_share = call.policy.copy_share
-        self.survivors = prune(call.adapter.unembed, exit, staying, schedule, call.budget, confidences, copy_share)
+        unembed, schedule, share = call.adapter.unembed, policy.schedule, policy.copy_share
+        self.survivors = prune(unembed, exit, staying, schedule, call.pruning, confidences, share)

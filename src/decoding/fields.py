@@ -16,6 +16,7 @@ WORDS = {
     str: "a text",
     list: "a list",
     tuple: "a tuple",
+    dict: "a dict",
 }
 
 
@@ -47,7 +48,7 @@ def _kinds(settings: type) -> dict[str, tuple[type, ...]]:
     plain: dict[str, Any] = {name: getattr(hints[name], "__origin__", None) for name in members}
     return {
         name: (plain[name],)
-        if plain[name] in (list, tuple)
+        if plain[name] in (list, tuple, dict)
         else tuple(getattr(kind, "__origin__", kind) for kind in kinds)
         for name, kinds in members.items()
     }

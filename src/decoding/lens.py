@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from decoding.adapter import Unembedding
-from decoding.contrastive import CONTRASTS, Contrast, jensen_shannon
+from decoding.contrastive import CONTRASTS, ContrastiveMeasure, jensen_shannon
 from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
 from decoding.logits import log_probabilities, partition_of
@@ -92,7 +92,7 @@ def contrast_view(unembed: Unembedding, states: Tensor, confidence: str | None, 
     for hidden in states:
         earlier.ran([0], hidden[None])
     exit = ExitState(unembed, layer, states[-1:], states[-2:-1], rows=[0], earlier=earlier, alpha=alpha)
-    contrast: Contrast = CONTRASTS[name]
+    contrast: ContrastiveMeasure = CONTRASTS[name]
     scores = contrast.scores(exit)[0]
     amateur = None
     if exit.members is not None and layer >= contrast.first_layer:

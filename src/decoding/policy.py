@@ -1,27 +1,27 @@
 """A decoding policy: which exits stand, and the four choices made at them.
 
-A published method is one setting of these fields (DESIGN's table); the loop has no branch per method.
+A published method is one setting of these fields; the loop has no branch per method. A policy is made once, of flags or
+in Python, and handed on; it says itself what it is called (`decoding.naming`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
+from decoding import naming, policy_checks
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.fields import wrong_types
-from decoding.pruning import VOCABULARIES, Budget
-from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE
-from decoding.states import SKIPPED_STATES
+from decoding.pruning import VOCABULARIES, Pruning, PruningSettings, Schedule
+from decoding.settings import values
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS, Verification
 
-# What the token of an exit is read from: its distribution p_l, or the s that a contrastive measure makes of it.
-EMISSIONS = ("exit", "contrastive")
-
 PRUNING = ("k", "k_min", "k_max", "adaptive_scale", "adaptive_cap", "copy_share")
 CONTRAST = ("alpha", "emit")
-# Of recomputed states and their verification, left out of a description where they ask for nothing.
-WAITING = {
+# Left out of a description where they ask for nothing: field -> the value that does.
+UNSAID: dict[str, Any] = {
     "last_exit": None,
     "adapts": False,
     "skipped": "copy",
@@ -29,46 +29,13 @@ WAITING = {
     "rollback_threshold": None,
     "num_speculations": None,
     "causal": True,
+    "extra": {},
 }
-# Tokens that wait for the deep layers at most, where every one of them is verified.
+# Drafted tokens that may be pending at most, where every one of them is verified.
 LOSSLESS_SPECULATIONS = 8
 
-# Field of a policy -> the flag it comes from, where that has another name; and where there is one exit.
-FLAGS = {
-    "confidence": "exit_conf_type",
-    "vocabulary": "type_vocab_reduct",
-    "threshold": "exit_conf_threshold",
-    "temperature": "exit_position_temp",
-    "first_exit": "exit_min_layer",
-    "static_exit": "static_exit_layer",
-    "alpha": "contrastive_alpha",
-    "skipped": "skipped_states",
-    "rollback_threshold": "rollback_conf_threshold",
-}
-FLAGS_OF_ONE_EXIT = FLAGS | {
-    "confidence": "shallow2deep_conf_type",
-    "threshold": "shallow2deep_conf_threshold",
-    "first_exit": "shallow_exit_layer",
-}
-# Flag -> the numbers it may have.
-RANGES = {
-    "exit_conf_threshold": SHARE,
-    "shallow2deep_conf_threshold": SHARE,
-    "exit_position_temp": FROM_ZERO,
-    "exit_min_layer": COUNT,
-    "shallow_exit_layer": COUNT,
-    "k": FROM_TWO,
-    "k_min": FROM_TWO,
-    "k_max": FROM_TWO,
-    "adaptive_scale": SHARE,
-    "copy_share": SHARE,
-    "contrastive_alpha": SHARE,
-    "rollback_conf_threshold": FROM_ZERO,
-    "num_speculations": COUNT,
-}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """How a token may leave the decoder early. The default is the full model.
 
@@ -82,16 +49,17 @@ class Policy:
         first_exit: Lowest layer with an exit (exit_min_layer), at least 1.
         last_exit: Highest layer with an exit; None for the last layer but one.
         static_exit: Every token runs exactly this many layers; None for all.
-        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.Budget`.
+        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.PruningSettings`.
         copy_share: Rows of the head are copied while rows * k is at most this share of the vocabulary; otherwise the
             whole head is multiplied and the survivors are read out. It changes no result.
         alpha: V_head of contrastive measures are the tokens of at least alpha times the highest probability.
         emit: One of `EMISSIONS`.
         skipped: Name in `SKIPPED_STATES`, what fills the layers a token skipped.
-        verification: Name in `VERIFICATIONS`, what is done with the full model's word on tokens that had left early.
-        rollback_threshold: Highest cross entropy of a token that stands, in nats, for rollback.
-        num_speculations: Most tokens that may wait for the deep layers; None for no bound.
+        verification: Name in `VERIFICATIONS`, what becomes of drafted tokens once the full model's logits are known.
+        rollback_threshold: Highest cross entropy of an accepted token, in nats, for rollback.
+        num_speculations: Most drafted tokens that may be pending; None for no bound.
         causal: Whether slots that run the deep layers together see only those before them (parallel_causal_mask).
+        extra: Settings that the kind of pruning or of threshold brings along, see `decoding.settings.Setting`.
     """
 
     confidence: str | None = None
@@ -116,9 +84,10 @@ class Policy:
     rollback_threshold: float | None = None
     num_speculations: int | None = None
     causal: bool = True
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        problems = wrong_types(self) or self._problems()
+        problems = wrong_types(self) or policy_checks.problems(self)
         if problems:
             raise ValueError(" ".join(problems))
 
@@ -143,6 +112,7 @@ class Policy:
             "alpha": _given(config, "contrastive_alpha", 0.1),
             "emit": _given(config, "emit", "exit"),
             "adapts": _switch(config, "use_adapt_threshold"),
+            "extra": _extra(config),
             **_skipped(config, one_exit),
         }
         if one_exit:
@@ -174,9 +144,45 @@ class Policy:
         return CONFIDENCES[self.confidence]
 
     @property
+    def pruning(self) -> Pruning | None:
+        """The kind of pruning; None where the whole head is multiplied at every exit."""
+        return VOCABULARIES[self.vocabulary]
+
+    @property
     def prunes(self) -> bool:
         """Whether fewer rows of the head are multiplied after the first exit."""
-        return VOCABULARIES[self.vocabulary] is not None
+        return self.pruning is not None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The numbers of surviving rows of the kind of pruning."""
+        row = self.pruning
+        assert row is not None, "nothing is pruned, so there are no numbers of rows"
+        return partial(row.schedule, **values(row.settings, self.extra)) if row.settings else row.schedule
+
+    @property
+    def threshold_kind(self) -> str:
+        """Name in `THRESHOLDS`: the kind that something was given of, else constant."""
+        return next(iter(self.chosen_thresholds), "constant")
+
+    @property
+    def chosen_thresholds(self) -> dict[str, str]:
+        """Kind of threshold -> the field or setting by which it was chosen."""
+        chosen = {kind: row.chosen_by for kind, row in THRESHOLDS.items() if row.chosen_by is not None}
+        held = vars(self) | dict(self.extra)
+        return {kind: name for kind, name in chosen.items() if held.get(name) not in (None, False)}
+
+    @property
+    def named_values(self) -> dict[str, Any]:
+        """Name -> value of every field, and of `own_values`."""
+        return vars(self) | self.own_values
+
+    @property
+    def own_values(self) -> dict[str, Any]:
+        """Name -> value of what the kinds of pruning and of threshold in force bring along."""
+        pruned = () if self.pruning is None else self.pruning.settings
+        settings = THRESHOLDS[self.threshold_kind].settings + pruned
+        return {name: value for name, value in values(settings, self.extra).items() if value is not None}
 
     @property
     def looks_ahead(self) -> bool:
@@ -190,12 +196,12 @@ class Policy:
 
     @property
     def verifies(self) -> Verification | None:
-        """What is done with the full model's word on tokens that had left early."""
+        """What becomes of drafted tokens once the full model's logits are known; None where they stand as they are."""
         return VERIFICATIONS[self.verification]
 
     @property
     def catches_up(self) -> bool:
-        """Whether the full model's word on such tokens is wanted at all."""
+        """Whether the full model's logits of drafted tokens are wanted at all."""
         return self.recomputes and (self.verifies is not None or self.adapts)
 
     @property
@@ -210,9 +216,9 @@ class Policy:
         end = num_layers if self.last_exit is None else min(num_layers, self.last_exit + 1)
         return range(max(self.first_exit, self.measure.first_layer), end)
 
-    def budget(self, num_layers: int, vocabulary: int) -> Budget:
-        """What the numbers of tokens to keep depend on, for a model of these sizes."""
-        return Budget(
+    def pruning_settings(self, num_layers: int, vocabulary: int) -> PruningSettings:
+        """What the numbers of surviving rows depend on, for a model of these sizes."""
+        return PruningSettings(
             vocabulary,
             num_layers,
             self.exit_layers(num_layers).start,
@@ -225,16 +231,34 @@ class Policy:
 
     def threshold_at(self, position: int, max_new_tokens: int) -> float:
         """The threshold for the answer token at `position`, counted from 1."""
-        kind = "constant" if self.temperature is None else "decaying"
-        return THRESHOLDS[kind](self.threshold, position, self.length or max_new_tokens, self.temperature)
+        row = THRESHOLDS[self.threshold_kind]
+        read = {name: getattr(self, name) for name in row.reads}
+        return row.at(
+            self.threshold, position, self.length or max_new_tokens, **read, **values(row.settings, self.extra)
+        )
+
+    @property
+    def name(self) -> str:
+        """A few words that can stand in the name of a folder, such as softmax-0.9-min2."""
+        return naming.folder_name(self)
+
+    @property
+    def method(self) -> str:
+        """What tables and figures call it: JSD + fixed."""
+        return naming.method(self.describe())
+
+    def explain(self, num_layers: int) -> str:
+        """The policy as a person would say it, of a decoder of so many layers."""
+        return naming.sentence(self, num_layers)
 
     def describe(self) -> dict:
         """Every setting that shapes a run, for results, logs and the name of a run's folder."""
         if self.confidence is None:
             return {"method": "static", "static_exit": self.static_exit} if self.exits else {"method": "full"}
         idle = {"static_exit", *(() if self.prunes else PRUNING), *(() if self.measure.contrasts else CONTRAST)}
-        idle |= {name for name, off in WAITING.items() if getattr(self, name) == off}
-        return {"method": "early_exit", **{name: value for name, value in asdict(self).items() if name not in idle}}
+        held = asdict(self) | {"extra": self.own_values}
+        idle |= {name for name, off in UNSAID.items() if held[name] == off}
+        return {"method": "early_exit", **{name: value for name, value in held.items() if name not in idle}}
 
     def check(self, num_layers: int, vocabulary: int | None = None) -> None:
         """Refuse exits that a model of `num_layers` decoder layers does not have, and more tokens than it knows.
@@ -242,132 +266,21 @@ class Policy:
         Raises:
             ValueError: One sentence per setting that does not fit.
         """
-        problems = [*self._exit_problems(num_layers), *self._vocabulary_problems(vocabulary)]
-        if self.static_exit is not None and not 1 <= self.static_exit <= num_layers:
-            problems.append(f"static_exit_layer is {self.static_exit}: valid are 1 to {num_layers} for this decoder.")
+        problems = policy_checks.problems_in_model(self, num_layers, vocabulary)
         if problems:
             raise ValueError(" ".join(problems))
 
-    def _exit_problems(self, num_layers: int) -> list[str]:
-        first, tried = self._flags["first_exit"], len(self.exit_layers(num_layers))
-        if self.confidence is None:
-            return []
-        if self.first_exit >= num_layers:
-            return [
-                f"{first} is {self.first_exit}, but the decoder has {num_layers} layers: "
-                f"valid are 1 to {num_layers - 1}."
-            ]
-        if not tried:
-            return [
-                f"{self._flags['confidence']} is {self.confidence!r}, which tries no exit below layer "
-                f"{self.measure.first_layer}, so with {first} {self.first_exit} of {num_layers} layers no token would "
-                "ever leave."
-            ]
-        if self.prunes and tried == 1:
-            lower = "" if self.last_exit is not None else f"lower {first} or "
-            return [
-                f"type_vocab_reduct is {self.vocabulary!r}, but with {first} {self.first_exit} of {num_layers} "
-                f"layers there is a single exit and nothing to prune after it: {lower}leave pruning out."
-            ]
-        return []
 
-    def _vocabulary_problems(self, vocabulary: int | None) -> list[str]:
-        """Of tokens to keep more than there are; k_max, which is but a number of the formula, may be any."""
-        return [
-            f"{name} is {value}, but the model knows {vocabulary} tokens: valid are 2 to {vocabulary}."
-            for name, value in (("k", self.k), ("k_min", self.k_min))
-            if value is not None and vocabulary is not None and value > vocabulary
-        ]
-
-    def _problems(self) -> list[str]:
-        problems = []
-        if self.confidence is not None and self.static_exit is not None:
-            exits = "use_early_exit" if self.last_exit is None else "use_shallow_deep"
-            problems.append(
-                f"static_exit_layer and {exits} exclude each other: a static exit is always taken, so no confidence is "
-                "ever asked."
-            )
-        if self.confidence is not None and self.confidence not in CONFIDENCES:
-            problems.append(f"{self._flags['confidence']} is {self.confidence!r}: valid are {', '.join(CONFIDENCES)}.")
-        if self.vocabulary not in VOCABULARIES:
-            problems.append(f"type_vocab_reduct is {self.vocabulary!r}: valid are {', '.join(VOCABULARIES)}.")
-        problems += self._range_problems()
-        return problems or [*self._pruning_problems(), *self._contrast_problems(), *self._waiting_problems()]
-
-    @property
-    def _flags(self) -> dict[str, str]:
-        """Field -> the flag that whoever reads a refusal has to change, where it is not called the same."""
-        return FLAGS if self.last_exit is None else FLAGS_OF_ONE_EXIT
-
-    def _range_problems(self) -> list[str]:
-        named = {self._flags.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
-        return [
-            f"{flag} is {named[flag]!r}: {valid.advice(named[flag])}"
-            for flag, valid in RANGES.items()
-            if named.get(flag) is not None and named[flag] not in valid
-        ]
-
-    def _pruning_problems(self) -> list[str]:
-        problems = []
-        if self.k_min is not None and self.k_max is not None and self.k_min > self.k_max:
-            problems.append(f"k_min is {self.k_min} and k_max {self.k_max}: k_min may be k_max at most.")
-        if self.prunes and self.confidence is None:
-            problems.append(
-                f"type_vocab_reduct is {self.vocabulary!r}, but no confidence is measured that would read the "
-                "vocabulary: pruning needs use_early_exit."
-            )
-        elif self.prunes and not self.measure.reads_logits:
-            reading = ", ".join(name for name, measure in CONFIDENCES.items() if measure.reads_logits)
-            problems.append(
-                f"type_vocab_reduct is {self.vocabulary!r}, but {self.confidence} reads no probabilities, so there is "
-                f"nothing to prune: valid measures are {reading}."
-            )
-        return problems
-
-    def _waiting_problems(self) -> list[str]:
-        problems = []
-        if self.skipped not in SKIPPED_STATES:
-            problems.append(f"skipped_states is {self.skipped!r}: valid are {', '.join(SKIPPED_STATES)}.")
-        if self.verification not in VERIFICATIONS:
-            problems.append(f"verification is {self.verification!r}: valid are {', '.join(VERIFICATIONS)}.")
-        if self.verification == "rollback" and self.rollback_threshold is None:
-            problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
-        if self.verification == "exact" and self.rollback_threshold is not None:
-            problems.append(
-                "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
-                "would emit, the other what it finds likely enough."
-            )
-        if self.verification == "exact" and not self.causal:
-            problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
-        if not self.recomputes:
-            wanting = {
-                "lossless": self.verification == "exact",
-                "rollback_conf_threshold": self.verification == "rollback",
-                "num_speculations": self.num_speculations is not None,
-                "use_adapt_threshold": self.adapts,
-            }
-            problems += [
-                f"{name} needs skipped layers to be run later on: leave copy_skipped_hidden_states out, or give "
-                "--skipped_states recompute with several exits."
-                for name, wanted in wanting.items()
-                if wanted
-            ]
-        elif self.looks_ahead:
-            problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
-        if self.adapts and self.temperature is not None:
-            problems.append("use_adapt_threshold and exit_position_temp exclude each other: fitted or decaying.")
-        if self.adapts and (self.last_exit is None or self.last_exit != self.first_exit):
-            problems.append("use_adapt_threshold is fitted to one exit: it goes with use_shallow_deep.")
-        return problems
-
-    def _contrast_problems(self) -> list[str]:
-        problems = []
-        if self.emit not in EMISSIONS:
-            problems.append(f"emit is {self.emit!r}: valid are {', '.join(EMISSIONS)}.")
-        elif self.emits_contrast and (self.confidence is None or self.measure.scores is None):
-            scoring = ", ".join(name for name, measure in CONFIDENCES.items() if measure.scores is not None)
-            problems.append(f"emit is 'contrastive', which needs a contrastive {self._flags['confidence']}: {scoring}.")
-        return problems
+def _extra(config) -> dict:
+    """Own settings of the kinds of pruning and of threshold that are in force, those with a default too: so results say
+    them all."""
+    given = {name: getattr(config, name, None) for name in policy_checks.own_settings()}
+    pruning = VOCABULARIES.get(vocabulary_of(_given(config, "type_vocab_reduct", None)))
+    settings = () if pruning is None else pruning.settings
+    for kind in THRESHOLDS.values():
+        if kind.chosen_by is not None and given.get(kind.chosen_by) not in (None, False):
+            settings += kind.settings
+    return {name: value for name, value in values(settings, given).items() if value is not None}
 
 
 def _skipped(config, one_exit: bool) -> dict:
@@ -387,8 +300,8 @@ def _skipped(config, one_exit: bool) -> dict:
 
 
 def _default_threshold(config) -> float:
-    """Without a threshold nothing leaves early, but where the full model verifies every token, which costs no token
-    its place: there every token is drafted."""
+    """Without a threshold nothing leaves early, but where the full model verifies every token, which changes no
+    output: there every token is drafted."""
     return 0.0 if _switch(config, "lossless") else 1.0
 
 

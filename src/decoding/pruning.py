@@ -1,7 +1,7 @@
 """Vocabulary: which rows of the head are multiplied at the next exit.
 
-A kind of pruning is one function, from what the last exit said to k, the number of tokens to keep, and one row of
-`VOCABULARIES`. `prune` keeps the k likeliest by the logits of that exit, among those kept before; so the sets are
+A kind of pruning is one function, from what the last exit said to k, the number of rows that survive, and one row of
+`VOCABULARIES`. `prune` keeps the k likeliest by the logits of that exit, among the survivors so far; so the sets are
 nested, and the likeliest token is always among them (arXiv:2410.18952).
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decoding.adapter import Unembedding
 from decoding.exits import ExitState
+from decoding.settings import Setting
 from decoding.survivors import RECOPY_AT, Survivors
 
 # The vocabulary at which k_min and k_max are 250 and 35000; below it they are scaled.
@@ -26,8 +27,8 @@ MINUS_INFINITY = np.float32(-np.inf).view(np.int32)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What the number of tokens to keep depends on.
+class PruningSettings:
+    """What the number of surviving rows depends on, in one model under one policy.
 
     Attributes:
         vocabulary: V.
@@ -60,26 +61,47 @@ class Budget:
         return size * min(1.0, self.vocabulary / T5_VOCABULARY)
 
 
-def fixed(budget: Budget, layer: int, confidence: float) -> int:
+def fixed(settings: PruningSettings, layer: int, confidence: float) -> int:
     """The same k at every exit after the first."""
-    return budget.k or decaying(budget, budget.first_exit, confidence)
+    return settings.k or decaying(settings, settings.first_exit, confidence)
 
 
-def decaying(budget: Budget, layer: int, confidence: float) -> int:
+def decaying(settings: PruningSettings, layer: int, confidence: float) -> int:
     """k_max / (1 + (k_max - k_min) / k_min * l / L), at least k_min: 2781 at l = 2, 842 at l = 7 of a T5-large."""
-    slope = (budget.highest - budget.lowest) / budget.lowest
-    return int(max(budget.lowest, budget.highest / (1 + slope * layer / budget.num_layers)))
+    slope = (settings.highest - settings.lowest) / settings.lowest
+    return int(max(settings.lowest, settings.highest / (1 + slope * layer / settings.num_layers)))
 
 
-def adaptive(budget: Budget, layer: int, confidence: float) -> int:
+def adaptive(settings: PruningSettings, layer: int, confidence: float) -> int:
     """V * (1 - scale * c): the more confident the last exit was, the fewer tokens stay."""
-    k = int(budget.vocabulary * (1 - budget.scale * confidence))
-    return min(k, fixed(budget, layer, confidence)) if budget.cap else k
+    k = int(settings.vocabulary * (1 - settings.scale * confidence))
+    return min(k, fixed(settings, layer, confidence)) if settings.cap else k
 
 
-# k at the exit after `layer`, from the confidence at the exit before it.
-Schedule = Callable[[Budget, int, float], int]
-VOCABULARIES: dict[str, Schedule | None] = {"none": None, "fixed": fixed, "decaying": decaying, "adaptive": adaptive}
+# (settings, layer, the confidence at the exit before it) -> k at the exit after that layer.
+Schedule = Callable[[PruningSettings, int, float], int]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One row of the table.
+
+    Attributes:
+        schedule: (settings, layer, confidence at the exit before it) -> k at the exit after `layer`; the kind's own
+            settings come as further arguments, by their names. `prune` keeps it between 2 and the survivors so far.
+        settings: Its own, beside those of `PruningSettings`.
+    """
+
+    schedule: Callable[..., int]
+    settings: tuple[Setting, ...] = ()
+
+
+VOCABULARIES: dict[str, Pruning | None] = {
+    "none": None,
+    "fixed": Pruning(fixed),
+    "decaying": Pruning(decaying),
+    "adaptive": Pruning(adaptive),
+}
 
 
 def prune(
@@ -87,21 +109,21 @@ def prune(
     exit: ExitState,
     staying: list[int],
     schedule: Schedule,
-    budget: Budget,
+    settings: PruningSettings,
     confidences: list[float],
     copy_share: float,
 ) -> Survivors | None:
-    """The survivors for the next exit: of those before, the k likeliest of each row by the logits of this exit.
+    """The survivors for the next exit: of those so far, the k likeliest of each row by the logits of this exit.
 
     Args:
         staying: The exit's rows that go on.
         confidences: Of this exit, by row.
         copy_share: Rows of the head are copied while rows * k is at most this share of the vocabulary.
     """
-    everyone, before, size = len(staying) == len(exit.rows), exit.survivors, budget.vocabulary
+    everyone, before, size = len(staying) == len(exit.rows), exit.survivors, settings.vocabulary
     rows = exit.rows if everyone else [exit.rows[i] for i in staying]
     held = [exit.kept[i] for i in staying]
-    ks = [schedule(budget, exit.layer + 1, confidences[i]) for i in staying]
+    ks = [schedule(settings, exit.layer + 1, confidences[i]) for i in staying]
     ks = [max(2, min(k, most, size)) for k, most in zip(ks, held, strict=True)]
     if ks == held:
         return None if before is None else before.of(rows)

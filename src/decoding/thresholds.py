@@ -1,16 +1,29 @@
-"""Threshold: when a confidence is enough. Constant, decaying with the position of the token, or fitted on the way."""
+"""Threshold: when a confidence is enough. One function and one row of `THRESHOLDS` per kind.
+
+Every kind maps the level lam, the position of an answer token and the length of the longest answer to the number that a
+confidence has to exceed there. A kind is in force where the first thing that it reads or brings along was given; else
+the threshold is constant.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import beta
 
+from decoding.settings import Setting
 
-def constant(level: float, position: int, length: int, temperature: float | None = None) -> float:
+
+def constant(level: float, position: int, length: int) -> float:
     """The same threshold at every position."""
+    return level
+
+
+def fitted(level: float, position: int, length: int, adapts: bool) -> float:
+    """The level until the first fit; from then on what the `AdaptiveThreshold` says, which the loop asks instead."""
     return level
 
 
@@ -26,7 +39,42 @@ def decaying(level: float, position: int, length: int, temperature: float) -> fl
     return level * (0.9 + 0.1 * math.exp(-temperature * position / length))
 
 
-THRESHOLDS: dict[str, Callable[..., float]] = {"constant": constant, "decaying": decaying}
+@dataclass(frozen=True)
+class Threshold:
+    """One row of the table.
+
+    Attributes:
+        at: (level, position, length) -> threshold of the answer token at `position`, counted from 1; what the kind
+            reads, and its own settings, come as further arguments, by their names.
+        reads: Fields of a policy.
+        settings: Its own, beside those.
+        name: How it stands in the name of a run's folder, with fields of the policy and own settings in braces; where
+            nothing is given the level, the kind and its own settings.
+        words: The same in a sentence, behind "is above".
+    """
+
+    at: Callable[..., float]
+    reads: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    name: str = ""
+    words: str = ""
+
+    @property
+    def chosen_by(self) -> str | None:
+        """The field or the setting that puts the kind in force; None for the one that needs none."""
+        return next(iter((*self.reads, *(setting.name for setting in self.settings))), None)
+
+
+THRESHOLDS: dict[str, Threshold] = {
+    "constant": Threshold(constant, name="{threshold:g}", words="{threshold:g}"),
+    "fitted": Threshold(fitted, reads=("adapts",), name="adaptive", words="a threshold fitted on the way"),
+    "decaying": Threshold(
+        decaying,
+        reads=("temperature",),
+        name="{threshold:g}-decay{temperature:g}",
+        words="{threshold:g}, decaying with the position at temperature {temperature:g}",
+    ),
+}
 
 
 class AdaptiveThreshold:

@@ -18,7 +18,7 @@ from jobs.output_lines import OutputLines
 from models import deploying_class
 from tasks.readers import read_records
 from training.evaluation import padded, restore_threshold
-from training.reporting import explain, only_our_bars
+from training.reporting import only_our_bars
 from util import AdditionalArguments, ModelArguments, update_autoconfig
 from util.generate_args import GenerateArguments
 from util.runs import fingerprint_model
@@ -69,7 +69,7 @@ class Generator:
         only_our_bars()
         config = load_config(model_args, encoder=None)
         update_autoconfig(config, additional_args, max_answer_length=args.max_new_tokens)
-        self.policy = Policy.from_config(config)
+        self.policy = additional_args.policy(args.max_new_tokens)
         depth = deploying_class(config).adapter_class.count_layers(config)
         self.policy.check(depth)
         self.strategy = args.strategy_of(depth, bool(config.tie_word_embeddings))
@@ -106,7 +106,7 @@ class Generator:
     def say(self) -> str:
         """What tokens are read from, in words."""
         if self.strategy is None:
-            return explain(self.policy, self.model.num_exit_layers)
+            return self.policy.explain(self.model.num_exit_layers)
         contrasted = f", contrasted with layer {', '.join(map(str, self.strategy.amateurs))}" * bool(self.strategy.rule)
         beams = f", {self.strategy.beams} beams" * (self.strategy.beams > 1)
         top = self.strategy.expert or self.model.num_exit_layers
@@ -266,7 +266,8 @@ def continue_all(generator: Generator, prompts: list[str], size: int, output: Ou
         print(f"{len(found)} of {len(prompts)} continuations were in {output.path} already", file=sys.stderr)
     if alone:
         show(generator, found, [None] * len(found))
-    threshold = restore_threshold(generator.model, [row["threshold"] for row in rows if "threshold" in row])
+    learnt = [row["threshold"] for row in rows if "threshold" in row]
+    threshold = restore_threshold(generator.model, generator.policy, learnt)
     for start in range(len(found), len(prompts), size):
         # Another seed for every batch: what is drawn does not depend on where the command was interrupted.
         set_seed((generator.args.seed + SEEDS_APART * start) % 2**32)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -17,17 +16,16 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from decoding.policy import Policy
 from decoding.trace import ExitTrace
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from training.evaluation import padded
-from training.reporting import explain, loading_bar
+from training.reporting import loading_bar
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
+from util.arguments import build
 from util.checks import device_problems, raise_together
 
 logger = logging.getLogger(__name__)
 
-POLICY_FLAGS = tuple(field.name for field in fields(AdditionalArguments) if field.init)
 # Mean over tokens -> what is summed up: layers each ran before it was emitted, and all that ran for it.
 DEPTHS = {"block_avg": "layers", "layers_run": "passes"}
 # New tokens of a task that names no number, or half of what there is room for.
@@ -61,7 +59,7 @@ class EarlyExitLM(TemplateLM):
         **policy: Any,
     ):
         super().__init__()
-        unknown = [name for name in policy if name not in POLICY_FLAGS]
+        unknown = [name for name in policy if name not in AdditionalArguments.flag_names()]
         if unknown:
             raise ValueError(
                 f"{', '.join(unknown)}: no such argument; valid beside the flags of early exit are "
@@ -72,8 +70,9 @@ class EarlyExitLM(TemplateLM):
         raise_together(device_problems(device, "device"))
         model_args = DecoderArguments() if pretrained is None else DecoderArguments(model_name_or_path=pretrained)
         config = load_config(model_args, encoder=False)
-        update_autoconfig(config, AdditionalArguments(**policy), max_answer_length=MAX_NEW_TOKENS)
-        self.policy = Policy.from_config(config)
+        (flags,) = build((AdditionalArguments,), policy)
+        update_autoconfig(config, flags, max_answer_length=MAX_NEW_TOKENS)
+        self.policy = flags.policy(MAX_NEW_TOKENS)
         self.tokenizer = load_tokenizer(model_args)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, dtype)).to(where).eval()
@@ -87,7 +86,7 @@ class EarlyExitLM(TemplateLM):
         self.batch_size = 8 if str(batch_size).startswith("auto") else int(batch_size)
         self.max_length = max_length or getattr(config, "max_position_embeddings", None) or 2048
         self.counts: Counter[str] = Counter()  # of the tokens generated
-        logger.info("Policy: %s.", explain(self.policy, self.model.num_exit_layers))
+        logger.info("Policy: %s.", self.policy.explain(self.model.num_exit_layers))
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> EarlyExitLM:

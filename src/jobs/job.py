@@ -14,13 +14,14 @@ from transformers.trainer_callback import ProgressCallback
 from decoding.policy import Policy
 from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, refuse_long_blocks
 from jobs.resuming import SETTINGS, find_start
-from jobs.setup import announce_policy, choose_best_by, model_dtype, policy_of, quieten
+from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model_dtype, quieten
+from losses.exits import LOSSES
 from models import deploying_class
 from tasks import features, find_task, load_examples, train_features
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
 from training.processes import by_main, end_together, process_index
-from training.reporting import check_trackers, describe, point_trackers, table, track_settings
+from training.reporting import check_trackers, point_trackers, table, track_settings
 from training.trainer import EarlyExitTrainer, TrainingCollator, full_eval_dtype
 from util import (
     AdditionalArguments,
@@ -29,6 +30,7 @@ from util import (
     TrainingArguments,
     check_arguments,
     parse_arguments,
+    policy_for,
     update_autoconfig,
 )
 from util.arguments import Arguments
@@ -110,8 +112,9 @@ class Job:
         self.task = find_task(kind, data_args)
         choose_best_by(training_args, self.task)
         config = load_config(model_args, encoder=not self.continues)
-        overruled = policy_of(config)
-        self._take(additional_args, config)
+        overruled = checkpoint_policy(config)
+        update_autoconfig(config, additional_args, max_answer_length=self._longest_answer)
+        self._take(additional_args, additional_args.policy(self._longest_answer))
         announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
         self.tokenizer = load_tokenizer(model_args)
         self.longest_text = getattr(config, "max_position_embeddings", None)
@@ -130,10 +133,22 @@ class Job:
         """Whether texts are learned and continued, by a model without an encoder."""
         return self.task.kind is LANGUAGE_MODELING
 
-    def _take(self, additional_args: AdditionalArguments, config) -> None:
-        max_length = getattr(self.data_args, self.task.kind.target_limit)
-        update_autoconfig(config, additional_args, max_answer_length=max_length)
-        self.policy = Policy.from_config(config)
+    @property
+    def _longest_answer(self) -> int:
+        """N of a decaying threshold, in tokens."""
+        return getattr(self.data_args, self.task.kind.target_limit)
+
+    def policy_of(self, additional_args: AdditionalArguments) -> Policy:
+        """The policy that flags ask for, of the job's model and data.
+
+        Raises:
+            ValueError: the flags contradict each other or the model.
+        """
+        return policy_for(self.trainer.model.config, additional_args, self._longest_answer)
+
+    def _take(self, additional_args: AdditionalArguments, policy: Policy) -> None:
+        """Decode under a policy, and keep what the flags say."""
+        self.policy = policy
         self.keep_traces = additional_args.save_traces
         self.views = tuple(name for name, wanted in VIEW_FLAGS.items() if getattr(additional_args, wanted))
         self.shows_flops = additional_args.count_flops
@@ -147,10 +162,10 @@ class Job:
         Raises:
             ValueError: the flags contradict each other or the model.
         """
-        self._take(additional_args, self.trainer.model.config)
+        self._take(additional_args, self.policy_of(additional_args))
         size = batch_size or self.args.per_device_eval_batch_size
         kept = {"keep_traces": self.keep_traces, "views": self.views}
-        self.trainer.decoding = replace(self.trainer.decoding, batch_size=size, **kept)
+        self.trainer.decoding = replace(self.trainer.decoding, policy=self.policy, batch_size=size, **kept)
         return self.decode("eval")
 
     # ------------------------------------------------------------------------------------------------------- training
@@ -178,9 +193,14 @@ class Job:
     def _training_settings(self) -> dict:
         """What makes another training of it; steps and epochs may be added to one, batches be cut otherwise."""
         names = ("model_name_or_path", "dataset_name", "train_file", "max_train_samples", "learning_rate", "seed")
-        names += ("intermediate_loss_fn", "train_meta_cm_head")
+        names += ("intermediate_loss_fn", "train_meta_cm_head", *self._settings_of_loss())
         holders = (self.model_args, self.data_args, self.args, self.trainer.model.config)
         return {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+
+    def _settings_of_loss(self) -> list[str]:
+        """What the loss over layers, if there is one, brings along."""
+        row = LOSSES.get(self.trainer.model.config.intermediate_loss_fn)
+        return [] if row is None else [setting.name for setting in row.settings]
 
     def _earlier_training(self) -> dict:
         """The results of the complete training, which are merged again: that may be where it was killed."""
@@ -234,7 +254,7 @@ class Job:
             track_settings(self.trainer.callback_handler.callbacks, f"{stage}_policy", metrics[f"{stage}_policy"])
         starts = metrics.get(f"{prefix}starts", 1)
         note = f" (started {starts} times: seconds are summed over its parts)" if starts > 1 else ""
-        print(f"\n{self.task.name}, {SPLITS[stage]}, {describe(self.policy)}{note}\n{table(metrics, self.shows_flops)}")
+        print(f"\n{self.task.name}, {SPLITS[stage]}, {self.policy.name}{note}\n{table(metrics, self.shows_flops)}")
         if f"{prefix}perplexity_by_layer" in metrics:
             found = metrics[f"{prefix}perplexity_by_layer"].items()
             print("  perplexity by layer: " + ", ".join(f"{layer}: {value:.2f}" for layer, value in found))
@@ -281,6 +301,7 @@ class Job:
         )
         trainer.decoding = DecodingOptions(
             generation=self._generation(trainer.model.generation_config),
+            policy=self.policy,
             batch_size=self.args.per_device_eval_batch_size,
             pad_to=pad_to,
             keep_traces=self.keep_traces,
@@ -340,7 +361,7 @@ class Job:
         file = self._file(stage)
         data = Path(file or self.data_args.dataset_name)
         name = data.parent.name if data.stem == SPLITS[stage] else data.stem
-        return f"{name}-{SPLITS[stage]}-{describe(self.policy)}"
+        return f"{name}-{SPLITS[stage]}-{self.policy.name}"
 
     def _file(self, stage: str) -> str | None:
         return self.data_args.validation_file if stage == "eval" else self.data_args.test_file

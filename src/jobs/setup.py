@@ -7,9 +7,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
-from tasks import HEADLINES, Task, score_names
+from tasks import METRICS, Task, score_names
 from tasks.language_modeling import LANGUAGE_MODELING
-from training.reporting import explain, only_our_bars
+from training.reporting import only_our_bars
 from training.trainer import full_eval_dtype
 from util import TrainingArguments
 
@@ -48,7 +48,7 @@ def choose_best_by(training_args: TrainingArguments, task: Task) -> None:
         if task.kind is LANGUAGE_MODELING:
             valid += ["perplexity", "loss"]
             training_args.best_by("perplexity", more_is_better=False)
-        training_args.best_by(HEADLINES[task.metric])
+        training_args.best_by(METRICS[task.metric].headline)
     else:
         valid = ["loss"]
         training_args.best_by("loss", more_is_better=False)
@@ -62,7 +62,7 @@ def model_dtype(training_args: TrainingArguments) -> torch.dtype:
     return torch.float32 if training_args.do_train else full_eval_dtype(training_args) or torch.float32
 
 
-def policy_of(config) -> Policy:
+def checkpoint_policy(config) -> Policy:
     """The policy a checkpoint's config.json carries; the full model where it is none of this version."""
     try:
         return Policy.from_config(config)
@@ -72,7 +72,7 @@ def policy_of(config) -> Policy:
 
 def announce_policy(policy: Policy, overruled: Policy, num_layers: int) -> None:
     """Say which policy is in force and where it comes from."""
-    logger.info("Policy, from the command line: %s.", explain(policy, num_layers))
+    logger.info("Policy, from the command line: %s.", policy.explain(num_layers))
     if overruled.exits and overruled != policy:
-        held = explain(overruled, num_layers)
+        held = overruled.explain(num_layers)
         logger.info("The checkpoint's config.json asks for another, which is not in force: %s.", held)

@@ -8,7 +8,6 @@ from pathlib import Path
 from decoding.policy import Policy
 from jobs.job import Job
 from training.evaluation import decode_batch
-from util import AdditionalArguments, update_autoconfig
 from util.files import read_json, write_json
 
 
@@ -29,28 +28,22 @@ class Speeds:
         same = held.get("settings") == self.settings and held.get("model_fingerprint", self.model) == self.model
         self.rows = [row for row in held["policies"] if "relative" in row] if same else []
 
-    def of(self, policies: Sequence[AdditionalArguments]) -> list[dict]:
+    def of(self, policies: Sequence[Policy]) -> list[dict]:
         """The row of each policy, see `seconds_per_token`; those that the file has not are timed now, in turn."""
-        names = [_take(self.job.trainer, flags, self._limit) for flags in policies]
+        names = [policy.describe() for policy in policies]
         held = [row["policy"] for row in self.rows]
-        missing = [flags for flags, name in zip(policies, names, strict=True) if name not in held]
+        missing = [policy for policy, name in zip(policies, names, strict=True) if name not in held]
         if missing:
             sizes = self.settings
-            timed = seconds_per_token(self.job.trainer, missing, sizes["examples"], sizes["repetitions"], self._limit)
+            timed = seconds_per_token(self.job.trainer, missing, sizes["examples"], sizes["repetitions"])
             self.rows += [row for row in timed if row["policy"] not in held]
             name = Path(self.job.model_args.model_name_or_path).name
             timed = {"task": self.job.task.name, "model": name, "model_fingerprint": self.model}
             write_json(self.path, {"settings": sizes, **timed, "policies": self.rows})
         return [next(row for row in self.rows if row["policy"] == name) for name in names]
 
-    @property
-    def _limit(self) -> int:
-        return getattr(self.job.data_args, self.job.task.kind.target_limit)
 
-
-def seconds_per_token(
-    trainer, policies: Sequence[AdditionalArguments], examples: int, repetitions: int, max_answer_length: int
-) -> list[dict]:
+def seconds_per_token(trainer, policies: Sequence[Policy], examples: int, repetitions: int) -> list[dict]:
     """A dict per policy: "policy" as `Policy.describe` has it, "tokens", and of each repetition "seconds_per_token" and
     "relative", how many times the full model's.
 
@@ -59,21 +52,20 @@ def seconds_per_token(
 
     Args:
         trainer: Of a job that evaluates; its model and data are used.
-        max_answer_length: N of a decaying threshold.
     """
     options = replace(trainer.decoding, keep_traces=False, views=())
     policies = list(policies)
-    full = next((i for i, flags in enumerate(policies) if not Policy.from_config(flags).exits), None)
+    full = next((i for i, policy in enumerate(policies) if not policy.exits), None)
     if full is None:
-        full, policies = 0, [AdditionalArguments(), *policies]
-    found: list[dict] = [{"seconds_per_token": []} for _ in policies]
+        full, policies = 0, [Policy(), *policies]
+    found: list[dict] = [{"policy": policy.describe(), "seconds_per_token": []} for policy in policies]
     for repetition in range(repetitions + 1):
-        for row, flags in zip(found, policies, strict=True):
-            row["policy"] = _take(trainer, flags, max_answer_length)
+        for row, policy in zip(found, policies, strict=True):
+            under = replace(options, policy=policy)
             trainer.model.threshold = None  # an adaptive one begins anew
             row["tokens"], seconds = 0, 0.0
             for feature in trainer.eval_dataset.features[:examples]:
-                decoded, _, took = decode_batch(trainer.model, trainer.processing_class, [feature], options, False)
+                decoded, _, took = decode_batch(trainer.model, trainer.processing_class, [feature], under, False)
                 row["tokens"] += decoded[0].length
                 seconds += took["decoder_forward"]
             if repetition:
@@ -82,12 +74,6 @@ def seconds_per_token(
     for row in found:
         row["relative"] = [own / base for own, base in zip(row["seconds_per_token"], whole, strict=True)]
     return found
-
-
-def _take(trainer, flags: AdditionalArguments, max_answer_length: int) -> dict:
-    """Let the trainer's model decode under these flags; the policy, described."""
-    update_autoconfig(trainer.model.config, flags, max_answer_length=max_answer_length)
-    return Policy.from_config(trainer.model.config).describe()
 
 
 class Clock:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from losses.exits import Layers, LayerStates, loss_over_layers, loss_row
+from losses.meta_head import meta_head_loss
 from models.hugging_face import LibraryModel
 from models.norms import norm_of
 from models.unembed import Unembed
-from training.losses import intermediate_loss, meta_head_loss
 
 logger = logging.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class ExitTraining(LibraryModel):
     Attributes:
         final_norm: Name of the module that norms the last layer's states.
 
-    Config attributes read: intermediate_loss_fn (a key of INTERMEDIATE_LOSSES), train_meta_cm_head,
+    Config attributes read: intermediate_loss_fn (a key of LOSSES, with what that loss reads), train_meta_cm_head,
     and those of `wants_cm_head`. Without them forward is the library's.
     """
 
@@ -50,18 +51,27 @@ class ExitTraining(LibraryModel):
         super().__init__(config)
         # On the instance, since the class attribute is shared with the library.
         self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), *FOREIGN_KEYS}
+        self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ())}
+        self.loss_modules = self._add_loss_modules(config)
         if not wants_cm_head(config):
             self._keys_to_ignore_on_load_unexpected.add(r"cm_head")
-            return
-        self.cm_head = make_cm_head(config.hidden_size)
-        # Heads were also saved without biases; absent means 0, which is what `_init_weights` puts there.
-        self._keys_to_ignore_on_load_missing = {
-            *(self._keys_to_ignore_on_load_missing or ()),
-            r"cm_head\.\d\.bias",
-        }
-        self.post_init()
+        else:
+            self.cm_head = make_cm_head(config.hidden_size)
+            # Heads were also saved without biases; absent means 0, which is what `_init_weights` puts there.
+            self._keys_to_ignore_on_load_missing.add(r"cm_head\.\d\.bias")
+        if self.loss_modules or wants_cm_head(config):
+            self.post_init()
         if self._trains_meta_head:
             self.freeze_all_but_cm_head()
+
+    def _add_loss_modules(self, config) -> tuple[str, ...]:
+        """Add what is trained with the loss beside the model, new where a checkpoint lacks it; the names."""
+        name = getattr(config, "intermediate_loss_fn", None)
+        modules = {} if name is None else loss_row(name).modules(config)
+        for own, module in modules.items():
+            self.add_module(own, module)
+            self._keys_to_ignore_on_load_missing.add(rf"^{own}\.")
+        return tuple(modules)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -110,25 +120,28 @@ class ExitTraining(LibraryModel):
         """Whether the loss is one of ours."""
         return self._trains_meta_head or getattr(self.config, "intermediate_loss_fn", None) is not None
 
-    def layers_loss(self, states: Callable[[], list[Tensor]], labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def layers_loss(
+        self, states: Callable[[], LayerStates], labels: Tensor, step: int = 0, steps: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The loss that the config asks for, and in evaluation mode the last layer's logits [..., V].
 
         Args:
-            states: Gives the final-normed, unscaled states after each layer, first to last, [..., D] each; called here,
-                so that nothing of a frozen model is kept for a gradient.
+            states: Gives the states after each layer; called here, so that nothing of a frozen model is kept for a
+                gradient.
             labels: The token at each of these positions, IGNORED_LABEL where none counts, [...].
+            step, steps: Optimiser steps done, and in all.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._trains_meta_head):
-            normed = states()
-        loss = self._loss(normed, labels.to(normed[-1].device))
-        return loss, None if self.training else self.unembed()(normed[-1])
+            found = states()
+        labels = labels.to(found.normed[-1].device)
+        modules = {name: getattr(self, name) for name in self.loss_modules}
+        layers = Layers(found, labels, self.unembed(), self.config, modules, step, steps)
+        if self._trains_meta_head:
+            loss = meta_head_loss(self.cm_head, layers)
+        else:
+            loss = loss_over_layers(self.config.intermediate_loss_fn, layers)
+        return loss, None if self.training else self.unembed()(found.normed[-1])
 
     @property
     def _trains_meta_head(self) -> bool:
         return bool(getattr(self.config, "train_meta_cm_head", None))
-
-    def _loss(self, normed: list[Tensor], labels: Tensor) -> Tensor:
-        """The loss of the final-normed states of all layers."""
-        if self._trains_meta_head:
-            return meta_head_loss(self.cm_head, normed, labels, self.unembed())
-        return intermediate_loss(self.config.intermediate_loss_fn, normed, labels, self.unembed())

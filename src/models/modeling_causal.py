@@ -1,11 +1,13 @@
 """The training side of decoder-only models: the Hugging Face models with losses on intermediate exits."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from losses.exits import IGNORED_LABEL, LayerStates
 from models.exit_training import ExitTraining
-from training.losses import IGNORED_LABEL
 
 
 class CausalMixin(ExitTraining):
@@ -21,12 +23,15 @@ class CausalMixin(ExitTraining):
         labels=None,
         use_cache=None,
         logits_to_keep=0,
+        step=0,
+        steps=None,
         **kwargs,
     ):
         """The library's forward, but with `labels` the loss is the one the config asks for.
 
         Labels stand at their own position, as for the library: that of position t is predicted at t - 1. The output
-        then carries the loss and, in evaluation mode, the last layer's logits [B, T, V].
+        then carries the loss and, in evaluation mode, the last layer's logits [B, T, V]. A loss may depend on the
+        optimiser steps done, `step`, of all `steps`.
 
         The library's generate looks for names among these arguments, and passes no positions where it finds none.
         """
@@ -37,15 +42,20 @@ class CausalMixin(ExitTraining):
             return super().forward(**inputs, **rest, labels=labels, **kwargs)
         ahead = labels.new_full(labels.shape, IGNORED_LABEL)
         ahead[:, :-1] = labels[:, 1:]
-        loss, logits = self.layers_loss(lambda: self.normed_states(**inputs), ahead)
+        loss, logits = self.layers_loss(lambda: self.layer_states(**inputs), ahead, step, steps)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
-    def normed_states(self, **inputs) -> list[Tensor]:
+    def normed_states(self, **inputs) -> Sequence[Tensor]:
         """Final-normed states after each layer, first to last, [B, T, D] each."""
+        return self.layer_states(**inputs).normed
+
+    def layer_states(self, **inputs) -> LayerStates:
+        """States after each layer, [B, T, D] each."""
         found = self.base_model(**inputs, use_cache=False, output_hidden_states=True)
         norm = self.get_submodule(self.final_norm)
         # The embedding comes first; the last entry is already normed.
-        return [*(norm(hidden) for hidden in found.hidden_states[1:-1]), found.last_hidden_state]
+        below = found.hidden_states[1:-1]
+        return LayerStates(below, [*(norm(hidden) for hidden in below), found.last_hidden_state])
 
 
 class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):

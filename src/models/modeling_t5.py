@@ -4,6 +4,7 @@ from torch import Tensor
 from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
+from losses.exits import LayerStates
 from models.exit_training import ExitTraining
 
 
@@ -29,11 +30,14 @@ class EarlyExitMixin(ExitTraining):
         decoder_inputs_embeds=None,
         labels=None,
         use_cache=None,
+        step=0,
+        steps=None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """The library's forward, but with `labels` the loss is the one the config asks for.
 
-        The output then carries the loss and, in evaluation mode, the last layer's logits [B, T, V].
+        The output then carries the loss and, in evaluation mode, the last layer's logits [B, T, V]. A loss may depend
+        on the optimiser steps done, `step`, of all `steps`.
         """
         inputs = {
             "input_ids": input_ids,
@@ -47,11 +51,11 @@ class EarlyExitMixin(ExitTraining):
         if labels is None or not self.trains_exits:
             rest = {"past_key_values": past_key_values, "labels": labels, "use_cache": use_cache}
             return super().forward(**inputs, **rest, **kwargs)
-        loss, logits = self.layers_loss(lambda: self._normed_states(inputs, labels), labels)
+        loss, logits = self.layers_loss(lambda: self._layer_states(inputs, labels), labels, step, steps)
         return Seq2SeqLMOutput(loss=loss, logits=logits)
 
-    def _normed_states(self, inputs: dict, labels: Tensor) -> list[Tensor]:
-        """Final-normed, unscaled states after each decoder layer, first to last, each [B, T, D]."""
+    def _layer_states(self, inputs: dict, labels: Tensor) -> LayerStates:
+        """States after each decoder layer, [B, T, D] each."""
         if inputs["decoder_input_ids"] is None and inputs["decoder_inputs_embeds"] is None:
             inputs = inputs | {"decoder_input_ids": self._shift_right(labels)}
         encoder_outputs = inputs["encoder_outputs"]
@@ -71,8 +75,9 @@ class EarlyExitMixin(ExitTraining):
             output_hidden_states=True,
         )
         # The embedding comes first; the last entry is already normed by the stack.
-        below = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in decoded.hidden_states[1:-1]]
-        return [*below, decoded.last_hidden_state]
+        below = decoded.hidden_states[1:-1]
+        normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in below]
+        return LayerStates(below, [*normed, decoded.last_hidden_state])
 
 
 class EarlyExitT5ForConditionalGeneration(EarlyExitMixin, T5ForConditionalGeneration):

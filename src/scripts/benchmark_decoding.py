@@ -37,6 +37,7 @@ from typing import NamedTuple
 import torch
 
 from decoding.confidence import CONFIDENCES, Measure, softmax_gap
+from decoding.exits import ExitState
 from decoding.policy import Policy
 from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
@@ -55,8 +56,8 @@ SCRIPTED = (0.05, 0.5, 0.9)
 # Of contrastive generation.
 BEAMS = 5
 
-# Of FREE, every token that may wait does: a synchronisation at every eighth token.
-WAITING = 7
+# Of FREE, drafted tokens that are pending before a synchronisation, so that there is one at every eighth token.
+PENDING = 7
 # Of the lossless decoder: how often a token drafted stands, how many are drafted, and by how large parts of the model.
 ACCEPTED, DRAFTED, DRAFT_DEPTHS = 0.8, 3, {"L/12": 1 / 12, "L/6": 1 / 6}
 
@@ -88,27 +89,31 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
     if "depth" in groups:
         found["half depth"] = Contender(Policy(static_exit=half), straight(half))
     if {"depth", "pruning", "contrast"} & set(groups):
-        found["softmax"] = Contender(Policy("softmax", first_exit=2))
+        found["softmax"] = Contender(Policy(confidence="softmax", first_exit=2))
     if "pruning" in groups:
-        found["fixed"] = Contender(Policy("softmax", "fixed", first_exit=2, k=512))
-        found["decaying"] = Contender(Policy("softmax", "decaying", first_exit=2))
+        found["fixed"] = Contender(Policy(confidence="softmax", vocabulary="fixed", first_exit=2, k=512))
+        found["decaying"] = Contender(Policy(confidence="softmax", vocabulary="decaying", first_exit=2))
         for confidence in SCRIPTED:
             name = f"softmax, then {confidence:g}"
-            CONFIDENCES[name] = Measure(lambda exit, confidence=confidence: softmax_gap(exit) * 0 + confidence)
-            found[f"adaptive at {confidence:g}"] = Contender(Policy(name, "adaptive", first_exit=2))
+            CONFIDENCES[name] = Measure(scripted(confidence), CONFIDENCES["softmax"].elementwise)
+            found[f"adaptive at {confidence:g}"] = Contender(
+                Policy(confidence=name, vocabulary="adaptive", first_exit=2)
+            )
     if "contrast" in groups:
         for label, measure in (("weighted", "reweight_contrastive_decoding"), ("JSD", "JSD_contrastive_confidence")):
-            found[label] = Contender(Policy(measure, first_exit=2))
-            found[f"{label}, late"] = Contender(Policy(measure, first_exit=late))
-        found["softmax, late"] = Contender(Policy("softmax", first_exit=late))
-        found["JSD + adaptive"] = Contender(Policy("JSD_contrastive_confidence", "adaptive", first_exit=2))
+            found[label] = Contender(Policy(confidence=measure, first_exit=2))
+            found[f"{label}, late"] = Contender(Policy(confidence=measure, first_exit=late))
+        found["softmax, late"] = Contender(Policy(confidence="softmax", first_exit=late))
+        found["JSD + adaptive"] = Contender(
+            Policy(confidence="JSD_contrastive_confidence", vocabulary="adaptive", first_exit=2)
+        )
     if "free" in groups:
         shallow = {"confidence": "softmax", "threshold": 0.0, "skipped": "recompute"}
         free = Policy(**shallow, first_exit=half, last_exit=half)
         found["FREE, all shallow"] = Contender(free, straight(half))
-        together = [(0, half, 1), (half, num_layers - half, WAITING + 1)]
-        passes = Passes([*straight(half).tokens * WAITING, together])
-        found["FREE, every 8th deep"] = Contender(replace(free, num_speculations=WAITING), passes)
+        together = [(0, half, 1), (half, num_layers - half, PENDING + 1)]
+        passes = Passes([*straight(half).tokens * PENDING, together])
+        found["FREE, every 8th deep"] = Contender(replace(free, num_speculations=PENDING), passes)
         VERIFICATIONS["scripted"] = Verification(Script().verify, exact=True)
         for part, share in DRAFT_DEPTHS.items():
             layer = max(1, round(share * num_layers))
@@ -120,6 +125,11 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
             }
             found[f"lossless from {part}"] = Contender(Policy(**shallow, **drafting))
     return found
+
+
+def scripted(confidence: float) -> Callable[[ExitState], torch.Tensor]:
+    """A measure that costs what softmax costs, and says the same of every token."""
+    return lambda exit: softmax_gap(exit) * 0 + confidence
 
 
 class Script:

@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding.ranges import COUNT, FROM_TWO, NATURAL, POSITIVE
+from losses.exits import IGNORED_LABEL
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from tasks.invented import invented_dialogues, invented_facts
-from training.losses import IGNORED_LABEL
 from util.arguments import build
 from util.checks import raise_together
 from util.files import folder_problem, replacing, write_json

@@ -36,7 +36,6 @@ from jobs.experiments import (
 )
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
-from training.reporting import describe
 from util.commands import CommandParser, output_folder
 from util.terminal import terminal
 
@@ -70,16 +69,17 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
     logging.getLogger("training").setLevel(logging.WARNING)  # a line per run says enough
     runs = points(methods, job.trainer.model.num_exit_layers, arguments.layers)
     policies = []
-    for index, flags in enumerate(runs, start=1):
-        policies.append(policy_arguments(setting, flags))
+    for index, words in enumerate(runs, start=1):
+        flags = policy_arguments(setting, words)
+        policies.append(job.policy_of(flags))
         # Rows of the head are copied at batch 1, and an adaptive threshold is fitted batch by batch; nothing else that
         # a run reports depends on its batch.
-        alone = policies[-1].type_vocab_reduct or policies[-1].use_adapt_threshold
+        alone = policies[-1].prunes or policies[-1].adapts
         batch = None if alone else BATCH
         with redirect_stdout(StringIO()):  # hundreds of tables; the files hold them
-            metrics = job.evaluate(policies[-1], batch)
+            metrics = job.evaluate(flags, batch)
         depth = metrics["eval_block_avg"]
-        print(f"{clock}  {name} {index}/{len(runs)}: {describe(job.policy)}: mean exit {depth:.2f}", flush=True)
+        print(f"{clock}  {name} {index}/{len(runs)}: {job.policy.name}: mean exit {depth:.2f}", flush=True)
     if arguments.speed_examples and not arguments.evaluate_only:
         Speeds(job, out / "speed.json", arguments.speed_examples, arguments.repetitions).of(policies)
 

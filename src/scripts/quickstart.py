@@ -15,7 +15,8 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from analysis.tradeoff import label, report
+from analysis.tradeoff import report
+from decoding import naming
 from decoding.ranges import COUNT
 from jobs.job import Job
 from jobs.speed import Speeds
@@ -65,7 +66,7 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
     """One evaluation run under these flags."""
     with redirect_stdout(StringIO()):  # so many summaries would hide the table, which holds their numbers
         metrics = job.evaluate(flags)
-    policy, took = label(metrics["eval_policy"]), in_seconds(metrics["eval_runtime"])
+    policy, took = naming.label(metrics["eval_policy"]), in_seconds(metrics["eval_runtime"])
     print(f"{name}: {policy}: {took} s for {metrics['eval_samples']} examples", flush=True)
 
 
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         for flags in grid:
             evaluate(name, job, flags)
         path = arguments.out / name / "speed.json"
-        Speeds(job, path, arguments.speed_examples, arguments.repetitions).of(grid)
+        Speeds(job, path, arguments.speed_examples, arguments.repetitions).of([job.policy_of(flags) for flags in grid])
     print("\n" + report(arguments.out, arguments.out))
     print(f"Table:  {arguments.out / 'table.txt'}\nFigure: {arguments.out / 'figure.png'}")
 

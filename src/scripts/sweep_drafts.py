@@ -51,7 +51,7 @@ def sweep_setting(name: str, setting, method: list[str], arguments: argparse.Nam
         point = ["--shallow_exit_layer", str(layer), "--num_speculations", str(drafted)]
         flags = policy_arguments(setting, [*method, *point])
         metrics = quietly(job, flags)
-        (row,) = speeds.of([flags])
+        (row,) = speeds.of([job.policy])
         fast = 1 / statistics.median(row["relative"])
         draw(arguments.out)
         stood = f"{metrics.get('eval_acceptance_rate', 0):.0%} stood" if "eval_acceptance_rate" in metrics else "-"

@@ -8,10 +8,12 @@ from typing import Any
 
 from tasks import loading
 from tasks.features import Feature, best_window, features, train_features
+from tasks.invented import invented_dialogues, invented_facts
 from tasks.language_modeling import LANGUAGE_MODELING
 from tasks.loading import load_examples
-from tasks.metrics import HEADLINES, METRICS, generated_length, is_scored, score, score_example, score_names
+from tasks.metrics import METRICS, Metric, generated_length, is_scored, score, score_example, score_names
 from tasks.question_answering import QUESTION_ANSWERING
+from tasks.stories import invented_stories
 from tasks.summarization import SUMMARIZATION
 from tasks.task import Kind, Source, Task
 from tasks.translation import TRANSLATION
@@ -82,14 +84,12 @@ _ALL = [
         QUESTION_ANSWERING,
         "squad",
         SQUAD_COLUMNS,
-        generator="invented.invented_facts",
+        generator=invented_facts,
         sizes=INVENTED_SIZES,
     ),
-    _summarization(
-        "invented_dialogues", "dialogue", "summary", generator="invented.invented_dialogues", sizes=INVENTED_SIZES
-    ),
+    _summarization("invented_dialogues", "dialogue", "summary", generator=invented_dialogues, sizes=INVENTED_SIZES),
     Task("wikitext", LANGUAGE_MODELING, "rouge", sources=(Source("Salesforce/wikitext", config="wikitext-2-raw-v1"),)),
-    Task("invented_stories", LANGUAGE_MODELING, "rouge", generator="stories.invented_stories", sizes=INVENTED_SIZES),
+    Task("invented_stories", LANGUAGE_MODELING, "rouge", generator=invented_stories, sizes=INVENTED_SIZES),
 ]
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
@@ -102,12 +102,12 @@ def find_task(kind: str, data_args: Any) -> Task:
 
 
 __all__ = [
-    "HEADLINES",
     "KINDS",
     "METRICS",
     "TASKS",
     "Feature",
     "Kind",
+    "Metric",
     "Source",
     "Task",
     "best_window",

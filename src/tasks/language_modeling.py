@@ -8,14 +8,13 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from losses.exits import IGNORED_LABEL
 from tasks.columns import TEXTS, find, given
 from tasks.features import Feature, special_ids
 from tasks.metrics import rouge_tokenizer
 from tasks.task import Kind, Parts, Sample, Task, text_of, text_or_null
 
 logger = logging.getLogger(__name__)
-
-IGNORED_LABEL = -100
 
 
 def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str | None]:

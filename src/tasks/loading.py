@@ -5,7 +5,6 @@ source, target (the first reference, or an empty text) and references (None wher
 Tokenising and scoring know nothing else.
 """
 
-import importlib
 import logging
 import uuid
 from collections import Counter
@@ -129,11 +128,8 @@ def _load_records(task: Task, data_args: Any, split: str, cache_dir: str | None,
     if file:
         return Records(file, read_records(file))
     if task.generator:
-        module, name = task.generator.split(".")
-        make = getattr(importlib.import_module(f"tasks.{module}"), name)
-        return Records(
-            f"{task.name} {split}", make(split, getattr(data_args, SPLIT_LIMITS[split]) or task.sizes[split])
-        )
+        size = getattr(data_args, SPLIT_LIMITS[split]) or task.sizes[split]
+        return Records(f"{task.name} {split}", task.generator(split, size))
     if not task.sources:
         raise ValueError(f"there is no {split} split: --{SPLIT_FILES[split]} or --dataset_name is needed")
     rows = _load_first(task, data_args.dataset_config_name, split, cache_dir, token)

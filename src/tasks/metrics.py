@@ -12,8 +12,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import nltk
 from datasets import Dataset
@@ -224,23 +225,84 @@ def rouge_tokenizer(task: Task, data_args: Any) -> str | None:
     return None if asked == "rouge_score" else asked
 
 
-METRICS: dict[str, Callable[..., Scores]] = {
-    "squad": squad,
-    "squad_v2": squad_v2,
-    "rouge": rouge,
-    "sacrebleu": bleu,
-}
-"""Metric -> (predictions, references of each, **`Task.scoring`) -> scores."""
+def _loses_letters(text: str, tokenizer: str) -> bool:
+    letters = [character for character in text if character.isalnum()]
+    kept = sum(character.isascii() for character in letters) if tokenizer == "rouge_score" else len(letters)
+    return not kept or 2 * kept < len(letters)
 
-EXAMPLE_METRICS: dict[str, Callable[..., Scores]] = {
-    "squad": squad_example,
-    "squad_v2": squad_v2_example,
-    "rouge": rouge_example,
-}
-"""Metric -> the same of one example, where that means something; the mean of these is the metric's own number."""
 
-HEADLINES = {"squad": "f1", "squad_v2": "f1", "rouge": "rougeLsum", "sacrebleu": "bleu"}
-"""Metric -> the one of its numbers a checkpoint is chosen by."""
+def _is_one_word(text: str, tokenizer: str) -> bool:
+    return tokenizer in SPACE_TOKENIZERS and 2 * len("".join(UNSPACED.findall(text))) > len(text)
+
+
+class Unseen(NamedTuple):
+    """Texts whose words a metric does not tell apart: its own tokenizer, whether (text, tokenizer) is one of them, and
+    what a warning says of them."""
+
+    tokenizer: str
+    is_unseen: Callable[[str, str], bool]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        compute: (predictions, references of each, **`Task.scoring`) -> scores, named as in results without `eval_`.
+        headline: The one of its numbers that a checkpoint is chosen by.
+        example: (prediction, references) -> the same of one example, where that means something; the mean of these is
+            the metric's own number.
+        shown: The one of its numbers that tables and figures show, in percent; the headline where nothing is given.
+        label: What they call it; its name where nothing is given.
+        unanswerable: Whether an example without references counts, as a question that has no answer.
+        unseen: Which texts it makes little of.
+    """
+
+    compute: Callable[..., Scores]
+    headline: str
+    example: Callable[..., Scores] | None = None
+    shown: str = ""
+    label: str = ""
+    unanswerable: bool = False
+    unseen: Unseen | None = None
+
+
+METRICS: dict[str, Metric] = {
+    "squad": Metric(squad, "f1", squad_example, label="F1"),
+    "squad_v2": Metric(squad_v2, "f1", squad_v2_example, label="F1", unanswerable=True),
+    "rouge": Metric(
+        rouge,
+        "rougeLsum",
+        rouge_example,
+        shown="rougeL",
+        label="ROUGE-L",
+        unseen=Unseen(
+            "rouge_score",
+            _loses_letters,
+            "have no token left, or less than half of their letters, under the tokenizer {tokenizer} of ROUGE, so that "
+            "their scores mean little; --rouge_tokenizer unicode keeps the words of every script",
+        ),
+    ),
+    "sacrebleu": Metric(
+        bleu,
+        "bleu",
+        label="BLEU",
+        unseen=Unseen(
+            "13a",
+            _is_one_word,
+            "are of a script without spaces, whose sentences the tokenizer {tokenizer} of BLEU takes for single words; "
+            "--bleu_tokenizer zh or char takes them apart",
+        ),
+    ),
+}
+
+
+def shown_scores() -> dict[str, tuple[str, str | None]]:
+    """Number of a metric that tables and figures show -> what they call it, and its name in the scores of an example;
+    None where it is a whole corpus's."""
+    shown = {row.shown or row.headline: row for row in METRICS.values()}
+    return {name: (row.label or name, name if row.example else None) for name, row in shown.items()}
 
 
 def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scores:
@@ -258,65 +320,40 @@ def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scor
     pairs = [(predictions[name], texts) for name, texts in zip(ids, references, strict=True) if is_scored(task, texts)]
     if len(pairs) < len(ids):
         logger.warning("%d of %d examples have no reference and are not scored", len(ids) - len(pairs), len(ids))
-    return METRICS[task.metric](*zip(*pairs, strict=True), **task.scoring) if pairs else {}
+    return METRICS[task.metric].compute(*zip(*pairs, strict=True), **task.scoring) if pairs else {}
 
 
 def score_example(task: Task, prediction: str, references: Sequence[str] | None) -> Scores:
     """The task's metric of one example; empty where it does not count, or where the metric is of a corpus only."""
-    if task.metric not in EXAMPLE_METRICS or not is_scored(task, references):
+    compute = METRICS[task.metric].example
+    if compute is None or not is_scored(task, references):
         return {}
-    return EXAMPLE_METRICS[task.metric](prediction, tuple(references), **task.scoring)
+    return compute(prediction, tuple(references), **task.scoring)
 
 
 def score_names(task: Task) -> list[str]:
     """What an evaluation of the task measures, without the words that go with the numbers."""
-    scores = METRICS[task.metric](["a"], [["a"]])
+    scores = METRICS[task.metric].compute(["a"], [["a"]])
     return [name for name, value in scores.items() if not isinstance(value, str)]
 
 
 def is_scored(task: Task, references: Sequence[str] | None) -> bool:
     """Whether an example of these references counts in the task's metric."""
-    return bool(references) or (references is not None and task.metric == "squad_v2")
+    return bool(references) or (references is not None and METRICS[task.metric].unanswerable)
 
 
 def warn_unseen(task: Task, references: Sequence[Sequence[str] | None], origin: str) -> None:
     """A warning with the number of examples whose references the metric's tokenizer does not tell into words."""
-    if task.metric not in UNSEEN:
+    row = METRICS[task.metric].unseen
+    if row is None:
         return
-    own, unseen, reason = UNSEEN[task.metric]
+    own, unseen, reason = row
     tokenizer = task.tokenizer or own
     count = sum(bool(texts) and all(unseen(text, tokenizer) for text in texts) for texts in references)
     if count:
         logger.warning(
             "%d of %d references of %s %s", count, len(references), origin, reason.format(tokenizer=tokenizer)
         )
-
-
-def _loses_letters(text: str, tokenizer: str) -> bool:
-    letters = [character for character in text if character.isalnum()]
-    kept = sum(character.isascii() for character in letters) if tokenizer == "rouge_score" else len(letters)
-    return not kept or 2 * kept < len(letters)
-
-
-def _is_one_word(text: str, tokenizer: str) -> bool:
-    return tokenizer in SPACE_TOKENIZERS and 2 * len("".join(UNSPACED.findall(text))) > len(text)
-
-
-# Metric -> its own tokenizer, whether a tokenizer misses most of a text, and what a warning says of such texts.
-UNSEEN: dict[str, tuple[str, Callable[[str, str], bool], str]] = {
-    "rouge": (
-        "rouge_score",
-        _loses_letters,
-        "have no token left, or less than half of their letters, under the tokenizer {tokenizer} of ROUGE, so that "
-        "their scores mean little; --rouge_tokenizer unicode keeps the words of every script",
-    ),
-    "sacrebleu": (
-        "13a",
-        _is_one_word,
-        "are of a script without spaces, whose sentences the tokenizer {tokenizer} of BLEU takes for single words; "
-        "--bleu_tokenizer zh or char takes them apart",
-    ),
-}
 
 
 def generated_length(sequence: Sequence[int], pad_token_id: int) -> int:

@@ -82,8 +82,7 @@ class Task:
         columns: role -> dotted path; a list on the way is mapped over (`answers.text`).
         sources: where the data set is, best first; a later one is used, with a warning, where an earlier one fails.
         aliases: further spellings of --dataset_name that mean this task.
-        generator: module and function of `tasks` that makes the records instead of a source, such as
-            invented.invented_facts.
+        generator: (split, number of records) -> records in the data set's columns, instead of a source.
         sizes: split -> number of records the generator makes.
     """
 
@@ -93,7 +92,7 @@ class Task:
     columns: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     aliases: tuple[str, ...] = ()
-    generator: str | None = None
+    generator: Callable[[str, int], Sequence[Mapping[str, Any]]] | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     tokenizer: str | None = None
 

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
-from tasks import Feature, Task, best_window, generated_length, is_scored, score, score_example
+from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score, score_example
 from training.perplexity import perplexities
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
 from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
@@ -58,6 +58,7 @@ class DecodingOptions:
 
     Attributes:
         generation: lengths, beams, penalties.
+        policy: when tokens may leave.
         batch_size: inputs per batch and process.
         pad_to: width every input is padded to; None pads to the longest of the batch.
         keep_traces: record every token's exit, confidences and head rows.
@@ -67,6 +68,7 @@ class DecodingOptions:
     """
 
     generation: GenerationConfig
+    policy: Policy = field(default_factory=Policy)
     batch_size: int = 8
     pad_to: int | None = None
     keep_traces: bool = True
@@ -146,7 +148,7 @@ def decode(
     """Decode what is not recorded yet; the lines of all batches, of which only the main process may make use."""
     batches = plan(data.features, options.batch_size)
     session, done, learnt = by_main(lambda: recorded(run))
-    threshold = restore_threshold(model, learnt.get(process_index(), []))
+    threshold = restore_threshold(model, options.policy, learnt.get(process_index(), []))
     mine = [batch for batch in batches[process_index() :: process_count()] if not done.issuperset(map(key, batch))]
     store = run or Memory()
     label = "Decoding" + (f", {len(done)} of {len(data.features)} inputs were there already" if done else "")
@@ -193,10 +195,9 @@ def thresholds(lines: Sequence[dict]) -> dict[int, list[dict]]:
     return learnt
 
 
-def restore_threshold(model, learnt: Sequence[dict]) -> AdaptiveThreshold | None:
+def restore_threshold(model, policy: Policy, learnt: Sequence[dict]) -> AdaptiveThreshold | None:
     """The adaptive threshold of this process and this run, which begins where an earlier start of it was; None where
-    the model's policy has none."""
-    policy = Policy.from_config(model.config)
+    the policy has none."""
     if not policy.adapts:
         return None
     model.threshold = AdaptiveThreshold(policy.threshold)
@@ -213,22 +214,21 @@ def decode_batch(
     left = not model.config.is_encoder_decoder
     inputs = padded([feature.input_ids for feature in batch], pad, options.pad_to, left)
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    policy = Policy.from_config(model.config)  # said once when the job began
     if options.beams > 1:
-        sequences, scores, trace, seconds = search(model, inputs, options.generation)
+        sequences, scores, trace, seconds = search(model, inputs, options.generation, options.policy)
     else:
         kept = {"return_logprobs": scored, "return_states": bool(options.views)}
-        sequences, scores, trace, seconds = leave_early(model, inputs, options.generation, policy, **kept)
+        sequences, scores, trace, seconds = leave_early(model, inputs, options.generation, options.policy, **kept)
     seconds["batch"] = time.perf_counter() - started
     prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     answers = sequences[:, prompt:].tolist()
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     flops = trace.flops() if trace else {}
-    lens = Lens(model.unembed(), tokenizer, policy) if options.views else None
+    lens = Lens(model.unembed(), tokenizer, options.policy) if options.views else None
     decoded: list[Decoded] = []
     details: dict[str, list[dict]] = {}
     for row, feature in enumerate(batch):
-        cost = exit_cost(trace, row, flops, policy) if trace else {}
+        cost = exit_cost(trace, row, flops, options.policy) if trace else {}
         length = len(cost["exit_layers"]) if trace else generated_length([pad, *answers[row]], pad)
         score = None if scores is None else scores[row]
         decoded.append(Decoded(feature.example_id, feature.window, texts[row].strip(), length, score, **cost))
@@ -265,7 +265,7 @@ def leave_early(model, inputs: dict[str, Tensor], generation: GenerationConfig, 
     return sequences, scores, trace, dict(trace.seconds)
 
 
-def search(model, inputs: dict[str, Tensor], generation: GenerationConfig):
+def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, policy: Policy):
     """The same of the library's beam search: no trace, and the score is the beam's, which --length_penalty shapes."""
     started = time.perf_counter()
     more = {}
@@ -275,7 +275,7 @@ def search(model, inputs: dict[str, Tensor], generation: GenerationConfig):
     encoder_seconds = time.perf_counter() - started
     generation = copy.deepcopy(generation)
     generation.update(return_dict_in_generate=True, output_scores=True)
-    output = model.generate(**inputs, **more, generation_config=generation)
+    output = model.generate(**inputs, **more, generation_config=generation, policy=policy)
     seconds = {"encoder_forward": encoder_seconds, "decoder_forward": time.perf_counter() - started - encoder_seconds}
     return output.sequences, output.sequences_scores.tolist(), None, seconds
 
@@ -336,7 +336,7 @@ def choose(decoded: dict[str, list[Decoded]], data: DecodingData, null_threshold
     """The answer of each example: of several windows the one of highest mean log-probability."""
     chosen = []
     for windows in decoded.values():
-        texts = [each.text for each in windows] if data.task.metric == "squad_v2" else None
+        texts = [each.text for each in windows] if METRICS[data.task.metric].unanswerable else None
         scores = [float("nan") if each.score is None else each.score for each in windows]
         chosen.append(windows[best_window(scores, texts, null_threshold)] if len(windows) > 1 else windows[0])
     return chosen

@@ -10,7 +10,7 @@ from decoding.trace import PER_LAYER, ExitTrace
 from tasks import Feature
 
 # Of `ExitTrace.counts`, what is kept of an input.
-WAITING = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
+KEPT_COUNTS = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
     """Sums over the exits tried by a row's tokens.
 
     first, later: how many exits were their token's first one, how many not. rows_*: rows of the head multiplied there;
-    kept_*: tokens in the running there; amateur_rows: rows multiplied for earlier layers' logits. compared: exits at
+    kept_*: surviving tokens there; amateur_rows: rows multiplied for earlier layers' logits. compared: exits at
     which a contrastive measure had a V_head, single: those where it had one member; taken, taken_single: the same of
     the exits by which a token left. passes: layers run in all, by waiting slots and in vain too; shallow: tokens that
     left early; rolled_back: tokens that verification threw away, layers_rolled_back: the layers they had left from; the
@@ -83,13 +83,13 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
         "shallow": int((trace.exit_layers[row, :length] < trace.cost.num_layers).sum()),
         "rolled_back": len(discarded),
         "layers_rolled_back": sum(discarded),
-        **{name: int(trace.counts[name][row]) for name in WAITING},
+        **{name: int(trace.counts[name][row]) for name in KEPT_COUNTS},
     }
 
 
 def reference_rows(trace: ExitTrace, row: int, policy: Policy) -> int:
-    """Rows of the head the reference counts: those in the running at every exit tried; under pruning at all but the
-    first of a token, where it multiplies the whole head as well."""
+    """Rows of the head the reference counts: the surviving ones at every exit tried; under pruning at all but the first
+    of a token, where it multiplies the whole head as well."""
     if not trace.cost.reads_logits:
         return 0
     kept = trace.kept[row, : int(trace.lengths[row])]

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from transformers.integrations import TensorBoardCallback, WandbCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from decoding.policy import Policy
 from util.checks import raise_together
 from util.packages import TRACKERS, package_problems
 
@@ -161,55 +160,6 @@ def _number(name: str, value: float) -> str:
 def in_seconds(seconds: float) -> str:
     """Seconds as text; a decimal where they are few."""
     return f"{seconds:.1f}" if round(seconds, 1) < 10 else f"{seconds:,.0f}"
-
-
-def describe(policy: Policy) -> str:
-    """A policy in a few words that can stand in the name of a folder, such as softmax-0.9-min2."""
-    if not policy.exits:
-        return "full"
-    if policy.confidence is None:
-        return f"static-{policy.static_exit}"
-    decay = "" if policy.temperature is None else f"-decay{policy.temperature:g}"
-    pruning = f"-{policy.vocabulary}" if policy.prunes else ""
-    emitted = "-emitted" if policy.emits_contrast else ""
-    threshold = "adaptive" if policy.adapts else f"{policy.threshold:g}"
-    exits = f"min{policy.first_exit}" if policy.last_exit is None else f"at{policy.first_exit}"
-    verified = {"rollback": f"-rollback{policy.rollback_threshold}", "exact": "-lossless"}
-    skipped = verified.get(policy.verification, "-recompute") if policy.recomputes else ""
-    return f"{policy.confidence}-{threshold}{decay}{pruning}{emitted}-{exits}{skipped}"
-
-
-def explain(policy: Policy, num_layers: int) -> str:
-    """A policy as a person would say it."""
-    if not policy.exits:
-        return f"the full model, {num_layers} layers for every token"
-    if policy.confidence is None:
-        return f"every token leaves after {policy.static_exit} of {num_layers} layers"
-    layers = policy.exit_layers(num_layers)
-    decay = "" if policy.temperature is None else f", decaying with the position at temperature {policy.temperature:g}"
-    where = f"layers {layers.start} to {layers.stop - 1} of {num_layers}"
-    if policy.last_exit is not None:
-        where = f"layer {layers.start} of {num_layers}"
-    pruning = f", {policy.vocabulary} pruning of the vocabulary" if policy.prunes else ""
-    emitted = ", tokens read from the contrastive distribution" if policy.emits_contrast else ""
-    above = "a threshold fitted on the way" if policy.adapts else f"{policy.threshold:g}"
-    first = "" if policy.last_exit is not None else "the first of "
-    exits = f"a token leaves after {first}{where} whose {policy.confidence} is above {above}"
-    return f"{exits}{decay}{pruning}{emitted}{_skipped(policy)}"
-
-
-def _skipped(policy: Policy) -> str:
-    """What becomes of the layers a token skipped, where they are not filled by copying its state."""
-    if not policy.recomputes:
-        return ""
-    most = "" if policy.num_speculations is None else f" ({policy.num_speculations} of them wait at most)"
-    word = {
-        "none": "",
-        "rollback": f"; one whose cross entropy there is above {policy.rollback_threshold} is replaced",
-        "exact": "; only what the full model would emit stands",
-    }
-    waiting = f", tokens that left{most} run the layers above together with one that does not leave"
-    return waiting + word[policy.verification]
 
 
 def check_trackers(names: list[str]) -> None:

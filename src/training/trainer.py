@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,12 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """The library's; a loss over layers is told how far training has come."""
+        if getattr(self.model, "trains_exits", False):
+            inputs = {**inputs, "step": self.state.global_step, "steps": self.state.max_steps}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     # --------------------------------------------------------------------------------------------------- not finite
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """The loss of a batch, whose gradients were added.
@@ -232,7 +238,7 @@ def full_eval_dtype(args) -> torch.dtype | None:
 def config_without_flags(model) -> Iterator[None]:
     """Takes the flags of early exit off the model's config for as long as it is saved; says that it has a `cm_head`."""
     config = model.config
-    names = [field.name for field in fields(AdditionalArguments)] + ["max_answer_length"]
+    names = [*AdditionalArguments.flag_names(), "max_answer_length"]
     held = {name: config.__dict__.pop(name) for name in names if name in config.__dict__}
     if getattr(model, "cm_head", None) is not None:
         config.has_cm_head = True

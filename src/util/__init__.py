@@ -1,6 +1,6 @@
 """The ground: arguments of the scripts, what they mean for a model's config, and files."""
 
-from util.additional_args import AdditionalArguments, update_autoconfig
+from util.additional_args import AdditionalArguments, policy_for, update_autoconfig
 from util.arguments import (
     DataArguments,
     DecoderArguments,
@@ -26,5 +26,6 @@ __all__ = [
     "TranslationArguments",
     "check_arguments",
     "parse_arguments",
+    "policy_for",
     "update_autoconfig",
 ]

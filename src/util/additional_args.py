@@ -2,13 +2,18 @@
 
 import logging
 from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
 from typing import Any
 
+from decoding import policy_checks
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy, vocabulary_of
 from decoding.pruning import VOCABULARIES
+from decoding.settings import Setting
 from decoding.states import SKIPPED_STATES
-from util.checks import INTERMEDIATE_LOSSES, contradictions, raise_together, without_effect
+from losses import exits as losses
+from losses.exits import LOSSES
+from util.checks import contradictions, raise_together, without_effect
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +59,8 @@ class PolicyArguments:
     )
     type_vocab_reduct: str | None = flag(
         None,
-        f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens are "
-        "in the running and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
+        f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens "
+        "survive and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
         "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952).",
     )
     k: int | None = flag(
@@ -138,7 +143,7 @@ class ExitTrainingArguments:
     intermediate_loss_fn: str | None = flag(
         None,
         "Loss over several layers: ce is the mean of the layers' cross entropies, weighted_ce weights layer l by l "
-        f"(CALM). Valid: {', '.join(INTERMEDIATE_LOSSES)}; without it the last layer alone is trained.",
+        f"(CALM). Valid: {', '.join(LOSSES)}; without it the last layer alone is trained.",
     )
     distill_layer_alpha: float | None = flag(None, "Weight of the distillation term in the shallowdeep_kd losses.")
     do_layer_transformation: bool = flag(
@@ -197,14 +202,58 @@ class MeasurementArguments:
 class AdditionalArguments(MeasurementArguments, ExitTrainingArguments, PolicyArguments):
     """Every flag of early exit. A setting that contradicts another is refused when the object is made.
 
+    Attributes:
+        extra: Flags that a kind of pruning or of threshold, or a loss, brings along: name -> value, see `own_settings`.
+
     Raises:
         ValueError: one sentence per problem, all of them at once.
     """
+
+    extra: dict[str, Any] = field(default_factory=dict, metadata={"flag": False})
 
     def __post_init__(self) -> None:
         vocabulary = vocabulary_of(self.type_vocab_reduct)
         self.type_vocab_reduct = None if vocabulary == "none" else vocabulary
         raise_together(contradictions(self))
+
+    @staticmethod
+    def own_settings() -> dict[str, Setting]:
+        """Name -> every setting that a row of the tables of prunings, thresholds and losses brings along."""
+        return policy_checks.own_settings() | losses.own_settings()
+
+    @classmethod
+    def flag_names(cls) -> list[str]:
+        """Every flag, those of `own_settings` last."""
+        return [each.name for each in fields(cls) if each.name != "extra"] + list(cls.own_settings())
+
+    def flags(self) -> dict[str, Any]:
+        """Name -> value of every flag; None of an own setting that was not given."""
+        held = vars(self) | {name: self.extra.get(name) for name in self.own_settings()}
+        return {name: held[name] for name in self.flag_names()}
+
+    def policy(self, longest_answer: int | None = None) -> Policy:
+        """The policy that the flags ask for.
+
+        Args:
+            longest_answer: N of the decaying threshold, in tokens; None takes a call's max_new_tokens.
+        """
+        return Policy.from_config(SimpleNamespace(**self.flags(), max_answer_length=longest_answer))
+
+
+def policy_for(config: Any, additional_args: AdditionalArguments, longest_answer: int | None = None) -> Policy:
+    """The policy that flags ask for, of a model of this config; flags that change nothing are told.
+
+    Raises:
+        ValueError: settings that contradict each other or that this model has too few layers for.
+    """
+    raise_together(contradictions(additional_args))
+    policy = additional_args.policy(longest_answer)
+    num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
+    if num_layers is not None:
+        policy.check(num_layers, getattr(config, "vocab_size", None))
+    for sentence in without_effect(additional_args):
+        logger.warning(sentence)
+    return policy
 
 
 def update_autoconfig(
@@ -214,6 +263,8 @@ def update_autoconfig(
     max_target_length: int | None = None,
 ) -> Any:
     """Writes every flag onto a Hugging Face config, defaults too, so that flags saved in a checkpoint are overruled.
+
+    For whoever loads a model that is to leave early without being told so at every call.
 
     Args:
         config: the config of the model to load; changed in place.
@@ -227,15 +278,11 @@ def update_autoconfig(
     Raises:
         ValueError: settings that contradict each other or that this model has too few layers for.
     """
-    raise_together(contradictions(additional_args))
-    for name in (each.name for each in fields(additional_args)):
-        setattr(config, name, getattr(additional_args, name))
+    longest = max_answer_length if max_answer_length is not None else max_target_length
+    policy_for(config, additional_args, longest)
+    for name, value in additional_args.flags().items():
+        setattr(config, name, value)
     trains_exits = additional_args.intermediate_loss_fn is not None or additional_args.train_meta_cm_head
     config.output_hidden_states_decoder = additional_args.output_hidden_states_decoder or trains_exits
-    config.max_answer_length = max_answer_length if max_answer_length is not None else max_target_length
-    num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
-    if num_layers is not None:
-        Policy.from_config(config).check(num_layers, getattr(config, "vocab_size", None))
-    for sentence in without_effect(additional_args):
-        logger.warning(sentence)
+    config.max_answer_length = longest
     return config

@@ -357,8 +357,10 @@ def build(classes: tuple[type, ...], given: dict[str, Any]) -> list[Any]:
     built, problems = [], []
     for each in classes:
         names = {declared.name for declared in fields(each) if declared.init}
+        taken = {name: value for name, value in given.items() if name in names}
+        own = {name: given[name] for name in getattr(each, "own_settings", dict)() if name in given}
         try:
-            built.append(each(**{name: value for name, value in given.items() if name in names}))
+            built.append(each(**taken, **({"extra": own} if own else {})))
         except ValueError as error:
             problems.append(str(error))
     raise_together(problems)

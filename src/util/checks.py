@@ -1,6 +1,6 @@
 """Which settings are refused, with the reason: flags that contradict each other, and flags whose feature is missing."""
 
-from types import SimpleNamespace
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -8,10 +8,10 @@ import torch
 from decoding.confidence import CONFIDENCES
 from decoding.fields import wrong_types
 from decoding.policy import Policy
+from decoding.thresholds import THRESHOLDS
+from losses.exits import LOSSES
 from util.files import folder_problem
 from util.ranges import range_problems
-
-INTERMEDIATE_LOSSES = ("ce", "weighted_ce")
 
 
 class Later(NamedTuple):
@@ -23,7 +23,6 @@ class Later(NamedTuple):
 
 # The row of a flag goes when its feature comes.
 LATER = {
-    "intermediate_loss_fn": Later((None, *INTERMEDIATE_LOSSES), "the other losses"),
     "distill_layer_alpha": Later((None,), "distillation between layers"),
     "do_layer_transformation": Later((False,), "distillation between layers"),
     "use_lora": Later((False,), "low-rank adaptation"),
@@ -73,37 +72,56 @@ def contradictions(args: Any) -> list[str]:
     mistyped = wrong_types(args)
     if mistyped:  # of which no range can be told
         return [*_unavailable(args), *mistyped]
-    return [*_unavailable(args), *range_problems(args), *_unknown(args), *_exclusive(args)] or _policy_problems(args)
+    told = [*_unavailable(args), *range_problems(args), *_own_problems(args), *_unknown(args), *_exclusive(args)]
+    return told or _policy_problems(args)
 
 
 def without_effect(args: Any) -> list[str]:
     """Sentences on flags of `args` (AdditionalArguments) that change nothing as the others stand."""
-
-    def idle(flags: dict, reason: str) -> list[str]:
-        names = [f"--{name}" for name, off in flags.items() if getattr(args, name) not in (off, None)]
-        return [f"{reason} these flags have no effect: {', '.join(names)}."] if names else []
-
-    several = EARLY_EXIT_ONLY | PRUNING_ONLY
     if not args.use_early_exit and not args.use_shallow_deep:
-        sentences = idle(several | CONTRAST_ONLY, "Without --use_early_exit True")
-        sentences += idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
-        return sentences + idle(EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
-    policy = Policy.from_config(args)
-    idle_threshold = _idle_threshold(args, policy)
-    if args.use_shallow_deep:
-        del several["exit_position_temp"]
-        sentences = idle_threshold + idle(several, "With --use_shallow_deep True")
-        if not policy.measure.contrasts:
-            sentences += idle(CONTRAST_ONLY, f"With --shallow2deep_conf_type {policy.confidence}")
-        return sentences
-    sentences = idle_threshold + idle(SHALLOW_ONLY, "Without --use_shallow_deep True")
-    if not policy.prunes:
-        sentences += idle(PRUNING_ONLY, "Without --type_vocab_reduct")
-    elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
-        sentences += idle({"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
+        sentences = _idle(args, EARLY_EXIT_ONLY | PRUNING_ONLY | CONTRAST_ONLY, "Without --use_early_exit True")
+        sentences += _idle(args, SHALLOW_ONLY, "Without --use_shallow_deep True")
+        sentences += _idle(args, EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
+        return sentences + _idle_own(args, None)
+    policy = args.policy()
+    of_exits = _idle_with_one_exit if args.use_shallow_deep else _idle_with_several
+    return [*_idle_threshold(args, policy), *of_exits(args, policy), *_idle_own(args, policy)]
+
+
+def _idle(args: Any, flags: dict, reason: str) -> list[str]:
+    """A sentence on those of `flags` that were given and have no effect, for a reason."""
+    names = [f"--{name}" for name, off in flags.items() if getattr(args, name) not in (off, None)]
+    return [f"{reason} these flags have no effect: {', '.join(names)}."] if names else []
+
+
+def _idle_with_one_exit(args: Any, policy: Policy) -> list[str]:
+    several = {name: off for name, off in (EARLY_EXIT_ONLY | PRUNING_ONLY).items() if name != "exit_position_temp"}
+    sentences = _idle(args, several, "With --use_shallow_deep True")
     if not policy.measure.contrasts:
-        sentences += idle(CONTRAST_ONLY, f"With --exit_conf_type {policy.confidence}")
+        sentences += _idle(args, CONTRAST_ONLY, f"With --shallow2deep_conf_type {policy.confidence}")
     return sentences
+
+
+def _idle_with_several(args: Any, policy: Policy) -> list[str]:
+    sentences = _idle(args, SHALLOW_ONLY, "Without --use_shallow_deep True")
+    if not policy.prunes:
+        sentences += _idle(args, PRUNING_ONLY, "Without --type_vocab_reduct")
+    elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
+        sentences += _idle(args, {"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
+    if not policy.measure.contrasts:
+        sentences += _idle(args, CONTRAST_ONLY, f"With --exit_conf_type {policy.confidence}")
+    return sentences
+
+
+def _idle_own(args: Any, policy: Policy | None) -> list[str]:
+    """A sentence on settings of rows that were given and are not in force; `policy` is that of exits, if there are."""
+    if not args.extra:
+        return []
+    loss = LOSSES.get(args.intermediate_loss_fn)
+    rows = [loss] + ([policy.pruning, THRESHOLDS[policy.threshold_kind]] if policy else [])
+    in_force = {setting.name for row in rows if row is not None for setting in row.settings}
+    names = [f"--{name}" for name in args.extra if name not in in_force]
+    return [f"With the other flags as they are these have no effect: {', '.join(names)}."] if names else []
 
 
 def _idle_threshold(args: Any, policy: Policy) -> list[str]:
@@ -197,16 +215,38 @@ def _unknown(args: Any) -> list[str]:
         value = getattr(args, name)
         if value is not None and value not in CONFIDENCES:
             problems.append(f"--{name} {value} is no measure of this version: valid are {', '.join(CONFIDENCES)}.")
+    loss = args.intermediate_loss_fn
+    if loss not in (None, *LOSSES):
+        problems.append(
+            f"--intermediate_loss_fn {loss} is not available yet in this version (the other losses): valid is "
+            f"{' or '.join(LOSSES)}."
+        )
     return problems
 
 
+def _own_problems(args: Any) -> list[str]:
+    """Settings of rows that are none, or whose values may not be."""
+    known = args.own_settings()
+    unknown = [name for name in args.extra if name not in known]
+    if unknown:
+        return [f"extra holds {', '.join(unknown)}: valid are {', '.join(known) or 'none'}."]
+    given = {name: value for name, value in args.extra.items() if value is not None}
+    return [
+        f"--{name} {value!r}: {known[name].advice(value)}"
+        for name, value in given.items()
+        if not known[name].allows(value)
+    ]
+
+
 def _policy_problems(args: Any) -> list[str]:
-    """What the policy itself refuses, also while no exit is in force; flags and config have the same names."""
-    asked = {**vars(args), "static_exit_layer": None}
+    """What the policy itself refuses, also while no exit is in force."""
+    asked = copy.copy(args)  # which is not checked again, as another one made of its fields would be
+    asked.static_exit_layer = None
     if not args.use_early_exit and not args.use_shallow_deep:
-        asked |= EXITS_ONLY | {"use_early_exit": True, "use_adapt_threshold": False}
+        for name, value in (EXITS_ONLY | {"use_early_exit": True, "use_adapt_threshold": False}).items():
+            setattr(asked, name, value)
     try:
-        Policy.from_config(SimpleNamespace(**asked))
+        asked.policy()
     except ValueError as error:
         return [str(error)]
     return []

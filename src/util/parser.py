@@ -15,6 +15,8 @@ from util.files import read_json
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 UNSET = object()
+# Group of the flags that single rows of the tables bring along.
+OWN = "settings of one pruning, threshold or loss"
 # Flags that hold words of a language.
 TEXTS = ("prompt", "source_prefix", "forced_bos_token")
 
@@ -66,19 +68,27 @@ class ArgumentParser(HfArgumentParser):
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
         for declared in dataclasses.fields(dtype):
-            if not declared.init:
+            if not declared.init or not declared.metadata.get("flag", True):
                 continue
             # HfArgumentParser writes to the field it is handed, which belongs to the class.
             field = copy(declared)
             field.type = hints[field.name]
-            group = self._group(_owner(dtype, field.name))
+            group = self._group(getattr(_owner(dtype, field.name), "_argument_group_name", "trainer"))
             before = len(self._actions)
             self._parse_dataclass_field(group, field)
             for action in self._actions[before:]:
                 self._tidy(action, hints[field.name])
+        self._add_own_settings(dtype)
 
-    def _group(self, owner: type) -> Any:
-        title = getattr(owner, "_argument_group_name", "trainer")
+    def _add_own_settings(self, dtype: type) -> None:
+        """The flags that rows of tables bring along; see `decoding.settings`."""
+        for name, setting in getattr(dtype, "own_settings", dict)().items():
+            spelt = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+            self._group(OWN).add_argument(
+                *spelt, type=setting.read, default=setting.default, help=setting.help, metavar="VALUE"
+            )
+
+    def _group(self, title: str) -> Any:
         if title not in self._titles:
             self._titles[title] = self.add_argument_group(title)
         return self._titles[title]

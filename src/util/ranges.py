@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from decoding.policy import RANGES as OF_POLICIES
+from decoding.policy_checks import flag_ranges
 from decoding.ranges import COUNT, FINITE, FROM_TWO, FROM_ZERO, NATURAL, POSITIVE, SHARE, WHOLE, Range
 
 BELOW_ONE = Range("numbers from 0 and below 1", lambda value: 0 <= value < 1)
@@ -56,7 +56,7 @@ OF_TRAINER = {
     **dict.fromkeys(("seed", "data_seed"), SEED),
     **dict.fromkeys(("generation_max_length", "save_total_limit", "local_rank"), WHOLE),
 }
-RANGES = {**OF_POLICIES, "static_exit_layer": COUNT, **OF_DATA, **OF_PROMPTS, **OF_TRAINER}
+RANGES = {**flag_ranges(), **OF_DATA, **OF_PROMPTS, **OF_TRAINER}
 
 
 def range_problems(args: Any, **others: Range) -> list[str]:

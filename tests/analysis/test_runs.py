@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis.runs import Speed, method_of, read_runs, read_speeds, scaled, where
-from decoding.policy import Policy
+from analysis.runs import Speed, read_runs, read_speeds, scaled, where
+from decoding import naming
 from jobs.experiments import exit_flag, policy_arguments, read_methods, read_settings
 from support_runs import early
 from util.files import write_json
@@ -17,7 +17,7 @@ def test_every_method_of_the_experiments_has_a_name_of_its_own():
         [*flags, exit_flag(flags) or "--use_early_exit", "2" if exit_flag(flags) else "False"]
         for flags in METHODS.values()
     ]
-    names = [method_of(Policy.from_config(policy_arguments(setting, flags)).describe()) for flags in asked]
+    names = [policy_arguments(setting, flags).policy().method for flags in asked]
     assert len(set(names)) == len(METHODS)
     assert {"full model", "softmax + decaying", "JSD (text)", "JSD + adaptive (capped)", "JSD, token from s"} <= set(
         names
@@ -73,9 +73,9 @@ def test_what_waits_is_in_the_name_of_a_method():
         "softmax, one exit": {"last_exit": 2},
     }
     for name, settings in names.items():
-        assert method_of(early("softmax", 2, **settings)) == name
-    assert method_of(early("JSD_contrastive_confidence", 2, **one)) == "FREE (JSD)"
-    assert method_of(early("softmax", 2, "adaptive", **waiting)) == "softmax + adaptive, recomputed"
+        assert naming.method(early("softmax", 2, **settings)) == name
+    assert naming.method(early("JSD_contrastive_confidence", 2, **one)) == "FREE (JSD)"
+    assert naming.method(early("softmax", 2, "adaptive", **waiting)) == "softmax + adaptive, recomputed"
 
 
 def test_the_same_output_is_counted_by_example(make_run):

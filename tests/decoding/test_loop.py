@@ -18,7 +18,7 @@ from transformers import (
 
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES
+from decoding.pruning import VOCABULARIES, Pruning
 from decoding.states import BUCKETS
 from naive import Naive
 from support import (
@@ -279,10 +279,12 @@ def test_copying_rows_of_the_head_changes_no_result(name):
 
 
 def test_a_kind_of_pruning_of_ones_own_is_a_function_and_a_row(monkeypatch):
-    monkeypatch.setitem(VOCABULARIES, "by depth", lambda budget, layer, confidence: 20 - 3 * layer)
+    monkeypatch.setitem(VOCABULARIES, "by depth", Pruning(lambda settings, layer, confidence: 20 - 3 * layer))
     model = tiny_t5(11, layers=6)
     _, trace = model.generate(
-        **inputs_for(model, 11, 1), policy=Policy("softmax", "by depth", 0.99, copy_share=1.0), return_trace=True
+        **inputs_for(model, 11, 1),
+        policy=Policy(confidence="softmax", vocabulary="by depth", threshold=0.99, copy_share=1.0),
+        return_trace=True,
     )
     full = model.config.vocab_size
     deepest = trace.exit_layers[0].argmax()
@@ -302,7 +304,7 @@ def test_sampling_draws_from_the_survivors_alone():
     """The confidence is 0.22 at the first exit and 0.83 at the second, where three tokens survive."""
     model = tiny_t5(22, layers=6)
     ids = sources(22, 1)[0].repeat(500, 1)
-    policy = Policy("softmax", "fixed", 0.5, k=3, copy_share=1.0)
+    policy = Policy(confidence="softmax", vocabulary="fixed", threshold=0.5, k=3, copy_share=1.0)
     out, trace = model.generate(
         input_ids=ids, max_new_tokens=1, do_sample=True, top_k=0, policy=policy, return_trace=True
     )
@@ -312,7 +314,7 @@ def test_sampling_draws_from_the_survivors_alone():
 
 def test_the_contrastive_token_is_the_argmax_of_s():
     """The first token of each row, from the measure's own scores; they differ from p_l's somewhere."""
-    policy = Policy("contrastive_decoding", threshold=0.2, alpha=0.05)
+    policy = Policy(confidence="contrastive_decoding", threshold=0.2, alpha=0.05)
     with double_precision(tiny_t5(19, layers=6)) as model:
         inputs = inputs_for(model, 19, 24) | {"return_dict_in_generate": True, "output_logits": True}
         plain, trace = model.generate(**inputs, policy=policy, return_trace=True)
@@ -330,7 +332,9 @@ def test_the_contrastive_token_is_the_argmax_of_s():
 def test_the_oracle_at_threshold_one_is_the_full_model():
     with double_precision(tiny_t5(21)) as model:
         inputs = inputs_for(model, 21, 3)
-        assert model.generate(**inputs, policy=Policy("oracle")).tolist() == model.generate(**inputs).tolist()
+        assert (
+            model.generate(**inputs, policy=Policy(confidence="oracle")).tolist() == model.generate(**inputs).tolist()
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- states
@@ -386,7 +390,7 @@ def test_a_measure_of_ones_own_is_a_function_and_a_row(monkeypatch):
         top2 = exit.logits.topk(2, dim=-1).values
         return torch.tanh(top2[:, 0] - top2[:, 1])
 
-    monkeypatch.setitem(CONFIDENCES, "margin", Measure(margin))
+    monkeypatch.setitem(CONFIDENCES, "margin", Measure(margin, lambda tried: 3 * tried.rows))
     model = tiny_t5(14)
     inputs = inputs_for(model, 14, 3)
     _, trace = model.generate(**inputs, policy=Policy(confidence="margin", threshold=0.8), return_trace=True)
@@ -397,7 +401,7 @@ def test_a_measure_of_ones_own_is_a_function_and_a_row(monkeypatch):
 @pytest.mark.parametrize("kind", ["tied", "gpt2"])
 @pytest.mark.parametrize("shared", [{}, {"skipped": "recompute"}])
 def test_a_token_leaves_above_the_threshold_and_not_at_it(monkeypatch, kind, shared):
-    monkeypatch.setitem(CONFIDENCES, "half", Measure(lambda exit: torch.full((len(exit.rows),), 0.5)))
+    monkeypatch.setitem(CONFIDENCES, "half", Measure(lambda exit: torch.full((len(exit.rows),), 0.5), lambda tried: 0))
     model = MODELS[kind](2)
     depths = {}
     for threshold in (0.5, 0.49):

@@ -23,7 +23,9 @@ def test_flags_in_a_config_become_choices():
         exit_min_layer=3,
         max_answer_length=20,
     )
-    assert Policy.from_config(config) == Policy("entropy", "none", 0.6, 4.0, 20, 3)
+    assert Policy.from_config(config) == Policy(
+        confidence="entropy", vocabulary="none", threshold=0.6, temperature=4.0, length=20, first_exit=3
+    )
 
 
 def test_exits_stand_from_the_first_to_the_last_but_one():
@@ -43,6 +45,7 @@ def test_state_tries_no_exit_at_the_first_layer():
         ({"confidence": "sofmax"}, ", ".join(CONFIDENCES)),
         ({"confidence": "softmax", "static_exit": 2}, "exclude each other"),
         ({"confidence": "softmax", "first_exit": 0}, "exit_min_layer"),
+        ({"static_exit": 0}, "static_exit_layer is 0: valid are 1 and above"),
         ({"vocabulary": "some"}, "none"),
         ({"confidence": "softmax", "temperature": -1.0}, "exit_position_temp"),
     ],
@@ -53,9 +56,9 @@ def test_contradictions_are_refused_with_what_would_be_valid(settings, words):
 
 
 def test_a_single_exit_leaves_nothing_to_prune():
-    Policy("softmax", "fixed", first_exit=2).check(4)
+    Policy(confidence="softmax", vocabulary="fixed", first_exit=2).check(4)
     with pytest.raises(ValueError, match="single exit and nothing to prune"):
-        Policy("softmax", "fixed", first_exit=3).check(4)
+        Policy(confidence="softmax", vocabulary="fixed", first_exit=3).check(4)
 
 
 def test_every_measure_that_reads_probabilities_composes_with_every_pruning_and_threshold():
@@ -69,9 +72,7 @@ def test_every_measure_that_reads_probabilities_composes_with_every_pruning_and_
                     Policy(**settings)
 
 
-@pytest.mark.parametrize(
-    "policy", [Policy(confidence="softmax", first_exit=4), Policy(static_exit=5), Policy(static_exit=0)]
-)
+@pytest.mark.parametrize("policy", [Policy(confidence="softmax", first_exit=4), Policy(static_exit=5)])
 def test_exits_the_model_does_not_have_are_refused(policy):
     with pytest.raises(ValueError, match="valid are 1 to"):
         policy.check(4)
@@ -87,7 +88,9 @@ def test_description_names_every_setting():
     assert described["method"] == "early_exit"
     assert described["threshold"] == 0.9
     assert not {"k", "copy_share", "alpha", "emit"} & set(described), "settings of choices that were not made"
-    pruned = Policy("JSD_contrastive_confidence", "fixed", 0.9, k=7, alpha=0.2).describe()
+    pruned = Policy(
+        confidence="JSD_contrastive_confidence", vocabulary="fixed", threshold=0.9, k=7, alpha=0.2
+    ).describe()
     assert pruned["k"] == 7 and pruned["alpha"] == 0.2 and pruned["emit"] == "exit"
     assert Policy(static_exit=3).describe() == {"method": "static", "static_exit": 3}
     assert Policy().describe() == {"method": "full"}
@@ -147,11 +150,20 @@ def test_a_policy_speaks_of_the_flags_it_was_made_of(settings, several, one):
 @pytest.mark.parametrize(
     ("policy", "told"),
     [
-        (Policy("softmax", first_exit=4), "exit_min_layer is 4, but"),
-        (Policy("softmax", first_exit=4, last_exit=4), "shallow_exit_layer is 4, but"),
-        (Policy("softmax", "fixed", first_exit=3), "exit_min_layer 3 of 4 layers there is a single exit"),
-        (Policy("softmax", "fixed", **ONE_EXIT), "shallow_exit_layer 2 of 4 layers there is a single exit"),
-        (Policy("state", first_exit=1, last_exit=1), "with shallow_exit_layer 1 of 4 layers no token would ever leave"),
+        (Policy(confidence="softmax", first_exit=4), "exit_min_layer is 4, but"),
+        (Policy(confidence="softmax", first_exit=4, last_exit=4), "shallow_exit_layer is 4, but"),
+        (
+            Policy(confidence="softmax", vocabulary="fixed", first_exit=3),
+            "exit_min_layer 3 of 4 layers there is a single exit",
+        ),
+        (
+            Policy(confidence="softmax", vocabulary="fixed", **ONE_EXIT),
+            "shallow_exit_layer 2 of 4 layers there is a single exit",
+        ),
+        (
+            Policy(confidence="state", first_exit=1, last_exit=1),
+            "with shallow_exit_layer 1 of 4 layers no token would ever leave",
+        ),
     ],
 )
 def test_layers_are_refused_under_the_name_of_their_flag(policy, told):
@@ -161,14 +173,14 @@ def test_layers_are_refused_under_the_name_of_their_flag(policy, told):
 
 def test_more_tokens_than_the_model_knows_are_refused_but_in_the_formula():
     for name in ("k", "k_min"):
-        Policy("softmax", "decaying", **{name: 61}).check(4, 61)
+        Policy(confidence="softmax", vocabulary="decaying", **{name: 61}).check(4, 61)
         with pytest.raises(ValueError, match=f"{name} is 62, but the model knows 61 tokens: valid are 2 to 61"):
-            Policy("softmax", "decaying", **{name: 62}).check(4, 61)
-    Policy("softmax", "decaying", k_max=35000).check(4, 61)
+            Policy(confidence="softmax", vocabulary="decaying", **{name: 62}).check(4, 61)
+    Policy(confidence="softmax", vocabulary="decaying", k_max=35000).check(4, 61)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["threshold", "temperature", "adaptive_scale", "alpha", "rollback_threshold"])
 def test_numbers_that_are_none_are_refused(name, value):
     with pytest.raises(ValueError, match="valid are"):
-        Policy("softmax", skipped="recompute", **{name: value})
+        Policy(confidence="softmax", skipped="recompute", **{name: value})

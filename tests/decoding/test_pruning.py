@@ -9,47 +9,49 @@ from hypothesis import strategies as st
 from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES, Budget, likeliest, penalty_below, prune
+from decoding.pruning import VOCABULARIES, PruningSettings, likeliest, penalty_below, prune
 from support import inputs_for, scripted_unembed, tiny_t5
 
-T5_LARGE = Budget(vocabulary=32128, num_layers=24, first_exit=7)
-SCHEDULES = {name: schedule for name, schedule in VOCABULARIES.items() if schedule is not None}
+T5_LARGE = PruningSettings(vocabulary=32128, num_layers=24, first_exit=7)
+SCHEDULES = {name: row.schedule for name, row in VOCABULARIES.items() if row is not None}
 
 
 # ------------------------------------------------------------------------------------------------------------ how many
 @pytest.mark.parametrize(("layer", "k"), [(2, 2781), (7, 842), (23, 260), (24, 250)])
 def test_decaying_gives_the_published_numbers(layer, k):
-    assert VOCABULARIES["decaying"](T5_LARGE, layer, 0.0) == k
+    assert SCHEDULES["decaying"](T5_LARGE, layer, 0.0) == k
 
 
 def test_fixed_is_the_decaying_number_at_the_first_exit_unless_given():
-    assert VOCABULARIES["fixed"](T5_LARGE, 20, 0.3) == 842
-    assert VOCABULARIES["fixed"](Budget(32128, 24, 7, k=256), 20, 0.3) == 256
+    assert SCHEDULES["fixed"](T5_LARGE, 20, 0.3) == 842
+    assert SCHEDULES["fixed"](PruningSettings(32128, 24, 7, k=256), 20, 0.3) == 256
 
 
 def test_decaying_stops_at_k_min():
-    budget = Budget(32128, 24, k_min=1000, k_max=2000)
-    assert [VOCABULARIES["decaying"](budget, layer, 0.0) for layer in (12, 24)] == [1333, 1000]
+    pruning = PruningSettings(32128, 24, k_min=1000, k_max=2000)
+    assert [SCHEDULES["decaying"](pruning, layer, 0.0) for layer in (12, 24)] == [1333, 1000]
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.05, 0.5, 0.9, 1.0])
 def test_adaptive_follows_the_last_confidence(confidence):
-    assert VOCABULARIES["adaptive"](T5_LARGE, 8, confidence) == int(32128 * (1 - 0.9 * confidence))
-    assert VOCABULARIES["adaptive"](Budget(1000, 8, scale=0.5), 8, confidence) == int(1000 * (1 - 0.5 * confidence))
+    assert SCHEDULES["adaptive"](T5_LARGE, 8, confidence) == int(32128 * (1 - 0.9 * confidence))
+    assert SCHEDULES["adaptive"](PruningSettings(1000, 8, scale=0.5), 8, confidence) == int(
+        1000 * (1 - 0.5 * confidence)
+    )
 
 
 def test_the_cap_of_adaptive_is_fixed_prunings_number():
-    capped = Budget(32128, 24, 7, cap=True)
-    assert [VOCABULARIES["adaptive"](capped, 8, confidence) for confidence in (0.0, 0.9)] == [842, 842]
-    assert VOCABULARIES["adaptive"](Budget(500, 24, 7, k=200, cap=True), 8, 0.9) == int(500 * (1 - 0.81))
+    capped = PruningSettings(32128, 24, 7, cap=True)
+    assert [SCHEDULES["adaptive"](capped, 8, confidence) for confidence in (0.0, 0.9)] == [842, 842]
+    assert SCHEDULES["adaptive"](PruningSettings(500, 24, 7, k=200, cap=True), 8, 0.9) == int(500 * (1 - 0.81))
 
 
 def test_both_ends_are_scaled_where_the_vocabulary_is_smaller_and_they_were_not_given():
-    small = Budget(4016, 8)  # an eighth of T5's
+    small = PruningSettings(4016, 8)  # an eighth of T5's
     assert small.lowest == 31.25 and small.highest == 4375
-    assert Budget(4016, 8, k_min=50).lowest == 50
-    assert Budget(50257, 8).lowest == 250
-    assert VOCABULARIES["decaying"](small, 4, 0.0) == int(4375 / (1 + 139 * 4 / 8))
+    assert PruningSettings(4016, 8, k_min=50).lowest == 50
+    assert PruningSettings(50257, 8).lowest == 250
+    assert SCHEDULES["decaying"](small, 4, 0.0) == int(4375 / (1 + 139 * 4 / 8))
 
 
 # --------------------------------------------------------------------------------------------------------------- which
@@ -99,7 +101,7 @@ def test_every_exit_keeps_the_true_top_k_of_those_kept_before(kind, make, seed, 
     rows leave; the likeliest token is always among them, and logits are the whole head's on them."""
     batch, size, layers = 3, 60, 9
     unembed, chosen = scripted_unembed(size), np.random.default_rng(seed)
-    budget = Budget(size, layers, first_exit=1, k_min=4, k_max=70)
+    pruning = PruningSettings(size, layers, first_exit=1, k_min=4, k_max=70)
     earlier, rows, survivors = EarlierLayers(unembed, layers, batch), list(range(batch)), None
     expected = {row: list(range(size)) for row in rows}
     for layer in range(1, layers):
@@ -118,27 +120,27 @@ def test_every_exit_keeps_the_true_top_k_of_those_kept_before(kind, make, seed, 
         if leaves and layer in (3, 5):
             staying = staying[1:]
         for i in staying:
-            k = max(2, min(SCHEDULES[kind](budget, layer + 1, confidences[i]), len(expected[rows[i]])))
+            k = max(2, min(SCHEDULES[kind](pruning, layer + 1, confidences[i]), len(expected[rows[i]])))
             expected[rows[i]] = truly_best(logits[rows[i]].tolist(), k, expected[rows[i]])
-        survivors = prune(unembed, exit, staying, SCHEDULES[kind], budget, confidences, copy_share)
+        survivors = prune(unembed, exit, staying, SCHEDULES[kind], pruning, confidences, copy_share)
         rows = [rows[i] for i in staying]
 
 
 def test_ids_are_likeliest_first():
     logits = random(4, 2, 50)
     exit = ExitState(scripted_unembed(50), 1, logits, logits)
-    survivors = prune(exit.unembed, exit, [0, 1], SCHEDULES["fixed"], Budget(50, 6, k=9), [0.5, 0.5], 1.0)
+    survivors = prune(exit.unembed, exit, [0, 1], SCHEDULES["fixed"], PruningSettings(50, 6, k=9), [0.5, 0.5], 1.0)
     ranked = logits.gather(1, survivors.ids)
     assert (ranked.diff(dim=1) <= 0).all() and survivors.ids.shape == (2, 9)
 
 
 # ----------------------------------------------------------------------------------------------- what is multiplied
-def first_survivors(batch, k, size=80, copy_share=0.25, kind="fixed", **budget):
+def first_survivors(batch, k, size=80, copy_share=0.25, kind="fixed", **pruning):
     logits = random(6, batch, size)
     exit = ExitState(scripted_unembed(size), 1, logits, logits)
-    budget = Budget(size, 9, **({"k": k} | budget))
+    pruning = PruningSettings(size, 9, **({"k": k} | pruning))
     everyone = list(range(batch))
-    return prune(exit.unembed, exit, everyone, SCHEDULES[kind], budget, [0.5] * batch, copy_share), exit, budget
+    return prune(exit.unembed, exit, everyone, SCHEDULES[kind], pruning, [0.5] * batch, copy_share), exit, pruning
 
 
 def test_rows_are_copied_while_rows_times_k_is_a_share_of_the_vocabulary():
@@ -149,16 +151,16 @@ def test_rows_are_copied_while_rows_times_k_is_a_share_of_the_vocabulary():
 
 
 def test_fixed_pruning_copies_once():
-    survivors, exit, budget = first_survivors(2, k=9)
+    survivors, exit, pruning = first_survivors(2, k=9)
     again = ExitState(exit.unembed, 2, exit.hidden, exit.hidden, survivors)
-    assert prune(exit.unembed, again, [0, 1], SCHEDULES["fixed"], budget, [0.5, 0.5], 0.25) is survivors
+    assert prune(exit.unembed, again, [0, 1], SCHEDULES["fixed"], pruning, [0.5, 0.5], 0.25) is survivors
 
 
 def test_copied_rows_are_copied_anew_when_half_of_them_are_left():
     survivors, exit, _ = first_survivors(1, k=20)
     for k, width in ((11, 20), (10, 10)):
         later = ExitState(exit.unembed, 2, exit.hidden, exit.hidden, survivors)
-        found = prune(exit.unembed, later, [0], SCHEDULES["fixed"], Budget(80, 9, k=k), [0.5], 0.25)
+        found = prune(exit.unembed, later, [0], SCHEDULES["fixed"], PruningSettings(80, 9, k=k), [0.5], 0.25)
         assert found.ids.shape == (1, width) and found.kept == {0: k} and found.multiplied == {0: width}
 
 

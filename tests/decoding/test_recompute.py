@@ -55,9 +55,9 @@ def test_lossless_is_hugging_face_greedy(
     if not measure.reads_logits or first == last:
         vocabulary = "none"
     policy = Policy(
-        confidence,
-        vocabulary,
-        threshold,
+        confidence=confidence,
+        vocabulary=vocabulary,
+        threshold=threshold,
         first_exit=first,
         last_exit=last,
         skipped="recompute",
@@ -113,7 +113,7 @@ def test_lossless_keeps_the_full_models_scores():
 @torch.no_grad()
 def test_lossless_sampling_has_the_full_models_distribution(threshold):
     """Of the first three tokens together, over a vocabulary of nine."""
-    policy = Policy("softmax", threshold=threshold, first_exit=1, skipped="recompute", verification="exact")
+    policy = Policy(confidence="softmax", threshold=threshold, first_exit=1, skipped="recompute", verification="exact")
     settings = {"max_new_tokens": 3, "do_sample": True, "temperature": 1.5, "top_k": 5, "eos_token_id": []}
     ids = sources(2, 1)[0].clamp_max(8).repeat(1_500, 1)
     expected = torch.zeros(729, dtype=torch.float64)
@@ -247,7 +247,7 @@ class Scripted:
 
 def scripted(drafts, full, monkeypatch, *, most=None, length=9, eos=1, verification="exact", **policy):
     """Every token leaves at layer 1; what comes of it, per row, and the trace."""
-    monkeypatch.setitem(CONFIDENCES, "sure", Measure(lambda exit: exit.top2[:, 0] * 0 + 1))
+    monkeypatch.setitem(CONFIDENCES, "sure", Measure(lambda exit: exit.top2[:, 0] * 0 + 1, lambda tried: 0))
     adapter = Scripted(drafts, full)
     streamed = []
 
@@ -256,7 +256,12 @@ def scripted(drafts, full, monkeypatch, *, most=None, length=9, eos=1, verificat
         end = staticmethod(lambda: streamed.append("end"))
 
     kind = Policy(
-        "sure", skipped="recompute", threshold=0.5, verification=verification, num_speculations=most, **policy
+        confidence="sure",
+        skipped="recompute",
+        threshold=0.5,
+        verification=verification,
+        num_speculations=most,
+        **policy,
     )
     decoding = Decoding(length + 1, stop=lambda ids, scores: ids[:, -1] == eos, streamer=Streamer())
     result = decode(adapter, torch.zeros(len(full), 1, dtype=torch.long), kind, decoding, prefill=False)

@@ -16,7 +16,7 @@ def test_a_table_has_a_name_per_line_and_quotes_as_a_shell(tmp_path):
 def policy_of(flags: list[str]) -> Policy:
     """With its first exit at layer 2, where it has one."""
     layer = [exit_flag(flags), "2"] if exit_flag(flags) else []
-    return Policy.from_config(policy_arguments(SETTINGS["facts_trained"], [*flags, *layer]))
+    return policy_arguments(SETTINGS["facts_trained"], [*flags, *layer]).policy()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -5,10 +5,10 @@ from jobs import speed
 from jobs.job import Job
 from jobs.speed import Speeds, seconds_per_token
 from training.evaluation import decode_batch
-from util import AdditionalArguments, QuestionAnsweringArguments, parse_arguments
+from util import QuestionAnsweringArguments, parse_arguments
 from util.files import read_json
 
-POLICIES = [{}, {"static_exit_layer": 2}, {"use_early_exit": True, "exit_conf_threshold": 0.5}]
+POLICIES = Policy(), Policy(static_exit=2), Policy(confidence="softmax", threshold=0.5)
 
 
 def arguments_of(model, data, output_dir):
@@ -20,8 +20,8 @@ def arguments_of(model, data, output_dir):
 def test_every_policy_is_timed_on_the_same_inputs(tiny_t5_dir, squad_file, tmp_path):
     job = Job("question_answering", *arguments_of(tiny_t5_dir, squad_file, tmp_path))
     trainer = job.trainer
-    policies = [AdditionalArguments(), AdditionalArguments(static_exit_layer=2)]
-    found = seconds_per_token(trainer, policies, examples=3, repetitions=2, max_answer_length=6)
+    policies = [Policy(), Policy(static_exit=2)]
+    found = seconds_per_token(trainer, policies, examples=3, repetitions=2)
     assert [row["policy"] for row in found] == [Policy().describe(), Policy(static_exit=2).describe()]
     for row in found:
         assert len(row["seconds_per_token"]) == 2 and min(row["seconds_per_token"]) > 0 and row["tokens"] > 0
@@ -30,13 +30,13 @@ def test_every_policy_is_timed_on_the_same_inputs(tiny_t5_dir, squad_file, tmp_p
     assert full["relative"] == [1.0, 1.0]
     ratios = [a / b for a, b in zip(static["seconds_per_token"], full["seconds_per_token"], strict=True)]
     assert static["relative"] == ratios, "within a repetition"
-    found = seconds_per_token(trainer, policies[1:], examples=1, repetitions=1, max_answer_length=6)
+    found = seconds_per_token(trainer, policies[1:], examples=1, repetitions=1)
     assert [row["policy"]["method"] for row in found] == ["full", "static"], "the full model is timed in any case"
 
 
 def test_speeds_are_kept_and_what_is_there_is_not_timed_again(tiny_t5_dir, squad_file, tmp_path, monkeypatch):
     job = Job("question_answering", *arguments_of(tiny_t5_dir, squad_file, tmp_path))
-    full, static, early = (AdditionalArguments(**flags) for flags in POLICIES)
+    full, static, early = POLICIES
     path = tmp_path / "speed.json"
     (first,) = Speeds(job, path, 1, 1).of([static])
     timed = []

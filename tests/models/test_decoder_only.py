@@ -101,7 +101,10 @@ def test_scaled_rotary_positions_are_the_librarys(name):
     with double_precision(tiny_llama(6, rope_parameters=SCALED[name])) as model:
         ids, mask = sources(6, 3, left=True)
         inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 14}
-        for policy in (Policy(), Policy("softmax", threshold=0.3, skipped="recompute", verification="exact")):
+        for policy in (
+            Policy(),
+            Policy(confidence="softmax", threshold=0.3, skipped="recompute", verification="exact"),
+        ):
             assert model.generate(**inputs, policy=policy).tolist() == plain_generate(model, **inputs).tolist()
 
 

@@ -231,17 +231,17 @@ def test_inputs_that_do_not_fit_are_refused(change, sentence, beams):
     ],
 )
 def test_a_measure_that_is_no_number_per_row_is_refused(compute, returned, monkeypatch):
-    monkeypatch.setitem(CONFIDENCES, "own", Measure(compute))
+    monkeypatch.setitem(CONFIDENCES, "own", Measure(compute, lambda tried: 0))
     sentence = f"The measure 'own' returned {returned} at layer 1: valid is one number per row, a tensor of shape [3]."
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        tiny_t5(9).generate(**inputs(), policy=Policy("own", threshold=0.5))
+        tiny_t5(9).generate(**inputs(), policy=Policy(confidence="own", threshold=0.5))
 
 
 def test_a_measure_that_is_not_a_number_is_refused(monkeypatch):
     """In a trace NaN stands for an exit that was not tried, so that it would be counted nowhere."""
-    monkeypatch.setitem(CONFIDENCES, "own", Measure(lambda exit: exit.logits[:, 0] * torch.nan))
+    monkeypatch.setitem(CONFIDENCES, "own", Measure(lambda exit: exit.logits[:, 0] * torch.nan, lambda tried: 0))
     with pytest.raises(ValueError, match="The measure 'own' returned NaN at layer 1"):
-        tiny_t5(9).generate(**inputs(), policy=Policy("own", threshold=0.5))
+        tiny_t5(9).generate(**inputs(), policy=Policy(confidence="own", threshold=0.5))
 
 
 @pytest.mark.parametrize("loaded", [DeployT5ForConditionalGeneration, DeployGPT2LMHeadModel, DeployQwen2ForCausalLM])

@@ -73,7 +73,7 @@ def test_the_meta_head_alone_is_trained_and_decodes():
     assert all(each.grad is not None for name, each in model.named_parameters() if name.startswith("cm_head"))
     ids, _ = sources(5, 1)
     _, trace = model.generate(
-        ids, max_new_tokens=5, policy=Policy("meta", threshold=0.0, first_exit=2), return_trace=True
+        ids, max_new_tokens=5, policy=Policy(confidence="meta", threshold=0.0, first_exit=2), return_trace=True
     )
     assert (trace.exit_layers[:, 1:] == 2).all()
 

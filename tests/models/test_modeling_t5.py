@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
+from losses.exits import LOSSES
 from models.exit_training import wants_cm_head
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 from support import double_precision
-from training.losses import INTERMEDIATE_LOSSES
 
 SIZES = {
     "vocab_size": 40,
@@ -78,7 +78,7 @@ def test_without_settings_forward_is_the_librarys(member, batch):
 
 
 @pytest.mark.parametrize("member", FAMILY)
-@pytest.mark.parametrize("name", INTERMEDIATE_LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_intermediate_loss_is_the_formula_over_hidden_states(member, name, batch):
     with double_precision(build(member, intermediate_loss_fn=name).eval()) as model:
         losses = layer_losses(model, batch)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from decoding.policy import Policy
 from jobs.experiments import SCRIPTS, read_settings
 from util import parse_arguments
 
@@ -78,7 +77,7 @@ def test_every_command_of_a_job_parses_and_fits_its_model(path, tmp_path):
     for words in found:
         model_args, data_args, training_args, additional_args = parsed(words)
         assert training_args.do_eval and data_args.dataset_name
-        Policy.from_config(additional_args).check(DEPTH[model_args.model_name_or_path.split("/")[-1]])
+        additional_args.policy().check(DEPTH[model_args.model_name_or_path.split("/")[-1]])
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
@@ -107,7 +106,7 @@ def test_the_published_jobs_ask_for_what_was_published():
     }
     for path, (confidence, vocabulary, first) in published.items():
         (words,) = commands(FOLDER / path)
-        policy = Policy.from_config(parsed(words)[3])
+        policy = parsed(words)[3].policy()
         assert (policy.confidence, policy.vocabulary, policy.first_exit) == (confidence, vocabulary, first)
         assert policy.threshold == 0.9
 

@@ -319,7 +319,7 @@ def test_references_that_rouge_cannot_see_are_counted(write, data_args, caplog):
     caplog.clear()
     load("summarization", data_args("summarization", validation_file=path, rouge_tokenizer="unicode"))
     load("summarization", data_args("summarization", train_file=path), "train")
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_references_that_bleu_takes_for_single_words_are_counted(write, data_args, caplog):
@@ -329,7 +329,7 @@ def test_references_that_bleu_takes_for_single_words_are_counted(write, data_arg
     assert "1 of 2 references of" in caplog.text and "--bleu_tokenizer zh or char takes them apart" in caplog.text
     caplog.clear()
     load("translation", data_args("translation", validation_file=path, **languages, bleu_tokenizer="zh"))
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_the_tokenizer_in_force_is_that_of_the_task(data_args, caplog):
@@ -338,7 +338,7 @@ def test_the_tokenizer_in_force_is_that_of_the_task(data_args, caplog):
     assert find_task("summarization", data_args("summarization", rouge_tokenizer="rouge_score")).tokenizer is None
     named = data_args("question_answering", dataset_name="narrativeqa", **flags)
     assert find_task("question_answering", named).tokenizer == "unicode"
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     assert find_task("question_answering", data_args("question_answering", **flags)).tokenizer is None
     assert "--rouge_tokenizer has no effect" in caplog.text
 
@@ -488,4 +488,4 @@ def test_invented_data_need_no_network_and_differ_by_split(data_args, kind, name
 def test_loading_says_nothing_where_nothing_is_wrong(write, data_args, caplog):
     with caplog.at_level(logging.WARNING):
         load("summarization", data_args("summarization", validation_file=write("rows.jsonl", SAMSUM)))
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

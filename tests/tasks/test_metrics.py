@@ -359,9 +359,14 @@ def test_an_empty_list_of_references_is_a_question_without_answer_in_squad_v2_on
 
 
 def test_every_metric_has_its_headline():
-    assert metrics.HEADLINES.keys() == metrics.METRICS.keys()
-    for name, metric in metrics.METRICS.items():
-        assert metrics.HEADLINES[name] in metric(["a b c d"], [["a b c d"]])
+    for row in metrics.METRICS.values():
+        scores = row.compute(["a b c d"], [["a b c d"]])
+        assert row.headline in scores and (row.shown or row.headline) in scores
+
+
+def test_what_tables_show_of_a_metric():
+    shown = metrics.shown_scores()
+    assert shown == {"f1": ("F1", "f1"), "rougeL": ("ROUGE-L", "rougeL"), "bleu": ("BLEU", None)}
 
 
 def test_generated_length_counts_the_end_but_neither_start_nor_padding():

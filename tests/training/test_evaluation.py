@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from training.evaluation import Decoded, DecodingData, DecodingOptions, choose, 
 from util.runs import Run
 
 TEXTS = ["the tower of Arden is red", "a river", "Ann: where are you? Bob: in Dover, it rains", "Colmar is a town", "b"]
+EARLY = Policy(confidence="softmax", threshold=0.1)
 TIMES = ("runtime", "per_second", "time_", "starts")
 
 
@@ -29,11 +31,7 @@ def tokenizer(tiny_t5_dir):
 
 @pytest.fixture(scope="module")
 def model(tiny_t5_dir):
-    model = DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)
-    policy = {"use_early_exit": True, "exit_conf_type": "softmax", "exit_conf_threshold": 0.1}
-    for name, value in policy.items():
-        setattr(model.config, name, value)
-    return model
+    return DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)
 
 
 def make_data(tokenizer, windows: int = 1) -> DecodingData:
@@ -51,7 +49,7 @@ def make_data(tokenizer, windows: int = 1) -> DecodingData:
 
 def make_options(**more) -> DecodingOptions:
     generation = GenerationConfig(max_length=10, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
-    return DecodingOptions(generation=generation, **more)
+    return DecodingOptions(generation=generation, **({"policy": EARLY} | more))
 
 
 def counted(metrics: dict) -> dict:
@@ -141,7 +139,7 @@ def test_the_window_of_highest_mean_log_probability_answers(model, tokenizer, de
 def test_the_score_of_a_window_is_the_mean_of_its_tokens_whatever_their_number(tiny_t5_dir, tokenizer):
     with double_precision(DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)) as model:
         data = make_data(tokenizer, windows=2)
-        decoded, details, _ = decode_batch(model, tokenizer, data.features, make_options(), scored=True)
+        decoded, details, _ = decode_batch(model, tokenizer, data.features, make_options(policy=Policy()), scored=True)
         for feature, window, trace in zip(data.features, decoded, details["traces"], strict=True):
             answer = torch.tensor(trace["tokens"])
             prefix = torch.cat([torch.tensor([0]), answer[:-1]])[None]
@@ -242,21 +240,12 @@ def test_a_run_whose_parts_were_spoilt_ends_with_all_of_them(model, tokenizer, t
         ]
 
 
-FREE = {"use_shallow_deep": True, "shallow_exit_layer": 2, "shallow2deep_conf_threshold": 0.02}
+FREE = Policy(confidence="softmax", threshold=0.02, first_exit=2, last_exit=2, skipped="recompute")
 
 
-@pytest.fixture
-def free_model(tiny_t5_dir):
-    model = DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)
-    for name, value in FREE.items():
-        setattr(model.config, name, value)
-    return model
-
-
-def test_counts_of_shallow_and_deep_tokens(free_model, tokenizer):
-    data = make_data(tokenizer)
-    free_model.config.rollback_conf_threshold = 3.0
-    metrics = evaluate(free_model, tokenizer, data, make_options()).metrics
+def test_counts_of_shallow_and_deep_tokens(model, tokenizer):
+    data, policy = make_data(tokenizer), replace(FREE, verification="rollback", rollback_threshold=3.0)
+    metrics = evaluate(model, tokenizer, data, make_options(policy=policy)).metrics
     shallow, deep, run_deep, synchronisations, rolled_back = metrics["eval_block_num"]
     tokens = metrics["eval_generated_tokens"]
     assert shallow + deep == tokens and min(shallow, deep, run_deep, synchronisations, rolled_back) > 0
@@ -265,13 +254,11 @@ def test_counts_of_shallow_and_deep_tokens(free_model, tokenizer):
     assert 0 < metrics["eval_acceptance_rate"] < 1
 
 
-def test_lossless_scores_as_the_full_model(free_model, tokenizer):
-    data, options = make_data(tokenizer, windows=3), make_options(batch_size=2)
-    free_model.config.lossless = True
-    found = evaluate(free_model, tokenizer, data, options)
-    free_model.config.use_shallow_deep = free_model.config.lossless = False
+def test_lossless_scores_as_the_full_model(model, tokenizer):
+    data, exact = make_data(tokenizer, windows=3), replace(FREE, verification="exact", num_speculations=8)
+    found = evaluate(model, tokenizer, data, make_options(policy=exact, batch_size=2))
     with away_from_ties():  # but for the drafts, which may be
-        expected = evaluate(free_model, tokenizer, data, options)
+        expected = evaluate(model, tokenizer, data, make_options(policy=Policy(), batch_size=2))
     kept = ("id", "prediction", "window", "tokens")
     assert [[row.get(key) for key in kept] for row in found.predictions] == [
         [row.get(key) for key in kept] for row in expected.predictions
@@ -280,26 +267,21 @@ def test_lossless_scores_as_the_full_model(free_model, tokenizer):
 
 
 def test_an_adaptive_threshold_begins_anew_with_a_run_and_goes_on_with_a_continued_one(
-    free_model, tokenizer, tmp_path, monkeypatch, decided
+    model, tokenizer, tmp_path, monkeypatch, decided
 ):
-    free_model.config.use_adapt_threshold = True
-    data, options = make_data(tokenizer), make_options(batch_size=1)
-    whole = evaluate(free_model, tokenizer, data, options)
-    again = evaluate(free_model, tokenizer, data, options)
+    data, options = make_data(tokenizer), make_options(policy=replace(FREE, adapts=True), batch_size=1)
+    whole = evaluate(model, tokenizer, data, options)
+    again = evaluate(model, tokenizer, data, options)
     assert counted(again.metrics) == counted(whole.metrics)
     assert whole.metrics["eval_adaptive_threshold"]["0"]["fits"] > 1
-    outcome, _ = killed_and_continued(free_model, tokenizer, data, options, tmp_path, monkeypatch, at=4)
+    outcome, _ = killed_and_continued(model, tokenizer, data, options, tmp_path, monkeypatch, at=4)
     assert outcome.predictions == whole.predictions
     assert counted(outcome.metrics).items() >= counted(whole.metrics).items()
 
 
 def test_beams_have_scores_but_no_exits(model, tokenizer):
-    model.config.use_early_exit = False
-    try:
-        options = make_options().with_generation({"num_beams": 2})
-        outcome = evaluate(model, tokenizer, make_data(tokenizer, windows=2), options)
-    finally:
-        model.config.use_early_exit = True
+    options = make_options(policy=Policy()).with_generation({"num_beams": 2})
+    outcome = evaluate(model, tokenizer, make_data(tokenizer, windows=2), options)
     assert "eval_block_avg" not in outcome.metrics and outcome.metrics["eval_f1"] == 0
     assert math.isfinite(outcome.metrics["time_decoder_forward"]) and outcome.metrics["time_encoder_forward"] > 0
     assert outcome.metrics["eval_gen_len"] > 0

@@ -4,6 +4,7 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, GenerationConfig
 
+from decoding.policy import Policy
 from models import DeployT5ForConditionalGeneration
 from tasks import TASKS, Feature
 from tasks.loading import EXAMPLE_COLUMNS
@@ -23,26 +24,22 @@ def model(tiny_t5_dir):
     return DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir).eval()
 
 
-def exits(model, **settings):
-    for name, value in {"use_early_exit": True, "exit_conf_threshold": 0.05, **settings}.items():
-        setattr(model.config, name, value)
+EARLY = Policy(confidence="softmax", threshold=0.05)
 
 
 def features(tokenizer):
     return [Feature(f"e{i}", 0, tokenizer(text)["input_ids"]) for i, text in enumerate(TEXTS)]
 
 
-def decode(model, tokenizer, views=()):
+def decode(model, tokenizer, views=(), policy=EARLY):
     generation = GenerationConfig(max_length=8, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
-    options = DecodingOptions(generation=generation, views=views)
+    options = DecodingOptions(generation=generation, policy=policy, views=views)
     return decode_batch(model, tokenizer, features(tokenizer), options, scored=False)
 
 
 @pytest.mark.parametrize("early", [False, True])
 def test_a_token_has_an_item_per_layer_from_the_embedding_to_its_exit(model, tokenizer, early):
-    if early:
-        exits(model)
-    _, details, _ = decode(model, tokenizer, ("layers", "jsds"))
+    _, details, _ = decode(model, tokenizer, ("layers", "jsds"), EARLY if early else Policy())
     depths = set()
     for layers, jsds, trace in zip(details["layers"], details["jsds"], details["traces"], strict=True):
         assert layers["tokens"] == jsds["tokens"] == trace["tokens"]
@@ -58,7 +55,6 @@ def test_a_token_has_an_item_per_layer_from_the_embedding_to_its_exit(model, tok
 
 
 def test_the_confidence_of_a_view_is_the_one_the_exit_was_taken_by(model, tokenizer):
-    exits(model)
     _, details, _ = decode(model, tokenizer, ("layers",))
     for layers, trace in zip(details["layers"], details["traces"], strict=True):
         for gap, confidences in zip(layers["gap"], trace["confidences"], strict=True):
@@ -68,7 +64,6 @@ def test_the_confidence_of_a_view_is_the_one_the_exit_was_taken_by(model, tokeni
 
 
 def test_views_change_nothing_else_and_runs_that_ask_for_none_keep_no_states(model, tokenizer, monkeypatch):
-    exits(model)
     plain, details, _ = decode(model, tokenizer)
     viewed, more, _ = decode(model, tokenizer, tuple(VIEWS))
     assert plain == viewed and details["traces"] == more["traces"] and set(details) == {"traces"}

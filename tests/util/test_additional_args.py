@@ -1,14 +1,11 @@
 import re
-from dataclasses import fields
 
 import pytest
 from transformers import GPT2Config, MT5Config, T5Config
 
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy
-from training.losses import INTERMEDIATE_LOSSES
 from util import AdditionalArguments, update_autoconfig
-from util.checks import INTERMEDIATE_LOSSES as ACCEPTED_LOSSES
 from util.checks import LATER
 
 
@@ -115,8 +112,9 @@ def test_no_pruning_has_many_spellings(value):
     assert AdditionalArguments(type_vocab_reduct=value).type_vocab_reduct is None
 
 
-def test_accepted_losses_are_those_there_are():
-    assert tuple(INTERMEDIATE_LOSSES) == ACCEPTED_LOSSES
+def test_a_loss_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"shallowdeep_ce is not .*: valid is ce or weighted_ce"):
+        AdditionalArguments(intermediate_loss_fn="shallowdeep_ce")
 
 
 @pytest.mark.parametrize("make", [tiny_config, MT5Config, GPT2Config])
@@ -125,7 +123,7 @@ def test_every_flag_reaches_the_config_and_survives_saving(make, tmp_path):
     config = update_autoconfig(make(), args, max_answer_length=7)
     config.save_pretrained(tmp_path)
     for held in (config, type(config).from_pretrained(tmp_path)):
-        assert {each.name: getattr(held, each.name) for each in fields(args)} == vars(args)
+        assert {name: getattr(held, name) for name in args.flags()} == args.flags()
         assert held.max_answer_length == 7
 
 
