@@ -198,9 +198,9 @@ class Job:
         return {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
 
     def _settings_of_loss(self) -> list[str]:
-        """What the loss over layers, if there is one, brings along."""
+        """What the loss over layers, if there is one, reads and brings along."""
         row = LOSSES.get(self.trainer.model.config.intermediate_loss_fn)
-        return [] if row is None else [setting.name for setting in row.settings]
+        return [] if row is None else [*row.reads, *(setting.name for setting in row.settings)]
 
     def _earlier_training(self) -> dict:
         """The results of the complete training, which are merged again: that may be where it was killed."""

@@ -1,110 +1,18 @@
-"""Losses that train intermediate exits. One function and one row of `LOSSES` per loss.
+"""Losses that train intermediate exits. One function and one row of `LOSSES` per loss."""
 
-All of them see the decoder layer by layer and evaluate the language-model head for one layer at a time under
-checkpointing, so that peak memory grows with one [N, V] block of logits and not with the number of layers.
-
-Shapes: N label positions that count, D width, V vocabulary, L layers.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from decoding.settings import Setting, values
+from losses import layerskip
+from losses.cross_entropies import ce, shallowdeep_ce, weighted_ce
+from losses.distillation import DISTILLATION_READS, DISTILLATIONS, transformation
+from losses.layers import IGNORED_LABEL, Head, Layers, LayerStates
 
-IGNORED_LABEL = -100
-
-Head = Callable[[Tensor], Tensor]
-
-
-class LayerStates(NamedTuple):
-    """States of a decoder at every position, [..., D] each, first layer to last.
-
-    Attributes:
-        hidden: h^1 to h^(L-1), the residual stream, before the final norm.
-        normed: x^1 to x^L, final-normed, and not scaled for the head.
-    """
-
-    hidden: Sequence[Tensor]
-    normed: Sequence[Tensor]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What a loss sees of a batch: every layer, 1-based, at the positions whose label counts.
-
-    Attributes:
-        states: Of all positions.
-        labels: Token ids, IGNORED_LABEL where none counts, [...].
-        head: Final-normed, unscaled states to logits, [N, D] -> [N, V].
-        config: Of the model, with the numbers of all flags (shallow_exit_layer, distill_layer_alpha, ...).
-        modules: What `Loss.modules` made for the model, by name.
-        step: Optimiser steps done.
-        steps: Optimiser steps in all; None outside training.
-    """
-
-    states: LayerStates
-    labels: Tensor
-    head: Head
-    config: Any = None
-    modules: Mapping[str, nn.Module] = field(default_factory=dict)
-    step: int = 0
-    steps: int | None = None
-
-    @property
-    def count(self) -> int:
-        """L."""
-        return len(self.states.normed)
-
-    @cached_property
-    def counted(self) -> Tensor:
-        """Whether a position's label counts, [...]."""
-        return self.labels != IGNORED_LABEL
-
-    @cached_property
-    def targets(self) -> Tensor:
-        """Labels that count, [N]."""
-        return self.labels[self.counted]
-
-    def hidden(self, layer: int) -> Tensor:
-        """h^l of a layer below the last, [N, D]."""
-        return self.states.hidden[layer - 1][self.counted]
-
-    def normed(self, layer: int) -> Tensor:
-        """x^l, final-normed and unscaled, [N, D]."""
-        return self.states.normed[layer - 1][self.counted]
-
-    def cross_entropy(self, layer: int) -> Tensor:
-        """Mean cross entropy of a layer, a scalar in float32, 0 where no label counts; its logits are recomputed in the
-        backward pass instead of being kept."""
-        return cross_entropy(self.normed(layer), self.targets, self.head)
-
-
-def _head_cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
-    logits = head(hidden).float()  # [N, V]
-    total = functional.cross_entropy(logits, labels, reduction="sum")
-    return total / max(labels.numel(), 1)
-
-
-def cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
-    """Mean cross entropy of states [N, D] under labels [N], see `Layers.cross_entropy`."""
-    return checkpoint(_head_cross_entropy, hidden, labels, head, use_reentrant=False)
-
-
-def ce(layers: Layers) -> Tensor:
-    """Mean over the layers of their cross entropies."""
-    return sum(layers.cross_entropy(layer) for layer in range(1, layers.count + 1)) / layers.count
-
-
-def weighted_ce(layers: Layers) -> Tensor:
-    """Mean of the layers' cross entropies weighted by depth: sum l * CE_l / sum l (FREE, arXiv:2310.05424)."""
-    weighted = sum(layer * layers.cross_entropy(layer) for layer in range(1, layers.count + 1))
-    return weighted / (layers.count * (layers.count + 1) / 2)
+__all__ = ["IGNORED_LABEL", "LOSSES", "Head", "LayerStates", "Layers", "Loss", "loss_over_layers", "loss_row"]
 
 
 def no_modules(config: Any) -> dict[str, nn.Module]:
@@ -122,14 +30,25 @@ class Loss:
         settings: Its own, beside the flags that all losses may read from the config.
         modules: From the config to modules that are trained with the model and saved with it, by name, such as a linear
             map on the student's side of a distillation; they begin as the library initialises such modules.
+        drops: (L, rows of the batch, what draws are made from, **own settings) -> which decoder layers a training step
+            leaves out for which rows, [L, rows]; None where every layer runs.
+        reads: Flags of the config that it reads beside its own settings.
     """
 
     compute: Callable[..., Tensor]
     settings: tuple[Setting, ...] = ()
     modules: Callable[[Any], dict[str, nn.Module]] = no_modules
+    drops: Callable[..., Tensor] | None = None
+    reads: tuple[str, ...] = ()
 
 
-LOSSES: dict[str, Loss] = {"ce": Loss(ce), "weighted_ce": Loss(weighted_ce)}
+LOSSES: dict[str, Loss] = {
+    "ce": Loss(ce),
+    "weighted_ce": Loss(weighted_ce),
+    "shallowdeep_ce": Loss(shallowdeep_ce, reads=("shallow_exit_layer",)),
+    **{name: Loss(loss, modules=transformation, reads=DISTILLATION_READS) for name, loss in DISTILLATIONS.items()},
+    "layerskip": Loss(layerskip.layerskip, layerskip.SETTINGS, drops=layerskip.dropped_layers),
+}
 
 
 def own_settings() -> dict[str, Setting]:
@@ -148,8 +67,32 @@ def loss_row(name: str) -> Loss:
     return LOSSES[name]
 
 
+def shallow_problems(name: str | None, shallow_exit_layer: int | None, num_layers: int | None) -> list[str]:
+    """A sentence where a loss trains a shallow exit that is missing, or is none of a decoder of so many layers."""
+    if name is None or "shallow_exit_layer" not in loss_row(name).reads:
+        return []
+    valid = "layers below the last" if num_layers is None else f"1 to {num_layers - 1} for this decoder"
+    if shallow_exit_layer is None:
+        return [f"--intermediate_loss_fn {name} trains a shallow exit: give --shallow_exit_layer; valid are {valid}."]
+    if num_layers is not None and not 1 <= shallow_exit_layer < num_layers:
+        given = f"--shallow_exit_layer {shallow_exit_layer}"
+        return [f"{given}: --intermediate_loss_fn {name} trains an exit there; valid are {valid}."]
+    return []
+
+
+def settings_of(row: Loss, config: Any) -> dict[str, Any]:
+    """Name -> value of a loss's own settings, those of the config or their defaults."""
+    return values(row.settings, {setting.name: getattr(config, setting.name, None) for setting in row.settings})
+
+
 def loss_over_layers(name: str, layers: Layers) -> Tensor:
-    """The loss of that name, a scalar in float32."""
+    """The loss of that name, a scalar in float32.
+
+    Raises:
+        ValueError: It trains a shallow exit that the decoder does not have.
+    """
     row = loss_row(name)
-    given = {setting.name: getattr(layers.config, setting.name, None) for setting in row.settings}
-    return row.compute(layers, **values(row.settings, given))
+    problems = shallow_problems(name, getattr(layers.config, "shallow_exit_layer", None), layers.count)
+    if problems:
+        raise ValueError(" ".join(problems))
+    return row.compute(layers, **settings_of(row, layers.config))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from losses.exits import Head, Layers
+from losses.layers import Head, Layers
 
 
 def agreement(states: Sequence[Tensor], head: Head) -> list[Tensor]:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from losses.exits import Layers, LayerStates, loss_over_layers, loss_row
+from losses.exits import loss_over_layers, loss_row, settings_of
+from losses.layers import Layers, LayerStates
 from losses.meta_head import meta_head_loss
 from models.hugging_face import LibraryModel
+from models.layer_dropout import LayerDropout
 from models.norms import norm_of
 from models.unembed import Unembed
 
@@ -48,6 +50,9 @@ class ExitTraining(LibraryModel):
     final_norm: str
     # What is trained with the loss beside the model, by name; None in a view of a model that another class made.
     loss_modules: tuple[str, ...] | None = None
+    layer_dropout: LayerDropout | None = None
+    # The step of the last batch, and how many batches it had so far: what dropped layers are drawn from.
+    _batch_of_step = (-1, 0)
 
     def __init__(self, config):
         super().__init__(config)
@@ -133,6 +138,7 @@ class ExitTraining(LibraryModel):
             labels: The token at each of these positions, IGNORED_LABEL where none counts, [...].
             step, steps: Optimiser steps done, and in all.
         """
+        self._drop_layers(labels.shape[0], step)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._trains_meta_head):
             found = states()
         labels = labels.to(found.normed[-1].device)
@@ -142,6 +148,29 @@ class ExitTraining(LibraryModel):
         else:
             loss = loss_over_layers(self.config.intermediate_loss_fn, layers)
         return loss, None if self.training else self.unembed()(found.normed[-1])
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The decoder's layers, first to last."""
+        lists = (each for each in self.base_model.modules() if isinstance(each, nn.ModuleList))
+        return next(each for each in lists if len(each) == self.config.num_hidden_layers)
+
+    def _drop_layers(self, rows: int, step: int) -> None:
+        """Draw which layers the coming batch leaves out, if the loss has it so and this is training."""
+        name = getattr(self.config, "intermediate_loss_fn", None)
+        row = None if name is None or self._trains_meta_head else loss_row(name)
+        if row is None or row.drops is None or not self.training:
+            if self.layer_dropout is not None:
+                self.layer_dropout.dropped = None
+            return
+        layers = self.decoder_layers
+        if self.layer_dropout is None:
+            self.layer_dropout = LayerDropout(layers)
+        before, batches = self._batch_of_step
+        self._batch_of_step = step, batches + 1 if step == before else 0
+        process = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        drawn_from = (*self._batch_of_step, process)
+        self.layer_dropout.dropped = row.drops(len(layers), rows, drawn_from, **settings_of(row, self.config))
 
     def _modules_of_loss(self) -> dict[str, nn.Module]:
         name = getattr(self.config, "intermediate_loss_fn", None)

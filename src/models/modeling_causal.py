@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from losses.exits import IGNORED_LABEL, LayerStates
+from losses.layers import IGNORED_LABEL, LayerStates
 from models.exit_training import ExitTraining
 
 

@@ -1,10 +1,10 @@
 """The training side of the T5 family: the Hugging Face models with losses on intermediate exits and a `meta` head."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from losses.exits import LayerStates
+from losses.layers import LayerStates
 from models.exit_training import ExitTraining
 
 
@@ -17,6 +17,10 @@ class EarlyExitMixin(ExitTraining):
     def output_scale(self) -> float:
         """What a final-normed state is multiplied by before the head."""
         return self.config.d_model**-0.5 if getattr(self.config, "scale_decoder_outputs", False) else 1.0
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        return self.decoder.block
 
     def forward(
         self,

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast, T5Config
 
 from decoding.ranges import COUNT, FROM_TWO, NATURAL, POSITIVE
-from losses.exits import IGNORED_LABEL
+from losses.layers import IGNORED_LABEL
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from tasks.invented import invented_dialogues, invented_facts
 from util.arguments import build

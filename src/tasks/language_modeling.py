@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from losses.exits import IGNORED_LABEL
+from losses.layers import IGNORED_LABEL
 from tasks.columns import TEXTS, find, given
 from tasks.features import Feature, special_ids
 from tasks.metrics import rouge_tokenizer

@@ -7,7 +7,7 @@ from datasets import Dataset
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from losses.exits import IGNORED_LABEL
+from losses.layers import IGNORED_LABEL
 
 
 @torch.no_grad()

@@ -143,9 +143,13 @@ class ExitTrainingArguments:
     intermediate_loss_fn: str | None = flag(
         None,
         "Loss over several layers: ce is the mean of the layers' cross entropies, weighted_ce weights layer l by l "
-        f"(CALM). Valid: {', '.join(LOSSES)}; without it the last layer alone is trained.",
+        "(CALM), shallowdeep_ce takes --shallow_exit_layer and the last, shallowdeep_kd_* also distil deep layers into "
+        "shallow ones (FREE), layerskip trains exits by a curriculum and drops layers. Valid: "
+        f"{', '.join(LOSSES)}; without it the last layer alone is trained.",
     )
-    distill_layer_alpha: float | None = flag(None, "Weight of the distillation term in the shallowdeep_kd losses.")
+    distill_layer_alpha: float | None = flag(
+        None, "Weight of the distillation term in the shallowdeep_kd losses; 1.0 where it is not given."
+    )
     do_layer_transformation: bool = flag(
         False, "Pass the student's hidden states through one linear map before they are distilled."
     )
@@ -251,6 +255,11 @@ def policy_for(config: Any, additional_args: AdditionalArguments, longest_answer
     num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     if num_layers is not None:
         policy.check(num_layers, getattr(config, "vocab_size", None))
+        raise_together(
+            losses.shallow_problems(
+                additional_args.intermediate_loss_fn, additional_args.shallow_exit_layer, num_layers
+            )
+        )
     for sentence in without_effect(additional_args):
         logger.warning(sentence)
     return policy

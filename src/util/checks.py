@@ -9,7 +9,7 @@ from decoding.confidence import CONFIDENCES
 from decoding.fields import wrong_types
 from decoding.policy import Policy
 from decoding.thresholds import THRESHOLDS
-from losses.exits import LOSSES
+from losses.exits import LOSSES, shallow_problems
 from util.files import folder_problem
 from util.ranges import range_problems
 
@@ -23,8 +23,6 @@ class Later(NamedTuple):
 
 # The row of a flag goes when its feature comes.
 LATER = {
-    "distill_layer_alpha": Later((None,), "distillation between layers"),
-    "do_layer_transformation": Later((False,), "distillation between layers"),
     "use_lora": Later((False,), "low-rank adaptation"),
     "lora_rank": Later((8,), "low-rank adaptation"),
     "lora_alpha": Later((8.0,), "low-rank adaptation"),
@@ -61,6 +59,10 @@ PRUNING_ONLY = {"k": None, "k_min": None, "k_max": None, "adaptive_scale": 0.9, 
 CONTRAST_ONLY = {"contrastive_alpha": 0.1, "emit": "exit"}
 
 
+# Of distillation between layers.
+LOSS_ONLY = {"distill_layer_alpha": None, "do_layer_transformation": False}
+
+
 def raise_together(problems: list[str]) -> None:
     """Raises one ValueError that lists every problem, or nothing where there is none."""
     if problems:
@@ -80,18 +82,31 @@ def without_effect(args: Any) -> list[str]:
     """Sentences on flags of `args` (AdditionalArguments) that change nothing as the others stand."""
     if not args.use_early_exit and not args.use_shallow_deep:
         sentences = _idle(args, EARLY_EXIT_ONLY | PRUNING_ONLY | CONTRAST_ONLY, "Without --use_early_exit True")
-        sentences += _idle(args, SHALLOW_ONLY, "Without --use_shallow_deep True")
+        sentences += _idle(args, _not_of_loss(args, SHALLOW_ONLY), "Without --use_shallow_deep True")
         sentences += _idle(args, EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
-        return sentences + _idle_own(args, None)
+        return sentences + _idle_loss(args) + _idle_own(args, None)
     policy = args.policy()
     of_exits = _idle_with_one_exit if args.use_shallow_deep else _idle_with_several
-    return [*_idle_threshold(args, policy), *of_exits(args, policy), *_idle_own(args, policy)]
+    return [*_idle_threshold(args, policy), *of_exits(args, policy), *_idle_loss(args), *_idle_own(args, policy)]
 
 
 def _idle(args: Any, flags: dict, reason: str) -> list[str]:
     """A sentence on those of `flags` that were given and have no effect, for a reason."""
     names = [f"--{name}" for name, off in flags.items() if getattr(args, name) not in (off, None)]
     return [f"{reason} these flags have no effect: {', '.join(names)}."] if names else []
+
+
+def _not_of_loss(args: Any, flags: dict) -> dict:
+    """Those of `flags` that the loss over layers does not read."""
+    loss = LOSSES.get(args.intermediate_loss_fn)
+    return {name: off for name, off in flags.items() if loss is None or name not in loss.reads}
+
+
+def _idle_loss(args: Any) -> list[str]:
+    """A sentence on what some losses read, and the one in force does not."""
+    loss = args.intermediate_loss_fn
+    reason = "Without --intermediate_loss_fn" if loss is None else f"With --intermediate_loss_fn {loss}"
+    return _idle(args, _not_of_loss(args, LOSS_ONLY), reason)
 
 
 def _idle_with_one_exit(args: Any, policy: Policy) -> list[str]:
@@ -103,7 +118,7 @@ def _idle_with_one_exit(args: Any, policy: Policy) -> list[str]:
 
 
 def _idle_with_several(args: Any, policy: Policy) -> list[str]:
-    sentences = _idle(args, SHALLOW_ONLY, "Without --use_shallow_deep True")
+    sentences = _idle(args, _not_of_loss(args, SHALLOW_ONLY), "Without --use_shallow_deep True")
     if not policy.prunes:
         sentences += _idle(args, PRUNING_ONLY, "Without --type_vocab_reduct")
     elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
@@ -217,11 +232,9 @@ def _unknown(args: Any) -> list[str]:
             problems.append(f"--{name} {value} is no measure of this version: valid are {', '.join(CONFIDENCES)}.")
     loss = args.intermediate_loss_fn
     if loss not in (None, *LOSSES):
-        problems.append(
-            f"--intermediate_loss_fn {loss} is not available yet in this version (the other losses): valid is "
-            f"{' or '.join(LOSSES)}."
-        )
-    return problems
+        problems.append(f"--intermediate_loss_fn {loss} is no loss of this version: valid are {', '.join(LOSSES)}.")
+        return problems
+    return problems + shallow_problems(loss, args.shallow_exit_layer, None)
 
 
 def _own_problems(args: Any) -> list[str]:

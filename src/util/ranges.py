@@ -56,7 +56,8 @@ OF_TRAINER = {
     **dict.fromkeys(("seed", "data_seed"), SEED),
     **dict.fromkeys(("generation_max_length", "save_total_limit", "local_rank"), WHOLE),
 }
-RANGES = {**flag_ranges(), **OF_DATA, **OF_PROMPTS, **OF_TRAINER}
+OF_EXIT_TRAINING = {"distill_layer_alpha": FROM_ZERO}
+RANGES = {**flag_ranges(), **OF_EXIT_TRAINING, **OF_DATA, **OF_PROMPTS, **OF_TRAINER}
 
 
 def range_problems(args: Any, **others: Range) -> list[str]:

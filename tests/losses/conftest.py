@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from losses.exits import IGNORED_LABEL
+from losses.layers import IGNORED_LABEL
 
 B, T, D, V, L = 2, 5, 8, 11, 4
 

@@ -31,8 +31,8 @@ REFUSED = [
         ["--train_meta_cm_head and --intermediate_loss_fn"],
     ),
     (
-        {"exit_conf_threshold": 2.0, "exit_min_layer": 0, "distill_layer_alpha": 3},
-        ["--exit_conf_threshold", "--exit_min_layer", "--distill_layer_alpha 3"],
+        {"exit_conf_threshold": 2.0, "exit_min_layer": 0, "distill_layer_alpha": -3.0},
+        ["--exit_conf_threshold", "--exit_min_layer", "--distill_layer_alpha -3.0: valid are finite numbers from 0"],
     ),
     ({"use_shallow_deep": True}, ["use_shallow_deep needs a shallow_exit_layer"]),
     (
@@ -113,8 +113,26 @@ def test_no_pruning_has_many_spellings(value):
 
 
 def test_a_loss_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"shallowdeep_ce is not .*: valid is ce or weighted_ce"):
-        AdditionalArguments(intermediate_loss_fn="shallowdeep_ce")
+    with pytest.raises(
+        ValueError, match=r"nonsense is no loss of this version: valid are ce, weighted_ce, shallowdeep"
+    ):
+        AdditionalArguments(intermediate_loss_fn="nonsense")
+
+
+def test_a_shallow_exit_of_a_loss_must_be_one_of_the_decoder(caplog):
+    with pytest.raises(ValueError, match=r"shallowdeep_kd_unif trains a shallow exit: give --shallow_exit_layer"):
+        AdditionalArguments(intermediate_loss_fn="shallowdeep_kd_unif")
+    flags = AdditionalArguments(intermediate_loss_fn="shallowdeep_kd_unif", shallow_exit_layer=2)
+    update_autoconfig(tiny_config(), flags)
+    assert not caplog.text  # which the loss reads, though no token leaves there
+    flags.shallow_exit_layer = tiny_config().num_decoder_layers
+    with pytest.raises(ValueError, match=r"--shallow_exit_layer \d: .*trains an exit there; valid are 1 to"):
+        update_autoconfig(tiny_config(), flags)
+
+
+def test_flags_of_distillation_are_told_where_nothing_is_distilled(caplog):
+    update_autoconfig(tiny_config(), AdditionalArguments(distill_layer_alpha=0.5))
+    assert "Without --intermediate_loss_fn these flags have no effect: --distill_layer_alpha." in caplog.text
 
 
 @pytest.mark.parametrize("make", [tiny_config, MT5Config, GPT2Config])

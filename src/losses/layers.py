@@ -1,0 +1,93 @@
+"""What a loss over exits sees: the decoder layer by layer. The head is evaluated for one layer at a time.
+
+Under checkpointing peak memory then grows with one [N, V] block of logits and not with the number of layers.
+
+Shapes: N label positions that count, D width, V vocabulary, L layers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+IGNORED_LABEL = -100
+
+Head = Callable[[Tensor], Tensor]
+
+
+class LayerStates(NamedTuple):
+    """States of a decoder at every position, [..., D] each, first layer to last.
+
+    Attributes:
+        hidden: h^1 to h^(L-1), the residual stream, before the final norm.
+        normed: x^1 to x^L, final-normed, and not scaled for the head.
+    """
+
+    hidden: Sequence[Tensor]
+    normed: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a loss sees of a batch: every layer, 1-based, at the positions whose label counts.
+
+    Attributes:
+        states: Of all positions.
+        labels: Token ids, IGNORED_LABEL where none counts, [...].
+        head: Final-normed, unscaled states to logits, [N, D] -> [N, V].
+        config: Of the model, with the numbers of all flags (shallow_exit_layer, distill_layer_alpha, ...).
+        modules: What `Loss.modules` made for the model, by name.
+        step: Optimiser steps done.
+        steps: Optimiser steps in all; None outside training.
+    """
+
+    states: LayerStates
+    labels: Tensor
+    head: Head
+    config: Any = None
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    step: int = 0
+    steps: int | None = None
+
+    @property
+    def count(self) -> int:
+        """L."""
+        return len(self.states.normed)
+
+    @cached_property
+    def counted(self) -> Tensor:
+        """Whether a position's label counts, [...]."""
+        return self.labels != IGNORED_LABEL
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Labels that count, [N]."""
+        return self.labels[self.counted]
+
+    def hidden(self, layer: int) -> Tensor:
+        """h^l of a layer below the last, [N, D]."""
+        return self.states.hidden[layer - 1][self.counted]
+
+    def normed(self, layer: int) -> Tensor:
+        """x^l, final-normed and unscaled, [N, D]."""
+        return self.states.normed[layer - 1][self.counted]
+
+    def cross_entropy(self, layer: int) -> Tensor:
+        """Mean cross entropy of a layer, a scalar in float32, 0 where no label counts; its logits are recomputed in the
+        backward pass instead of being kept."""
+        return cross_entropy(self.normed(layer), self.targets, self.head)
+
+
+def _head_cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+    logits = head(hidden).float()  # [N, V]
+    total = functional.cross_entropy(logits, labels, reduction="sum")
+    return total / max(labels.numel(), 1)
+
+
+def cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+    """Mean cross entropy of states [N, D] under labels [N], see `Layers.cross_entropy`."""
+    return checkpoint(_head_cross_entropy, hidden, labels, head, use_reentrant=False)
