@@ -1,6 +1,12 @@
-"""Translation: IWSLT 2017, or files with a column per language or with `translation` records.
+r"""Evaluate or predict translation with a T5 whose tokens may leave the decoder early.
 
-Evaluate or predict with a T5 that may leave its decoder early; --help lists the flags.
+    echo '{"de": "Guten Tag.", "en": "Good day."}' > pairs.jsonl; python src/run_translation.py --do_eval \
+        --validation_file pairs.jsonl --source_lang de --target_lang en --output_dir save/pairs --static_exit_layer 4
+    python src/run_translation.py --do_eval --dataset_name iwslt2017-de-en --model_name_or_path google/mt5-small \
+        --source_prefix "translate German to English: " --max_eval_samples 100 --output_dir save/iwslt
+
+Pairs are those of IWSLT 2017 by name, which is downloaded, or of files with a column per language or with `translation`
+records. The small model of this repository reads English alone, and translates nothing.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -18,7 +24,7 @@ def main(model_args, data_args, training_args, additional_args):
 
 def command() -> None:
     """The console command."""
-    run_script(TranslationArguments, main)
+    run_script(TranslationArguments, main, __doc__)
 
 
 if __name__ == "__main__":
