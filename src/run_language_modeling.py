@@ -3,7 +3,7 @@ r"""Train a decoder-only model with exits, measure every layer's perplexity, and
     python src/run_language_modeling.py --do_eval --dataset_name invented_stories --max_eval_samples 20 \
         --output_dir save/stories --use_early_exit True --exit_conf_threshold 0.9
     python src/run_language_modeling.py --do_train --dataset_name invented_stories --max_train_samples 200 \
-        --max_steps 10 --intermediate_loss_fn weighted_ce --output_dir save/stories_trained
+        --max_steps 2 --intermediate_loss_fn weighted_ce --output_dir save/stories_trained
 
 Texts are those of wikitext by name, of files, or the invented stories above, which need no download.
 """

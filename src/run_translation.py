@@ -1,12 +1,12 @@
 r"""Evaluate or predict translation with a T5 whose tokens may leave the decoder early.
 
-    echo '{"de": "Guten Tag.", "en": "Good day."}' > pairs.jsonl; python src/run_translation.py --do_eval \
-        --validation_file pairs.jsonl --source_lang de --target_lang en --output_dir save/pairs --static_exit_layer 4
-    python src/run_translation.py --do_eval --dataset_name iwslt2017-de-en --model_name_or_path google/mt5-small \
-        --source_prefix "translate German to English: " --max_eval_samples 100 --output_dir save/iwslt
+    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_eval \
+        --validation_file /tmp/pairs.jsonl --source_lang de --target_lang en --output_dir save/pairs --static_exit_layer 4
+    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_predict \
+        --test_file /tmp/pairs.jsonl --source_lang de --target_lang en --output_dir save/pairs --use_early_exit True
 
-Pairs are those of IWSLT 2017 by name, which is downloaded, or of files with a column per language or with `translation`
-records. The small model of this repository reads English alone, and translates nothing.
+Pairs are those of files with a column per language or with `translation` records, or of IWSLT 2017, downloaded by name
+(iwslt2017-de-en). The small model of this repository has seen English alone: give --model_name_or_path.
 """
 
 import interrupts  # noqa: F401 - before what takes time

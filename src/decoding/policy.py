@@ -200,7 +200,7 @@ class Policy:
         return VERIFICATIONS[self.verification]
 
     @property
-    def catches_up(self) -> bool:
+    def verifies_at_end(self) -> bool:
         """Whether the full model's logits of drafted tokens are wanted at all."""
         return self.recomputes and (self.verifies is not None or self.adapts)
 

@@ -201,7 +201,7 @@ def _skipped_problems(policy: Policy) -> list[str]:
             if wanted
         ]
     elif policy.looks_ahead:
-        problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
+        problems.append("The oracle runs every layer at once, so none is pending: it goes with skipped_states copy.")
     return problems
 
 

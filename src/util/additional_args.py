@@ -103,7 +103,7 @@ class PolicyArguments:
     contrastive_alpha: float = flag(
         0.1,
         "Contrastive measures compare two layers on tokens whose probability is at least alpha times the highest "
-        "(arXiv:2210.15097); 0 compares them on all tokens in hand.",
+        "(arXiv:2210.15097); 0 compares them on all surviving tokens.",
         group=groups.CONTRAST,
     )
     emit: str = flag(

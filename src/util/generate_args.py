@@ -12,7 +12,7 @@ from util.files import file_problem
 from util.ranges import range_problems
 
 
-class Choice(NamedTuple):
+class StrategyChoice(NamedTuple):
     """A --strategy: its row of `decoding.strategies.SCORE_RULES`, None where the decode loop, with its exits, does it;
     and what --help says of it."""
 
@@ -21,16 +21,16 @@ class Choice(NamedTuple):
 
 
 STRATEGY_CHOICES = {
-    "greedy": Choice(None, "the likeliest token; may leave early"),
-    "sample": Choice(None, "a token drawn by --temperature, --top_k and --top_p; may leave early"),
-    "beam": Choice("plain", "--beam_size continuations, ranked by the sum of their log-probabilities"),
-    "contrastive": Choice(
+    "greedy": StrategyChoice(None, "the likeliest token; may leave early"),
+    "sample": StrategyChoice(None, "a token drawn by --temperature, --top_k and --top_p; may leave early"),
+    "beam": StrategyChoice("plain", "--beam_size continuations, ranked by the sum of their log-probabilities"),
+    "contrastive": StrategyChoice(
         "contrastive",
         "contrastive decoding (arXiv:2210.15097): beams of log p of the last layer minus log p of an earlier one",
     ),
-    "acd": Choice("acd", "auto-contrastive decoding (arXiv:2305.01628): that difference, as a distribution"),
-    "dola": Choice("dola", "DoLa (arXiv:2309.03883): the layer contrasted with is the one that differs most"),
-    "dola_static": Choice("dola_static", "DoLa with one layer, the same for every token"),
+    "acd": StrategyChoice("acd", "auto-contrastive decoding (arXiv:2305.01628): that difference, as a distribution"),
+    "dola": StrategyChoice("dola", "DoLa (arXiv:2309.03883): the layer contrasted with is the one that differs most"),
+    "dola_static": StrategyChoice("dola_static", "DoLa with one layer, the same for every token"),
 }
 # Flags that name layers.
 LAYERS = ("intermediate_layer", "upper_layer", "early_exit_layers")
