@@ -1,9 +1,9 @@
 r"""Evaluate or predict translation with a T5 whose tokens may leave the decoder early.
 
     echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_eval \
-        --validation_file /tmp/pairs.jsonl --source_lang de --target_lang en --output_dir save/pairs --static_exit_layer 4
+        --validation_file /tmp/pairs.jsonl --source_lang de --target_lang en --static_exit_layer 4
     echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_predict \
-        --test_file /tmp/pairs.jsonl --source_lang de --target_lang en --output_dir save/pairs --use_early_exit True
+        --test_file /tmp/pairs.jsonl --source_lang de --target_lang en --use_early_exit True --exit_conf_threshold 0.9
 
 Pairs are those of files with a column per language or with `translation` records, or of IWSLT 2017, downloaded by name
 (iwslt2017-de-en). The small model of this repository has seen English alone: give --model_name_or_path.
