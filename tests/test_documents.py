@@ -16,7 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
+import run_question_answering
 from jobs.experiments import SCRIPTS
+from training.reporting import MEANINGS
+from util import QuestionAnsweringArguments, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -166,3 +169,38 @@ def test_a_python_block_runs_as_it_stands(block, tmp_path):
 def test_a_python_block_parses_and_fits_on_a_page(block):
     compile(block.text, str(block), "exec")
     assert max(map(len, block.text.splitlines())) <= 120
+
+
+def test_the_readme_is_read_in_a_minute():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
+
+
+def test_the_documents_link_to_what_is_there():
+    for document in (*DOCUMENTS, "REFERENCE.md"):
+        linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text(encoding="utf-8"))
+        assert all((ROOT / path).exists() for path in linked), document
+
+
+def test_the_reference_names_every_key_of_a_run(tiny_t5_dir, squad_file, tmp_path):
+    table = (ROOT / "REFERENCE.md").read_text(encoding="utf-8").split("## ")[2]
+    named = "|".join(
+        re.escape(key).replace(r"\*", r"\w+").replace("<part>", r"\w+").removeprefix("eval_")
+        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for key in re.findall(r"`([^`]+)`", row)
+    )
+    flags = [
+        "--model_name_or_path",
+        tiny_t5_dir,
+        "--validation_file",
+        squad_file,
+        "--output_dir",
+        tmp_path,
+        "--do_eval",
+    ]
+    flags += ["--use_cpu", "--use_shallow_deep", "True", "--shallow_exit_layer", "2", "--use_adapt_threshold", "True"]
+    flags += ["--rollback_conf_threshold", "3", "--max_eval_samples", "4", "--max_answer_length", "8"]
+    _, metrics = run_question_answering.main(*parse_arguments(QuestionAnsweringArguments, list(map(str, flags))))
+    assert "eval_block_num" in metrics and "environment" in metrics
+    assert [key for key in metrics if not re.fullmatch(named, re.sub("^eval_", "", key))] == []
+    assert [key for key in MEANINGS if not re.fullmatch(named, key)] == []

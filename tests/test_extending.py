@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+from transformers import AutoTokenizer, SeedOssConfig, SeedOssForCausalLM
 
 import generate
 import run_question_answering
@@ -21,7 +22,10 @@ from decoding.ranges import FROM_ZERO, SHARE
 from decoding.settings import Setting
 from decoding.thresholds import THRESHOLDS, Threshold
 from losses.exits import LOSSES, Loss
-from models import DeployT5ForConditionalGeneration
+from models import DEPLOYED, DeployT5ForConditionalGeneration, deploy
+from models.deploying import EarlyExitGeneration
+from models.deploying_llama import LlamaAdapter
+from models.modeling_causal import CausalMixin
 from tasks import METRICS, TASKS, Metric, Task
 from tasks.summarization import SUMMARIZATION
 from util import (
@@ -304,3 +308,51 @@ def test_a_task_with_a_metric_of_its_own(tiny_t5_dir, tmp_path, monkeypatch):
     assert all(row["words"] == len(row["prediction"].split()) for row in texts)
     table = tradeoff.report(tmp_path / "out", tmp_path / "drawn")
     assert "    words  exit layer" in table and "softmax > 0.1" in table
+
+
+# ------------------------------------------------------------------------------------------------------- architectures
+class DeploySeedOssForCausalLM(EarlyExitGeneration, CausalMixin, SeedOssForCausalLM):
+    """Seed-OSS: the layers of a Llama."""
+
+    adapter_class = LlamaAdapter
+    final_norm = "model.norm"
+
+
+@pytest.fixture
+def seed_oss_dir(tiny_gpt2_dir, tmp_path):
+    """A checkpoint as the library saves it, with a tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "head_dim": 6}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    model = SeedOssForCausalLM(SeedOssConfig(**sizes, **heads, eos_token_id=None, pad_token_id=tokenizer.pad_token_id))
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_an_architecture(seed_oss_dir, monkeypatch, capsys):
+    flags = ["--model_name_or_path", str(seed_oss_dir), "--device", "cpu", "-p", "The tower", "-l", "6"]
+    with pytest.raises(SystemExit):
+        generate.main(flags)
+    assert "model_type is 'seed_oss'" in capsys.readouterr().err
+    monkeypatch.setitem(DEPLOYED, "seed_oss", DeploySeedOssForCausalLM)
+    generate.main([*flags, *EXITS])
+    assert "a token leaves after the first of layers 1 to 3 of 4" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_an_architecture_from_elsewhere_obeys_the_laws_and_trains(seed_oss_dir, monkeypatch):
+    monkeypatch.setitem(DEPLOYED, "seed_oss", DeploySeedOssForCausalLM)
+    library = SeedOssForCausalLM.from_pretrained(seed_oss_dir)
+    ids, sizes = torch.arange(5, 15).view(2, 5), {"max_new_tokens": 6, "do_sample": False}
+    expected = library.double().generate(ids, **sizes)
+    model = deploy(library)
+    drafted = Policy(confidence="softmax", threshold=0.0, skipped="recompute", verification="exact")
+    for policy in (Policy(), Policy(confidence="softmax", threshold=1.0), drafted):
+        assert model.generate(ids, policy=policy, **sizes).tolist() == expected.tolist()
+    model.config.intermediate_loss_fn = "ce"
+    assert model.train()(input_ids=ids, labels=ids).loss > 0
+    monkeypatch.setitem(LOSSES, "distilled", DISTILLED)
+    model.config.intermediate_loss_fn, model.config.d_model = "distilled", 24
+    with pytest.raises(ValueError, match=r"'distilled' trains modules of its own.*SeedOssForCausalLM.from_pretrained"):
+        model(input_ids=ids, labels=ids)

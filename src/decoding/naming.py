@@ -6,17 +6,13 @@ registered here; so `method` and `label` read what `Policy.describe` wrote into 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from decoding.confidence import CONFIDENCES
+from decoding.policy_fields import PolicyFields
 from decoding.settings import written
 from decoding.thresholds import THRESHOLDS
 
-if TYPE_CHECKING:
-    from decoding.policy import Policy
 
-
-def folder_name(policy: Policy) -> str:
+def folder_name(policy: PolicyFields) -> str:
     """A policy in a few words that can stand in the name of a folder, such as softmax-0.9-min2."""
     if not policy.exits:
         return "full"
@@ -29,7 +25,7 @@ def folder_name(policy: Policy) -> str:
     return f"{policy.confidence}-{_threshold_name(policy)}{_pruning_name(policy)}{emitted}-{exits}{skipped}"
 
 
-def _threshold_name(policy: Policy) -> str:
+def _threshold_name(policy: PolicyFields) -> str:
     """The level, and what becomes of it: 0.9, 0.9-decay4, or 0.9 with a kind and its own settings."""
     kind, row = policy.threshold_kind, THRESHOLDS[policy.threshold_kind]
     if row.name:
@@ -38,14 +34,14 @@ def _threshold_name(policy: Policy) -> str:
     return f"{policy.threshold:g}-{kind}{own}"
 
 
-def _pruning_name(policy: Policy) -> str:
+def _pruning_name(policy: PolicyFields) -> str:
     if policy.pruning is None:
         return ""
     own = "-".join(written(policy.named_values[setting.name]) for setting in policy.pruning.settings)
     return f"-{policy.vocabulary}{own}"
 
 
-def sentence(policy: Policy, num_layers: int) -> str:
+def sentence(policy: PolicyFields, num_layers: int) -> str:
     """A policy as a person would say it, of a decoder of so many layers."""
     if not policy.exits:
         return f"the full model, {num_layers} layers for every token"
@@ -60,26 +56,26 @@ def sentence(policy: Policy, num_layers: int) -> str:
     return f"{exits}{_pruning_words(policy)}{emitted}{_skipped_words(policy)}"
 
 
-def _threshold_words(policy: Policy) -> str:
+def _threshold_words(policy: PolicyFields) -> str:
     kind, row = policy.threshold_kind, THRESHOLDS[policy.threshold_kind]
     if row.words:
         return row.words.format(**policy.named_values)
     return f"{policy.threshold:g}, {kind} threshold{_own(policy, row.settings)}"
 
 
-def _pruning_words(policy: Policy) -> str:
+def _pruning_words(policy: PolicyFields) -> str:
     if policy.pruning is None:
         return ""
     return f", {policy.vocabulary} pruning of the vocabulary{_own(policy, policy.pruning.settings)}"
 
 
-def _own(policy: Policy, settings) -> str:
+def _own(policy: PolicyFields, settings) -> str:
     """Own settings of a row behind its name: (slope 0.5)."""
     told = [f"{each.name} {written(policy.named_values[each.name])}" for each in settings]
     return f" ({', '.join(told)})" if told else ""
 
 
-def _skipped_words(policy: Policy) -> str:
+def _skipped_words(policy: PolicyFields) -> str:
     """What becomes of the layers a token skipped, where they are not filled by copying its state."""
     if not policy.recomputes:
         return ""

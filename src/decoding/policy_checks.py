@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from decoding.confidence import CONFIDENCES
+from decoding.policy_fields import PolicyFields
 from decoding.pruning import VOCABULARIES, Pruning
 from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE, Range
 from decoding.settings import Setting
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS, Threshold
 from decoding.verification import VERIFICATIONS
-
-if TYPE_CHECKING:
-    from decoding.policy import Policy
 
 # What the token of an exit is read from: its distribution p_l, or the s that a contrastive measure makes of it.
 EMISSIONS = ("exit", "contrastive")
@@ -69,7 +66,7 @@ def own_settings() -> dict[str, Setting]:
     return settings_of(VOCABULARIES) | settings_of(THRESHOLDS)
 
 
-def problems_in_model(policy: Policy, num_layers: int, vocabulary: int | None) -> list[str]:
+def problems_in_model(policy: PolicyFields, num_layers: int, vocabulary: int | None) -> list[str]:
     """A sentence per setting that a model of `num_layers` decoder layers, which knows so many tokens, does not have."""
     problems = [*_exit_problems(policy, num_layers), *_vocabulary_problems(policy, vocabulary)]
     if policy.static_exit is not None and not 1 <= policy.static_exit <= num_layers:
@@ -77,7 +74,7 @@ def problems_in_model(policy: Policy, num_layers: int, vocabulary: int | None) -
     return problems
 
 
-def _exit_problems(policy: Policy, num_layers: int) -> list[str]:
+def _exit_problems(policy: PolicyFields, num_layers: int) -> list[str]:
     first, tried = _flags(policy)["first_exit"], len(policy.exit_layers(num_layers))
     if policy.confidence is None:
         return []
@@ -100,7 +97,7 @@ def _exit_problems(policy: Policy, num_layers: int) -> list[str]:
     return []
 
 
-def _vocabulary_problems(policy: Policy, vocabulary: int | None) -> list[str]:
+def _vocabulary_problems(policy: PolicyFields, vocabulary: int | None) -> list[str]:
     """Of tokens to keep more than there are; k_max, which is but a number of the formula, may be any."""
     return [
         f"{name} is {value}, but the model knows {vocabulary} tokens: valid are 2 to {vocabulary}."
@@ -109,7 +106,7 @@ def _vocabulary_problems(policy: Policy, vocabulary: int | None) -> list[str]:
     ]
 
 
-def problems(policy: Policy) -> list[str]:
+def problems(policy: PolicyFields) -> list[str]:
     """A sentence per field that may not be as it is, whatever the model."""
     found = []
     if policy.confidence is not None and policy.static_exit is not None:
@@ -133,12 +130,12 @@ def problems(policy: Policy) -> list[str]:
     ]
 
 
-def _flags(policy: Policy) -> dict[str, str]:
+def _flags(policy: PolicyFields) -> dict[str, str]:
     """Field -> the flag that whoever reads a refusal has to change, where it is not called the same."""
     return FLAGS if policy.last_exit is None else FLAGS_OF_ONE_EXIT
 
 
-def _range_problems(policy: Policy) -> list[str]:
+def _range_problems(policy: PolicyFields) -> list[str]:
     return [
         f"{_flags(policy).get(name, name)} is {value!r}: {valid.advice(value)}"
         for name, valid in RANGES.items()
@@ -146,7 +143,7 @@ def _range_problems(policy: Policy) -> list[str]:
     ]
 
 
-def _extra_problems(policy: Policy) -> list[str]:
+def _extra_problems(policy: PolicyFields) -> list[str]:
     """Own settings of no kind that there is, or of values they may not have."""
     known = own_settings()
     problems = [
@@ -162,7 +159,7 @@ def _extra_problems(policy: Policy) -> list[str]:
     ]
 
 
-def _pruning_problems(policy: Policy) -> list[str]:
+def _pruning_problems(policy: PolicyFields) -> list[str]:
     problems = []
     if policy.k_min is not None and policy.k_max is not None and policy.k_min > policy.k_max:
         problems.append(f"k_min is {policy.k_min} and k_max {policy.k_max}: k_min may be k_max at most.")
@@ -180,7 +177,7 @@ def _pruning_problems(policy: Policy) -> list[str]:
     return problems
 
 
-def _skipped_problems(policy: Policy) -> list[str]:
+def _skipped_problems(policy: PolicyFields) -> list[str]:
     problems = []
     if policy.skipped not in SKIPPED_STATES:
         problems.append(f"skipped_states is {policy.skipped!r}: valid are {', '.join(SKIPPED_STATES)}.")
@@ -205,7 +202,7 @@ def _skipped_problems(policy: Policy) -> list[str]:
     return problems
 
 
-def _verification_problems(policy: Policy) -> list[str]:
+def _verification_problems(policy: PolicyFields) -> list[str]:
     problems = []
     if policy.verification == "rollback" and policy.rollback_threshold is None:
         problems.append("verification is 'rollback', which needs a rollback_conf_threshold.")
@@ -219,7 +216,7 @@ def _verification_problems(policy: Policy) -> list[str]:
     return problems
 
 
-def _threshold_problems(policy: Policy) -> list[str]:
+def _threshold_problems(policy: PolicyFields) -> list[str]:
     problems = []
     chosen = policy.chosen_thresholds
     if len(chosen) > 1:
@@ -230,7 +227,7 @@ def _threshold_problems(policy: Policy) -> list[str]:
     return problems
 
 
-def _contrast_problems(policy: Policy) -> list[str]:
+def _contrast_problems(policy: PolicyFields) -> list[str]:
     problems = []
     if policy.emit not in EMISSIONS:
         problems.append(f"emit is {policy.emit!r}: valid are {', '.join(EMISSIONS)}.")

@@ -46,6 +46,8 @@ class ExitTraining(LibraryModel):
     # accumulation steps and of processes.
     accepts_loss_kwargs = False
     final_norm: str
+    # What is trained with the loss beside the model, by name; None in a view of a model that another class made.
+    loss_modules: tuple[str, ...] | None = None
 
     def __init__(self, config):
         super().__init__(config)
@@ -134,13 +136,21 @@ class ExitTraining(LibraryModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._trains_meta_head):
             found = states()
         labels = labels.to(found.normed[-1].device)
-        modules = {name: getattr(self, name) for name in self.loss_modules}
-        layers = Layers(found, labels, self.unembed(), self.config, modules, step, steps)
+        layers = Layers(found, labels, self.unembed(), self.config, self._modules_of_loss(), step, steps)
         if self._trains_meta_head:
             loss = meta_head_loss(self.cm_head, layers)
         else:
             loss = loss_over_layers(self.config.intermediate_loss_fn, layers)
         return loss, None if self.training else self.unembed()(found.normed[-1])
+
+    def _modules_of_loss(self) -> dict[str, nn.Module]:
+        name = getattr(self.config, "intermediate_loss_fn", None)
+        if self.loss_modules is None and name is not None and loss_row(name).modules(self.config):
+            raise ValueError(
+                f"The loss {name!r} trains modules of its own, which a model that deploy was given does not have: load "
+                f"it with {type(self).__name__}.from_pretrained instead."
+            )
+        return {own: getattr(self, own) for own in self.loss_modules or ()}
 
     @property
     def _trains_meta_head(self) -> bool:
