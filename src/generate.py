@@ -1,9 +1,9 @@
-"""Prompt in, text out: any model, any policy of early exits, and contrastive strategies.
+r"""Continue prompts with any model, under any policy of early exits or by contrasting layers.
 
     python src/generate.py -p "Once upon a time" --use_early_exit True --exit_conf_threshold 0.8 --show_exits
     python src/generate.py -p "In spring" --strategy contrastive -i 4 --compare
 
---help lists the flags.
+Without --model_name_or_path the small GPT-2 of this repository tells stories.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None):
     """Continue the prompts of a command line; see `jobs.generating.generate`. Exits with 2 after a sentence on what is
     wrong."""
     classes = (DecoderArguments, GenerateArguments, AdditionalArguments)
-    parser = ArgumentParser(classes)
+    parser = ArgumentParser(classes, __doc__)
     try:
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
         return generate(*build(classes, given))

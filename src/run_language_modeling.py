@@ -1,6 +1,11 @@
-"""Language modeling with decoder-only models: text files, wikitext by name, or invented stories.
+r"""Train a decoder-only model with exits, measure every layer's perplexity, and continue beginnings.
 
-Train exits, measure the perplexity of every layer, continue beginnings under a policy; --help lists the flags.
+    python src/run_language_modeling.py --do_eval --dataset_name invented_stories --max_eval_samples 20 \
+        --output_dir save/stories --use_early_exit True --exit_conf_threshold 0.9
+    python src/run_language_modeling.py --do_train --dataset_name invented_stories --max_train_samples 200 \
+        --max_steps 2 --intermediate_loss_fn weighted_ce --output_dir save/stories_trained
+
+Texts are those of wikitext by name, of files, or the invented stories above, which need no download.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -16,7 +21,7 @@ def main(model_args, data_args, training_args, additional_args):
 
 def command() -> None:
     """The console command."""
-    run_script(LanguageModelingArguments, main)
+    run_script(LanguageModelingArguments, main, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""lm-evaluation-harness with our models: its own command line, and --model early_exit.
+r"""Run the tasks of lm-evaluation-harness, its own command line, on models under a policy of early exits.
 
-    pip install lm_eval
-    python src/run_lm_eval.py --model early_exit --tasks arc_easy,gsm8k \
-        --model_args pretrained=gpt2-xl,use_early_exit=True,exit_conf_threshold=0.9,likelihood_layer=36
+    python src/run_lm_eval.py --model early_exit --tasks arc_easy --limit 20 \
+        --model_args use_early_exit=True,exit_conf_threshold=0.9,likelihood_layer=6
+    python src/run_lm_eval.py --model early_exit --tasks gsm8k --limit 5 \
+        --model_args pretrained=gpt2-xl,use_early_exit=True,exit_conf_threshold=0.9
 
-Generation tasks run under the policy that the flags of early exit give; log-likelihoods are taken at likelihood_layer.
+Generation tasks run under the policy, log-likelihoods are those of likelihood_layer; data are downloaded. It needs
+`pip install lm_eval==0.4.13`, whose own flags `run --help` lists. What follows stands in --model_args, without dashes.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -17,6 +19,9 @@ from util.terminal import reason, terminal
 
 def main() -> None:
     """The harness's own main; exits with 2 and a sentence where the package is missing."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(help_text())
+        return
     try:
         from lm_eval.__main__ import cli_evaluate
 
@@ -30,6 +35,17 @@ def main() -> None:
     except ValueError as error:
         print(f"{Path(sys.argv[0]).name}: error: {reason(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def help_text() -> str:
+    """What --help says: the harness has its own, so this lists what goes into --model_args."""
+    from util import AdditionalArguments
+    from util.harness_args import HarnessArguments
+    from util.parser import ArgumentParser
+
+    parser = ArgumentParser((HarnessArguments, AdditionalArguments), __doc__)
+    parser.usage = "%(prog)s [run] --model early_exit --tasks NAME,... --model_args name=value,..."
+    return parser.format_help()
 
 
 def _missing() -> int:

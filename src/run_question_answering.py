@@ -1,6 +1,12 @@
-"""Question answering: SQuAD, SQuAD v2, NarrativeQA, or files of their columns.
+r"""Train, evaluate or predict question answering with a T5 whose tokens may leave the decoder early.
 
-Train, evaluate or predict with a T5 that may leave its decoder early; --help lists the flags.
+    python src/run_question_answering.py --do_eval --dataset_name invented_facts --max_eval_samples 20 \
+        --output_dir save/facts --use_early_exit True --exit_conf_type softmax --exit_conf_threshold 0.9
+    python src/run_question_answering.py --do_train --dataset_name invented_facts --max_train_samples 200 \
+        --max_steps 10 --intermediate_loss_fn weighted_ce --output_dir save/facts_trained
+
+Questions are those of SQuAD, SQuAD v2 and NarrativeQA by name, of files of their columns, or the invented ones above,
+which need no download.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -16,7 +22,7 @@ def main(model_args, data_args, training_args, additional_args):
 
 def command() -> None:
     """The console command."""
-    run_script(QuestionAnsweringArguments, main)
+    run_script(QuestionAnsweringArguments, main, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,12 @@
-"""Summarization: SAMSum, CNN/DailyMail, XSum, Multi-News, BigPatent, or files of a text and a summary column.
+r"""Train, evaluate or predict summarization with a T5 whose tokens may leave the decoder early.
 
-Train, evaluate or predict with a T5 that may leave its decoder early; --help lists the flags.
+    python src/run_summarization.py --do_eval --dataset_name invented_dialogues --source_prefix "summarize: " \
+        --max_eval_samples 20 --output_dir save/dialogues --use_early_exit True --exit_conf_threshold 0.9
+    python src/run_summarization.py --do_train --dataset_name invented_dialogues --source_prefix "summarize: " \
+        --max_train_samples 200 --max_steps 10 --intermediate_loss_fn weighted_ce --output_dir save/dialogues_trained
+
+Texts are those of SAMSum, CNN/DailyMail, XSum, Multi-News and BigPatent by name, of files of a text and a summary
+column, or the invented dialogues above, which need no download.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -16,7 +22,7 @@ def main(model_args, data_args, training_args, additional_args):
 
 def command() -> None:
     """The console command."""
-    run_script(SummarizationArguments, main)
+    run_script(SummarizationArguments, main, __doc__)
 
 
 if __name__ == "__main__":

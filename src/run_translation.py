@@ -1,6 +1,12 @@
-"""Translation: IWSLT 2017, or files with a column per language or with `translation` records.
+r"""Evaluate or predict translation with a T5 whose tokens may leave the decoder early.
 
-Evaluate or predict with a T5 that may leave its decoder early; --help lists the flags.
+    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_eval \
+        --validation_file /tmp/pairs.jsonl --source_lang de --target_lang en --static_exit_layer 4
+    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_predict \
+        --test_file /tmp/pairs.jsonl --source_lang de --target_lang en --use_early_exit True --exit_conf_threshold 0.9
+
+Pairs are those of files with a column per language or with `translation` records, or of IWSLT 2017, downloaded by name
+(iwslt2017-de-en). The small model of this repository has seen English alone: give --model_name_or_path.
 """
 
 import interrupts  # noqa: F401 - before what takes time
@@ -18,7 +24,7 @@ def main(model_args, data_args, training_args, additional_args):
 
 def command() -> None:
     """The console command."""
-    run_script(TranslationArguments, main)
+    run_script(TranslationArguments, main, __doc__)
 
 
 if __name__ == "__main__":

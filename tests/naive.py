@@ -38,8 +38,8 @@ def contrast(name, layers, alpha, kept, before):
 
     Args:
         layers: Logits [l + 1, V].
-        kept: Tokens in hand at l, bool [V].
-        before: layer -> tokens in hand there, for exits after the first; p_j is the whole distribution elsewhere.
+        kept: Tokens surviving at l, bool [V].
+        before: layer -> tokens surviving there, for exits after the first; p_j is the whole distribution elsewhere.
     """
     layer, layers = len(layers) - 1, layers.double()
 
@@ -68,7 +68,7 @@ def entropy(p, kept):
 
 
 class Exit:
-    """What the measures read at one layer of a token: logits of the layers so far, states, and the tokens in hand."""
+    """What the measures read at one layer of a token: logits of the layers so far, states, and the surviving tokens."""
 
     def __init__(self, policy: Policy, logits, states, kept: dict[int, torch.Tensor], last):
         self.policy, self.logits, self.states, self.last = policy, logits, states, last
@@ -146,15 +146,15 @@ class Naive:
     def generate(self) -> tuple[list[int], list[int]]:
         """Tokens of the answer, and the layers each ran; `confidences` are those of every exit it tried, in order."""
         depth = len(self.layers)
-        depths, exits, waiting = [depth] * (self.given - 1), [], 0
+        depths, exits, pending = [depth] * (self.given - 1), [], 0
         self.confidences: list[float] = []
         while len(exits) < self.length:
             states = self.states([depth] * len(depths) if self.policy.recomputes else depths)
             logits = self.model.lm_head(self.norm(states) * self.model.output_scale)
             prefilled = not exits and not self.encodes
-            free = not prefilled and waiting < (self.policy.num_speculations or self.length)
+            free = not prefilled and pending < (self.policy.num_speculations or self.length)
             layer, token = self.leave(logits, states, len(exits) + 1) if free else (depth, int(logits[-1].argmax()))
-            waiting = 0 if layer == depth else waiting + 1
+            pending = 0 if layer == depth else pending + 1
             self.tokens = [*self.tokens, token]
             depths.append(layer)
             exits.append(layer)

@@ -1,11 +1,11 @@
-"""Every figure and table of the experiments, from run files only, in the numbering of the post that began them.
+"""Draw every figure and table of the experiments, from run files only, in the numbering of the post that began them.
 
     python src/analysis/figures.py --runs save/grid --out save/grid/figures
     python src/analysis/figures.py --redraw blogpost_figures
 
-A figure whose runs are not there is left out, with a line that says so. Beside each lies a .json of the numbers it
-shows and the runs they came from; --redraw paints the pictures of a folder anew from these files alone. Figures 16 to
-21 and tables 2 to 8 have no counterpart in that post.
+save/grid is what src/scripts/local_grid.py leaves. A figure whose runs are not there is left out, with a line that says
+so. Beside each lies a .json of the numbers it shows and the runs they came from; --redraw paints the pictures of a
+folder anew from these files alone. Figures 16 to 21 and tables 2 to 8 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from analysis import layer_figures, policy_figures, speed_figures, tradeoff
 from analysis.drawing import Runs, drawn_before
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
+from util import groups
 from util.commands import CommandParser, output_folder
 from util.files import read_json, write_json, write_text
 from util.terminal import terminal
@@ -106,10 +107,12 @@ def redraw_all(folder: Path) -> list[Path]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_argument_group(groups.RUN).add_mutually_exclusive_group(required=True)
     source.add_argument("--runs", type=Path, help="folder below which runs are looked for")
     source.add_argument("--redraw", type=Path, help="folder whose pictures are painted anew from their .json")
-    parser.add_argument("--out", type=output_folder, help="folder of figures and tables, needed with --runs")
+    parser.add_argument_group(groups.OUTPUT).add_argument(
+        "--out", type=output_folder, help="folder of figures and tables, needed with --runs"
+    )
     arguments = parser.parse_args(argv)
     try:
         if arguments.runs and not arguments.out:

@@ -33,7 +33,7 @@ def viewed_full(runs: Runs, task: str, model: str) -> RunFiles | None:
 
 # -------------------------------------------------------------------------------------------------------------- pruning
 def how_pruning_shrinks(runs: Runs) -> Drawing | None:
-    """Figure 1: of one token, what is in the running at every exit, and where the token emitted stands."""
+    """Figure 1: of one token, which tokens survive at every exit, and where the token emitted stands."""
     used, tokens = [], []
     for task, model in runs.groups:
         kinds = {kind: where(runs.runs, task=task, model=model, method=kind) for kind in PRUNED}
@@ -55,7 +55,7 @@ def how_pruning_shrinks(runs: Runs) -> Drawing | None:
     if not tokens:
         return None
     note = (
-        "Of one token: how many are in the running at each exit it tried, and the rank of the one finally emitted; "
+        "Of one token: how many survive at each exit it tried, and the rank of the one finally emitted; "
         "where its rank lies above a line, that pruning has thrown it away. Shown is the first token of the example "
         "whose first token tried the most exits under all three. Exits end before the last layer, which emits what is "
         "left to it"

@@ -1,6 +1,7 @@
 """Fill the tables of a post from the tables of a grid, so that no number in it is typed.
 
     python src/analysis/post.py --post blogpost.md
+    python src/analysis/post.py --post blogpost.md --tables blogpost_figures
 
 A block of the post begins with a comment that names a table beside the post's figures and what to take of it, and ends
 with `<!-- end -->`; what stands between is written anew:
@@ -17,6 +18,7 @@ import interrupts  # noqa: F401 - before what takes time; not found? pip install
 import re
 from pathlib import Path
 
+from util import groups
 from util.commands import CommandParser, output_file
 from util.files import read_json, read_text, write_text
 from util.terminal import terminal
@@ -58,8 +60,10 @@ def rendered(path: Path, query: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--post", type=output_file, default="blogpost.md")
-    parser.add_argument("--tables", type=Path, help="folder of the tables; blogpost_figures beside the post by default")
+    output = parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("--post", type=output_file, default="blogpost.md", help="the file to write anew")
+    data = parser.add_argument_group(groups.DATA)
+    data.add_argument("--tables", type=Path, help="folder of the tables; blogpost_figures beside the post by default")
     arguments = parser.parse_args(argv)
     folder = arguments.tables or arguments.post.parent / "blogpost_figures"
     try:

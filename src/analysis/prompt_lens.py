@@ -1,6 +1,7 @@
-"""What every layer would say behind a prompt: a picture of the final top tokens' probability, and a table of the top k.
+"""Draw what every layer would say behind a prompt: the probability of the final top tokens, and a table of the top k.
 
     python src/analysis/prompt_lens.py -p "Once upon a time" --tokens 3 --out save/lens
+    python src/analysis/prompt_lens.py -p "In spring the" --top_k 3 --lens_final_norm False --out save/lens_raw
 
 Layer 0 is the embedding. Every layer's state is final-normed and read through the model's own head.
 """
@@ -23,7 +24,7 @@ from analysis.style import nth, points
 from decoding.policy import Policy
 from decoding.ranges import COUNT
 from jobs.loading import load_config, load_model, load_tokenizer
-from util import DecoderArguments
+from util import DecoderArguments, groups
 from util.additional_args import flag
 from util.arguments import build
 from util.checks import raise_together
@@ -37,13 +38,13 @@ from util.terminal import terminal
 class LensArguments:
     """What is looked at and where it goes."""
 
-    _argument_group_name = "lens"
+    _argument_group_name = groups.PROMPTS
 
     prompt: str | None = field(default=None, metadata={"help": "Text to continue.", "aliases": ["-p"]})
     tokens: int = flag(1, "How many of the full model's next tokens are looked at.")
-    top_k: int = flag(5, "Tokens per layer.", "k")
+    top_k: int = flag(5, "Tokens per layer.", "k", group=groups.OUTPUT)
     lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head.")
-    out: str = flag("save/lens", "Folder of prompt_lens.png, .json and .txt.")
+    out: str = flag("save/lens", "Folder of prompt_lens.png, .json and .txt.", group=groups.OUTPUT)
 
     def __post_init__(self) -> None:
         problems = range_problems(self, top_k=COUNT)
@@ -154,7 +155,7 @@ def paint_readings(values: dict) -> Figure:
 
 
 def main(argv: list[str] | None = None) -> list[Reading]:
-    parser = ArgumentParser((DecoderArguments, LensArguments))
+    parser = ArgumentParser((DecoderArguments, LensArguments), __doc__)
     try:
         given = parser.given(sys.argv[1:] if argv is None else list(argv))
         model_args, args = build((DecoderArguments, LensArguments), given)

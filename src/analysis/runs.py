@@ -101,12 +101,12 @@ class RunFiles:
 
     @property
     def layers_run(self) -> float:
-        """Layer passes per token, those of waiting tokens and in vain included."""
+        """Layer passes per token, those of pending tokens and of rejected ones included."""
         return self.results.get("eval_layers_run", self.mean_exit)
 
     @property
     def layers_in_turn(self) -> float:
-        """Layers per token one after the other: those that waiting tokens pass together count once."""
+        """Layers per token one after the other: those that pending tokens pass together count once."""
         return self.results.get("eval_layers_in_turn", self.mean_exit)
 
     @property

@@ -137,7 +137,7 @@ TRADEOFF_NOTE = (
     "Good is far to the right and high. Points are layers of the first exit (of static exits, of the one there is); "
     "the star is the full model. The line is the best score at a speed or above; in brackets the area under it, from "
     "the full model's speed to the fastest here, over that range, 0 where the method is never that fast. Layers in "
-    "turn: what waiting tokens pass together counts once"
+    "turn: what pending tokens pass together counts once"
 )
 
 

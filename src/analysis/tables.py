@@ -91,7 +91,7 @@ def paired_pruning(runs: Runs) -> Table:
         rows,
         used,
         "min: exit_min_layer. change: points against no pruning there, paired by example. rows/V: rows of the\n"
-        "head multiplied at an exit after a token's first, over the vocabulary; k/V: tokens in the running there.\n"
+        "head multiplied at an exit after a token's first, over the vocabulary; k/V: surviving tokens there.\n"
         "cut: how many times fewer confidence-FLOPs than without pruning; ceiling: nV / (V + sum of later k) for\n"
         "the n exits tried.\n",
     )
@@ -249,7 +249,7 @@ def draft_lengths(runs: Runs) -> Table:
         head,
         rows,
         used,
-        "layers in turn: per token, one after the other, where waiting tokens pass a layer together; passes: those of\n"
+        "layers in turn: per token, one after the other, where pending tokens pass a layer together; passes: those of\n"
         "every token, in vain too. FLOPs of the decoder, speed: against the full model. same text: examples that got\n"
         "the full model's answer.\n",
     )

@@ -1,7 +1,9 @@
-"""Score against depth, from the files of finished runs: one table, one figure.
+"""Show score against depth, from the files of finished runs: one table, one figure.
 
     python src/analysis/tradeoff.py --runs save/quickstart --out save/quickstart
+    python src/analysis/tradeoff.py --runs save/grid --out save/grid
 
+save/quickstart is what src/scripts/quickstart.py leaves, save/grid what src/scripts/local_grid.py does.
 Every folder under --runs that holds an all_results.json of an evaluation with exits is one row. Runs that differ in
 more than their policy (model, examples, generation, ...) stand in tables of their own. Relative numbers are relative to
 the full-depth run of the same table, which must be among them; tokens per second are those of speed.json where policies
@@ -25,6 +27,7 @@ from analysis.quantities import Quantity, score, times_as_fast
 from analysis.runs import RunFiles, Speed, differing, read_runs, read_speeds
 from analysis.style import look
 from decoding import naming
+from util import groups
 from util.commands import CommandParser, output_folder
 from util.files import write_text
 from util.terminal import terminal
@@ -221,8 +224,10 @@ def report(runs: Path, out: Path) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
-    parser.add_argument("--out", type=output_folder, required=True, help="folder of the table and the figure")
+    runs = parser.add_argument_group(groups.RUN)
+    runs.add_argument("--runs", type=Path, required=True, help="folder below which runs are looked for")
+    output = parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("--out", type=output_folder, required=True, help="folder of the table and the figure")
     arguments = parser.parse_args(argv)
     try:
         print(report(arguments.runs, arguments.out))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decoding.call import Call
 from decoding.emission import Emission, VerifiedSlots
-from decoding.full_depth import catch_up
+from decoding.full_depth import run_pending
 from decoding.sequences import Sequences, choose
 from decoding.thresholds import AdaptiveThreshold
 from decoding.trace import ExitTrace, SearchTrace
@@ -178,7 +178,7 @@ class Acceptance:
         pending = [row for row in stopped if states.pending(row, text.lengths[row] - 1)]
         if not pending:
             return stopped
-        slots = catch_up(self.call, [(row, text.lengths[row] - 1) for row in pending])
+        slots = run_pending(self.call, [(row, text.lengths[row] - 1) for row in pending])
         rejections = self._rejections(slots)
         self._roll_back(rejections)
         return [row for row in stopped if row not in rejections] + text.stopped(list(rejections))

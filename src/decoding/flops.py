@@ -90,7 +90,7 @@ def _count_row(trace, index: int) -> dict[str, float]:
         ends = [end - padding for _, end in prompt_pieces(prompt + padding)]
         keys[:prompt] = np.array(ends)[np.searchsorted(ends, keys[:prompt])]
     wasted = [each for each in trace.wasted if each["row"] == index]
-    redone = np.array([prompt + each["position"] for each in wasted], np.int64)  # keys of slots that ran in vain
+    redone = np.array([prompt + each["position"] for each in wasted], np.int64)  # keys of wasted slots
     source = int(cost.source[index])
     passes = depths.sum() + cost.num_layers * len(wasted)
     deepest = cost.num_layers if wasted else int(depths.max(initial=0))
@@ -131,7 +131,7 @@ def _head_parts(trace, index: int, length: int, wasted: list[dict]) -> dict[str,
     """Rows of the head read to measure (confidence) or only to read the token (head)."""
     cost = trace.cost
 
-    def per_layer(name: str) -> np.ndarray:  # of every slot that ran, in vain or not, [slots, L]
+    def per_layer(name: str) -> np.ndarray:  # of every slot that ran, wasted or not, [slots, L]
         return np.concatenate([getattr(trace, name)[index, :length], *(each[name][None] for each in wasted)])
 
     rows, tried = per_layer("rows"), ~np.isnan(per_layer("confidences"))

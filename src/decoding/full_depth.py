@@ -37,7 +37,7 @@ def read_full_depth(call: Call, block: Block, hidden: Tensor, emission: Emission
         emission.add(rows, logits if len(lasts) == len(logits) else logits[lasts])
 
 
-def catch_up(call: Call, ends: Sequence[tuple[int, int]]) -> list[VerifiedSlots]:
+def run_pending(call: Call, ends: Sequence[tuple[int, int]]) -> list[VerifiedSlots]:
     """Run the deep layers for the pending slots of some rows, without a current token.
 
     Args:
@@ -45,7 +45,7 @@ def catch_up(call: Call, ends: Sequence[tuple[int, int]]) -> list[VerifiedSlots]
     """
     states, recorder = call.states, call.recorder
     for row, slot in ends:
-        recorder.caught_up(row, sum(filled[row] < slot for filled in states.filled[1:]))
+        recorder.ran_pending(row, sum(filled[row] < slot for filled in states.filled[1:]))
     assert states.left is not None, "nothing is pending"
     block, hidden = states.block_of([Span(row, slot, slot) for row, slot in ends]), states.left[0, :0]
     for layer in range(1, call.adapter.num_layers + 1):

@@ -141,7 +141,7 @@ def _reach_last(call: Call, block: Block, hidden: Tensor, last: int, emission: E
         call.states.leave(block, range(len(block.live)), hidden)
     call.recorder.emitted(block.live_rows, last)
     call.recorder.synchronised([(span.row, span.width - 1) for span in block.live_spans if span.width > 1])
-    if call.policy.catches_up:
+    if call.policy.reads_full_depth:
         read_full_depth(call, block, hidden, emission, current=True)
     else:
         _emit_current(call, block, hidden, last, emission)

@@ -79,7 +79,7 @@ def _skipped_words(policy: PolicyFields) -> str:
     """What becomes of the layers a token skipped, where they are not filled by copying its state."""
     if not policy.recomputes:
         return ""
-    most = "" if policy.num_speculations is None else f" ({policy.num_speculations} of them wait at most)"
+    most = "" if policy.num_speculations is None else f" (at most {policy.num_speculations} of them pending)"
     word = {
         "none": "",
         "rollback": f"; one whose cross entropy there is above {policy.rollback_threshold} is replaced",
@@ -91,7 +91,7 @@ def _skipped_words(policy: PolicyFields) -> str:
 
 # ------------------------------------------------------------------------------------------------ of described policies
 def method(described: dict) -> str:
-    """A policy, as `Policy.describe` has it, but for its level, its first exit and how many tokens may wait."""
+    """A policy, as `Policy.describe` has it, but for its level, its first exit and how many tokens may be pending."""
     if described["method"] != "early_exit":
         return {"full": "full model", "static": "static"}[described["method"]]
     measure = CONFIDENCES.get(described["confidence"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from decoding.confidence import CONFIDENCES
 from decoding.policy_fields import PolicyFields
-from decoding.pruning import VOCABULARIES
+from decoding.pruning import VOCABULARIES, Pruning
 from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE, Range
 from decoding.settings import Setting
 from decoding.states import SKIPPED_STATES
-from decoding.thresholds import THRESHOLDS
+from decoding.thresholds import THRESHOLDS, Threshold
 from decoding.verification import VERIFICATIONS
 
 # What the token of an exit is read from: its distribution p_l, or the s that a contrastive measure makes of it.
@@ -54,10 +56,14 @@ def flag_ranges() -> dict[str, Range]:
     return {flags.get(name, name): valid for flags in (FLAGS, FLAGS_OF_ONE_EXIT) for name, valid in RANGES.items()}
 
 
+def settings_of(table: Mapping[str, Pruning | Threshold | None]) -> dict[str, Setting]:
+    """Name -> every setting that a row of a table brings along."""
+    return {setting.name: setting for row in table.values() if row is not None for setting in row.settings}
+
+
 def own_settings() -> dict[str, Setting]:
     """Name -> every setting that a kind of pruning or of threshold brings along."""
-    rows = [row for table in (VOCABULARIES, THRESHOLDS) for row in table.values() if row is not None]
-    return {setting.name: setting for row in rows for setting in row.settings}
+    return settings_of(VOCABULARIES) | settings_of(THRESHOLDS)
 
 
 def problems_in_model(policy: PolicyFields, num_layers: int, vocabulary: int | None) -> list[str]:
@@ -192,7 +198,7 @@ def _skipped_problems(policy: PolicyFields) -> list[str]:
             if wanted
         ]
     elif policy.looks_ahead:
-        problems.append("The oracle runs every layer at once, so nothing waits: it goes with skipped_states copy.")
+        problems.append("The oracle runs every layer at once, so none is pending: it goes with skipped_states copy.")
     return problems
 
 

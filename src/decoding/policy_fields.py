@@ -131,7 +131,7 @@ class PolicyFields:
         return VERIFICATIONS[self.verification]
 
     @property
-    def catches_up(self) -> bool:
+    def reads_full_depth(self) -> bool:
         """Whether the full model's logits of drafted tokens are wanted at all."""
         return self.recomputes and (self.verifies is not None or self.adapts)
 

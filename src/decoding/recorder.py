@@ -77,7 +77,7 @@ class Recorder:
             self.counts["synchronizations"][row] += 1
             self.counts["run_deep"][row] += slots
 
-    def caught_up(self, row: int, layers: int) -> None:
+    def ran_pending(self, row: int, layers: int) -> None:
         """Layers were run in a row for pending slots alone."""
         self.counts["layers_in_turn"][row] += layers
 

@@ -86,7 +86,7 @@ class ExitTrace:
 
     @property
     def passes(self) -> np.ndarray:
-        """Layer passes of each row, those of pending tokens, of verification and in vain included, [B]."""
+        """Layer passes of each row, those of pending tokens, of verification and of rejected drafts included, [B]."""
         in_vain = np.bincount([each["row"] for each in self.wasted], minlength=len(self.depths))
         return self.depths.sum(1) + self.cost.num_layers * in_vain.astype(np.int64)
 

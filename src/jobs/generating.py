@@ -43,7 +43,7 @@ class Continuation:
         tokens: Their ids, end-of-sequence included.
         exit_layers: Layers each ran before it was emitted; None where a strategy ran all of them.
         premature_layers: The layer each was contrasted with; None where none was.
-        passes: Layers run in all, those of verification and in vain too; None where a strategy ran all of them.
+        passes: Layers run in all, those of rejected drafts too; None where a strategy ran all of them.
         drafted, accepted: Tokens that were verified, and those of them that stood; None where none was.
         prompt_tokens: The prompt's ids.
     """

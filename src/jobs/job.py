@@ -53,10 +53,11 @@ UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "lengt
 UNRECORDED += ("rouge_tokenizer", "bleu_tokenizer")
 
 
-def run_script(data_class: type[DataArguments], main: Callable) -> None:
-    """`main` on the command line's arguments; a ValueError or OSError is printed as a sentence and ends it with 2."""
+def run_script(data_class: type[DataArguments], main: Callable, description: str | None = None) -> None:
+    """`main` on the command line's arguments; a ValueError or OSError is printed as a sentence and ends it with 2;
+    `description`, the script's docstring, opens its --help."""
     with terminal():
-        _run(parse_arguments(data_class), main)
+        _run(parse_arguments(data_class, description=description), main)
 
 
 def _run(arguments: Arguments, main: Callable) -> None:

@@ -1,9 +1,7 @@
 """Time decoding policies against the bound of their own weights and against Hugging Face's generate.
 
-    python src/scripts/benchmark_decoding.py --out benchmark.json
-    python src/scripts/benchmark_decoding.py --of pruning contrast --tokens 24 --out benchmark.json
-    python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning
-    python src/scripts/benchmark_decoding.py --size gpt2 --of search --batch 1 --tokens 80 --repetitions 3
+    python src/scripts/benchmark_decoding.py --of depth --batch 1 --tokens 8 --repetitions 3 --no-memory
+    python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning --out benchmark.json
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
 repetition, printed as median and spread. A bound is measured on the spot: the weight matrices that the policy reads are
@@ -43,6 +41,7 @@ from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
 from scripts.benchmark_models import GPT2_SIZES, POSITIONS, SIZES, Workload, make_workload
+from util import groups
 from util.checks import device_problems
 from util.commands import CommandParser, output_file
 from util.files import write_json
@@ -364,18 +363,21 @@ def prepare(arguments: argparse.Namespace, batch: int) -> Workload:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__)
-    parser.add_argument("--size", choices=SIZES, default="t5-base")
-    parser.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8])
-    parser.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
-    parser.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
-    parser.add_argument("--repetitions", type=COUNT, default=9)
-    parser.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
-    parser.add_argument("--several", type=INNER_SHARE, default=0.2, help="of exits, with several plausible tokens")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=output_file, help="where to write the figures as JSON")
-    parser.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
-    parser.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
+    model = parser.add_argument_group(groups.MODEL)
+    model.add_argument("--size", choices=SIZES, default="t5-base", help="architecture and sizes; weights are random")
+    model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
+    model.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    timing = parser.add_argument_group(groups.TIMING)
+    timing.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
+    timing.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8], help="rows decoded together")
+    timing.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
+    timing.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
+    timing.add_argument("--repetitions", type=COUNT, default=9, help="of everything, in turn")
+    timing.add_argument("--several", type=INNER_SHARE, default=0.2, help="of exits, with several plausible tokens")
+    output = parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("--out", type=output_file, help="where to write the figures as JSON")
+    timing.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
+    timing.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     problems = device_problems(arguments.device)
     if "search" in arguments.of and arguments.size not in GPT2_SIZES:

@@ -1,7 +1,7 @@
 """Rebuild one of the two embedded checkpoints from nothing: tokenizer, model and `meta` confidence head.
 
-    python src/scripts/build_assets.py --exits trained --out src/assets/t5_exits_trained
-    python src/scripts/build_assets.py --exits untrained --out src/assets/t5_exits_untrained
+    python src/scripts/build_assets.py --exits trained --out save/t5_exits_trained
+    python src/scripts/build_assets.py --exits untrained --steps 10 --more_steps 0 --meta_steps 10 --out save/t5_tiny
 
 Both variants see the same invented examples in the same order for the same number of steps, from the same initial
 weights; they differ in the loss: cross entropy of the last layer (untrained exits) or of all layers weighted by depth
@@ -27,6 +27,8 @@ from decoding.ranges import COUNT, FROM_TWO, NATURAL, POSITIVE
 from losses.layers import IGNORED_LABEL
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from tasks.invented import invented_dialogues, invented_facts
+from util import groups
+from util.additional_args import flag
 from util.arguments import build
 from util.checks import raise_together
 from util.files import folder_problem, replacing, write_json
@@ -57,27 +59,27 @@ REPORT_EVERY = 30  # seconds
 class BuildArguments:
     """What to build and how long to train it."""
 
-    _argument_group_name = "building"
+    _argument_group_name = groups.RUN
 
     exits: str = field(metadata={"help": "trained (weighted_ce over all layers) or untrained (last layer only)."})
-    out: str = field(metadata={"help": "Folder of the finished checkpoint."})
+    out: str = field(metadata={"help": "Folder of the finished checkpoint.", "group": groups.OUTPUT})
     work_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the state a killed run continues from (default: <out>.work)."}
+        default=None,
+        metadata={
+            "help": "Folder of the state a killed run continues from; <out>.work where not given.",
+            "group": groups.OUTPUT,
+        },
     )
-    steps: int = field(default=2200, metadata={"help": "Optimizer steps on two batches of questions per dialogues'."})
-    more_steps: int = field(
-        default=800, metadata={"help": "Further steps on seven batches of questions per dialogues'."}
-    )
-    meta_steps: int = field(default=300, metadata={"help": "Optimizer steps of the meta head."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of AdamW."})
-    facts_per_batch: int = field(default=48, metadata={"help": "Questions in a batch of questions."})
-    dialogues_per_batch: int = field(default=24, metadata={"help": "Dialogues in a batch of dialogues."})
-    encoder_layers: int = field(default=3, metadata={"help": "Encoder layers."})
-    decoder_layers: int = field(default=8, metadata={"help": "Decoder layers."})
-    seed: int = field(default=0, metadata={"help": "Seed of the initial weights and of the examples."})
-    threads: int = field(
-        default=1, metadata={"help": "CPU threads; with 1, both variants fit side by side on two cores."}
-    )
+    steps: int = flag(2200, "Optimizer steps on two batches of questions per dialogues'.")
+    more_steps: int = flag(800, "Further steps on seven batches of questions per dialogues'.")
+    meta_steps: int = flag(300, "Optimizer steps of the meta head.")
+    learning_rate: float = flag(2e-3, "Peak learning rate of AdamW.")
+    facts_per_batch: int = flag(48, "Questions in a batch of questions.", group=groups.DATA)
+    dialogues_per_batch: int = flag(24, "Dialogues in a batch of dialogues.", group=groups.DATA)
+    encoder_layers: int = flag(3, "Encoder layers.", group=groups.MODEL)
+    decoder_layers: int = flag(8, "Decoder layers.", group=groups.MODEL)
+    seed: int = flag(0, "Seed of the initial weights and of the examples.")
+    threads: int = flag(1, "CPU threads; with 1, both variants fit side by side on two cores.")
 
     def __post_init__(self):
         problems = range_problems(self, **RANGES)
@@ -416,7 +418,7 @@ def main(arguments: BuildArguments) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> BuildArguments:
-    parser = ArgumentParser((BuildArguments,), description=__doc__.splitlines()[0])
+    parser = ArgumentParser((BuildArguments,), __doc__)
     try:
         (arguments,) = build((BuildArguments,), parser.given(sys.argv[1:] if argv is None else argv))
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Rebuild the embedded GPT-2 from nothing: its tokenizer, and the model trained on invented stories.
 
-    python src/scripts/build_gpt2.py --out src/assets/gpt2_stories
+    python src/scripts/build_gpt2.py --out save/gpt2_stories
+    python src/scripts/build_gpt2.py --layers 2 --width 32 --steps 20 --out save/gpt2_tiny
 
 Every layer's cross entropy counts, weighted by depth, so that each is an exit. A run that is killed continues where it
 last saved.
@@ -22,6 +23,7 @@ from decoding.ranges import COUNT, POSITIVE, Range
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
 from scripts.build_assets import Cycle, Progress, store, train
 from tasks.stories import invented_stories
+from util import groups
 from util.commands import CommandParser, output_folder
 from util.terminal import terminal
 
@@ -102,14 +104,16 @@ def make_stored_config(config: GPT2Config) -> GPT2Config:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--out", type=output_folder, default="save/gpt2_stories", help="folder of the checkpoint")
-    parser.add_argument("--steps", type=COUNT, default=2000, help="optimizer steps")
-    parser.add_argument("--rows", type=COUNT, default=8, help="texts of a batch")
-    parser.add_argument("--length", type=LENGTH, default=256, help="tokens of each")
-    parser.add_argument("--layers", type=COUNT, default=8)
-    parser.add_argument("--width", type=WIDTH, default=128)
-    parser.add_argument("--learning-rate", type=POSITIVE, default=2e-3, help="peak of AdamW's")
-    parser.add_argument("--threads", type=COUNT, default=1)
+    output, data = parser.add_argument_group(groups.OUTPUT), parser.add_argument_group(groups.DATA)
+    model, run = parser.add_argument_group(groups.MODEL), parser.add_argument_group(groups.RUN)
+    output.add_argument("--out", type=output_folder, default="save/gpt2_stories", help="folder of the checkpoint")
+    run.add_argument("--steps", type=COUNT, default=2000, help="optimizer steps")
+    data.add_argument("--rows", type=COUNT, default=8, help="texts of a batch")
+    data.add_argument("--length", type=LENGTH, default=256, help="tokens of each")
+    model.add_argument("--layers", type=COUNT, default=8, help="decoder layers")
+    model.add_argument("--width", type=WIDTH, default=128, help="of a state")
+    run.add_argument("--learning-rate", type=POSITIVE, default=2e-3, help="peak of AdamW's")
+    run.add_argument("--threads", type=COUNT, default=1, help="of the CPU")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -1,6 +1,8 @@
-"""The grid of the experiments on the embedded model, and every figure, without a download.
+r"""Run the grid of the experiments on the embedded model, and draw every figure, without a download.
 
     python src/scripts/local_grid.py --out save/grid
+    python src/scripts/local_grid.py --settings facts_trained --methods full softmax --layers 2 4 --examples 10 \
+        --out save/grid_small
 
 Settings are the models on the tasks, methods the policies of experiments/methods.txt, each at every first exit. A
 run is an ordinary evaluation; what is complete is not repeated, so a grid that was killed goes on where it was. One
@@ -36,6 +38,7 @@ from jobs.experiments import (
 )
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
+from util import groups
 from util.commands import CommandParser, output_folder
 from util.terminal import terminal
 
@@ -111,16 +114,18 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--out", type=output_folder, default="save/grid")
-    parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
-    parser.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
-    parser.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
-    parser.add_argument("--examples", type=COUNT, default=100, help="of each task; 500 are there")
-    parser.add_argument("--speed-examples", type=NATURAL, default=4, help="timed in turn at batch 1; 0 times nothing")
-    parser.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
-    parser.add_argument("--processes", type=COUNT, default=min(2, os.cpu_count() or 1), help="that evaluate settings")
-    parser.add_argument("--evaluate-only", action="store_true", help="neither seconds nor figures")
-    parser.add_argument("--figures", type=output_folder, help="folder of the figures; OUT/figures where not given")
+    runs, timing = parser.add_argument_group(groups.RUN), parser.add_argument_group(groups.TIMING)
+    output = parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("--out", type=output_folder, default="save/grid", help="folder of the runs")
+    runs.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
+    runs.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
+    runs.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
+    runs.add_argument("--examples", type=COUNT, default=100, help="of each task; 500 are there")
+    timing.add_argument("--speed-examples", type=NATURAL, default=4, help="timed in turn at batch 1; 0 times nothing")
+    timing.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
+    runs.add_argument("--processes", type=COUNT, default=min(2, os.cpu_count() or 1), help="that evaluate settings")
+    runs.add_argument("--evaluate-only", action="store_true", help="neither seconds nor figures")
+    output.add_argument("--figures", type=output_folder, help="folder of the figures; OUT/figures where not given")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     clock = Clock()

@@ -1,6 +1,7 @@
-"""The embedded model with trained exits on both invented tasks, under every kind of policy.
+"""Evaluate the embedded model with trained exits on both invented tasks, under every kind of policy.
 
     python src/scripts/quickstart.py --out save/quickstart
+    python src/scripts/quickstart.py --examples 20 --speed-examples 2 --repetitions 1 --out save/quickstart_small
 
 Each policy is an ordinary evaluation run (what run_question_answering.py and run_summarization.py do) and can be
 resumed. Speed is measured apart, at batch 1, all policies in turn on the same examples in this one process. The table
@@ -22,7 +23,7 @@ from jobs.job import Job
 from jobs.speed import Speeds
 from tasks import TASKS
 from training.reporting import in_seconds
-from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, parse_arguments
+from util import AdditionalArguments, QuestionAnsweringArguments, SummarizationArguments, groups, parse_arguments
 from util.commands import CommandParser, output_folder
 from util.files import read_json
 from util.terminal import terminal
@@ -72,10 +73,12 @@ def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--out", type=output_folder, default="save/quickstart")
-    parser.add_argument("--examples", type=COUNT, default=200, help="of each task; 500 are there")
-    parser.add_argument("--speed-examples", type=COUNT, default=16, help="of each task, timed in turn at batch 1")
-    parser.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
+    output = parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("--out", type=output_folder, default="save/quickstart", help="folder of runs, table and figure")
+    data, timing = parser.add_argument_group(groups.DATA), parser.add_argument_group(groups.TIMING)
+    data.add_argument("--examples", type=COUNT, default=200, help="of each task; 500 are there")
+    timing.add_argument("--speed-examples", type=COUNT, default=16, help="of each task, timed in turn at batch 1")
+    timing.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
     arguments = parser.parse_args(argv)
     num_layers = read_json(MODEL / "config.json")["num_decoder_layers"]
     grid = [AdditionalArguments(**flags) for flags in policy_flags(num_layers)]

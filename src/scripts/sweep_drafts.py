@@ -1,7 +1,8 @@
-"""The lossless decoder over the layer of its exit and the length of its drafts: speed, acceptance, and the figure.
+r"""Sweep the lossless decoder over the layer of its exit and the length of its drafts: speed, acceptance, the figure.
 
     python src/scripts/sweep_drafts.py --out save/drafts
-    python src/scripts/sweep_drafts.py --settings squad_finetuned --layers 2 4 6 12 --drafts 2 4 8 --out save/drafts
+    python src/scripts/sweep_drafts.py --settings facts_trained --layers 2 4 --drafts 4 --examples 10 \
+        --speed-examples 2 --repetitions 1 --out save/drafts_small
 
 Every point is an ordinary evaluation run, and is timed at batch 1 in turn with the full model. It is written when it is
 done, so a sweep that was killed goes on where it was; the figure and the table are drawn from the files after every
@@ -30,7 +31,7 @@ from decoding.ranges import COUNT, SHARE
 from jobs.experiments import pick, policy_arguments, read_methods, read_settings, refuse_layers
 from jobs.job import Job
 from jobs.speed import Clock, Speeds
-from util import AdditionalArguments
+from util import AdditionalArguments, groups
 from util.commands import CommandParser, output_folder
 from util.files import write_json, write_text
 from util.terminal import terminal
@@ -76,14 +77,22 @@ def draw(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--out", type=output_folder, default="save/drafts")
-    parser.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
-    parser.add_argument("--threshold", type=SHARE, help="of the drafts' confidence; results go to OUT_THRESHOLD")
-    parser.add_argument("--layers", nargs="+", type=int, help="of the exit; all where not given")
-    parser.add_argument("--drafts", nargs="+", type=COUNT, default=[1, 2, 4, 8, 16], help="tokens that may wait")
-    parser.add_argument("--examples", type=COUNT, default=100, help="of each task")
-    parser.add_argument("--speed-examples", type=COUNT, default=16, help="timed in turn with the full model at batch 1")
-    parser.add_argument("--repetitions", type=COUNT, default=5, help="of the timing")
+    runs, timing = parser.add_argument_group(groups.RUN), parser.add_argument_group(groups.TIMING)
+    output = parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("--out", type=output_folder, default="save/drafts", help="folder of runs, table and figure")
+    runs.add_argument("--settings", nargs="+", default=LOCAL, help="lines of experiments/settings.txt")
+    runs.add_argument("--threshold", type=SHARE, help="of the drafts' confidence; results go to OUT_THRESHOLD")
+    runs.add_argument("--layers", nargs="+", type=int, help="of the exit; all where not given")
+    runs.add_argument(
+        "--drafts",
+        nargs="+",
+        type=COUNT,
+        default=[1, 2, 4, 8, 16],
+        help="most tokens pending",
+    )
+    runs.add_argument("--examples", type=COUNT, default=100, help="of each task")
+    timing.add_argument("--speed-examples", type=COUNT, default=16, help="timed in turn with the full model at batch 1")
+    timing.add_argument("--repetitions", type=COUNT, default=5, help="of the timing")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     clock = Clock()

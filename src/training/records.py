@@ -56,7 +56,7 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
     first, later: how many exits were their token's first one, how many not. rows_*: rows of the head multiplied there;
     kept_*: surviving tokens there; amateur_rows: rows multiplied for earlier layers' logits. compared: exits at
     which a contrastive measure had a V_head, single: those where it had one member; taken, taken_single: the same of
-    the exits by which a token left. passes: layers run in all, by waiting slots and in vain too; shallow: tokens that
+    the exits by which a token left. passes: layers run in all, of pending and of wasted slots too; shallow: tokens that
     left early; rolled_back: tokens that verification threw away, layers_rolled_back: the layers they had left from; the
     rest is `ExitTrace.counts`.
     """
@@ -137,10 +137,10 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
     totals = _total_flops(decoded)
     counts = {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts}
     verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
-    waiting = [counts[name] for name in ("run_deep", "synchronizations", "rolled_back")]
+    deep = [counts[name] for name in ("run_deep", "synchronizations", "rolled_back")]
     return {
         "block_avg": float(exits.sum() + counts["layers_rolled_back"]) / len(exits),
-        "block_num": [counts["shallow"], len(exits) - counts["shallow"], *waiting],
+        "block_num": [counts["shallow"], len(exits) - counts["shallow"], *deep],
         "layers_run": counts["passes"] / len(exits),
         "layers_in_turn": counts["layers_in_turn"] / len(exits),
         **verified,

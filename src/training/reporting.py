@@ -119,7 +119,7 @@ MEANINGS = {
     "loss": "cross-entropy, lower is better",
     "gen_len": "mean tokens per answer",
     "block_avg": "mean layers per token",
-    "layers_run": "mean layer passes per token, those in vain included",
+    "layers_run": "mean layer passes per token, those of rejected drafts included",
     "layers_in_turn": "mean layers per token one after the other; tokens that pass a layer together count once",
     "acceptance_rate": "share of the drafted tokens that stood",
     "flops_decoder_per_sample": "FLOPs of the decoder per example",

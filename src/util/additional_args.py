@@ -11,25 +11,32 @@ from decoding.policy import Policy, vocabulary_of
 from decoding.pruning import VOCABULARIES
 from decoding.settings import Setting
 from decoding.states import SKIPPED_STATES
+from decoding.thresholds import THRESHOLDS
 from losses import exits as losses
 from losses.exits import LOSSES
-from util.checks import contradictions, raise_together, without_effect
+from util import groups
+from util.checks import LATER, contradictions, raise_together, without_effect
 
 logger = logging.getLogger(__name__)
 
 
-def flag(default: Any, help: str, *aliases: str) -> Any:
-    """A dataclass field whose help is the --help; `aliases` are other spellings, without the dashes; one letter takes
-    one dash."""
+def flag(default: Any, help: str, *aliases: str, group: str | None = None) -> Any:
+    """A dataclass field that is a flag.
+
+    Args:
+        help: What --help says of it.
+        aliases: Other spellings, without the dashes; one letter takes one dash.
+        group: Where --help lists it, one of `util.groups`; that of its class where not given.
+    """
     spelt = [f"-{alias}" if len(alias) == 1 else f"--{alias}" for alias in aliases]
-    return field(default=default, metadata={"help": help, "aliases": spelt})
+    return field(default=default, metadata={"help": help, "aliases": spelt, "group": group})
 
 
 @dataclass
 class PolicyArguments:
     """Where a token leaves and what is done about the layers it skipped."""
 
-    _argument_group_name = "decoding policy"
+    _argument_group_name = groups.LEAVING
 
     use_early_exit: bool = flag(
         False,
@@ -62,76 +69,109 @@ class PolicyArguments:
         f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens "
         "survive and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
         "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952).",
+        group=groups.PRUNING,
     )
     k: int | None = flag(
-        None, "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer."
+        None,
+        "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer.",
+        group=groups.PRUNING,
     )
     k_min: int | None = flag(
-        None, "Lowest k of the decaying formula; 250, scaled where the vocabulary is smaller than 32128."
+        None,
+        "Lowest k of the decaying formula; 250, scaled where the vocabulary is smaller than 32128.",
+        group=groups.PRUNING,
     )
     k_max: int | None = flag(
-        None, "k of the decaying formula at layer 0; 35000, scaled where the vocabulary is smaller than 32128."
+        None,
+        "k of the decaying formula at layer 0; 35000, scaled where the vocabulary is smaller than 32128.",
+        group=groups.PRUNING,
     )
-    adaptive_scale: float = flag(0.9, "In adaptive pruning, the share of the vocabulary dropped at confidence 1.")
+    adaptive_scale: float = flag(
+        0.9, "In adaptive pruning, the share of the vocabulary dropped at confidence 1.", group=groups.PRUNING
+    )
     adaptive_cap: bool = flag(
-        False, "Never let adaptive pruning keep more tokens than fixed pruning would, as the published runs did."
+        False,
+        "Never let adaptive pruning keep more tokens than fixed pruning would, as the published runs did.",
+        group=groups.PRUNING,
     )
     copy_share: float = flag(
         0.25,
         "Copy the rows of the head that pruning left while they are, over the batch, at most this share of the "
         "vocabulary; otherwise multiply the whole head and read the survivors out. It changes no result.",
+        group=groups.PRUNING,
     )
     contrastive_alpha: float = flag(
         0.1,
         "Contrastive measures compare two layers on tokens whose probability is at least alpha times the highest "
-        "(arXiv:2210.15097); 0 compares them on all tokens in hand.",
+        "(arXiv:2210.15097); 0 compares them on all surviving tokens.",
+        group=groups.CONTRAST,
     )
     emit: str = flag(
         "exit",
         "What the token of an exit is read from: 'exit' for the exit's own distribution, 'contrastive' for the one "
         "that a contrastive --exit_conf_type makes of it.",
+        group=groups.CONTRAST,
     )
     use_shallow_deep: bool = flag(
         False,
         "One exit only, after --shallow_exit_layer; tokens that left are run through the deep layers together when one "
         "does not leave (FREE, arXiv:2310.05424).",
+        group=groups.SKIPPED,
     )
-    shallow_exit_layer: int | None = flag(None, "Layers of the shallow model, in decoding and in shallow-deep losses.")
-    shallow2deep_conf_type: str | None = flag(None, "What is measured at the shallow exit, as --exit_conf_type.")
+    shallow_exit_layer: int | None = flag(
+        None, "Layers of the shallow model, in decoding and in shallow-deep losses.", group=groups.SKIPPED
+    )
+    shallow2deep_conf_type: str | None = flag(
+        None, "What is measured at the shallow exit, as --exit_conf_type.", group=groups.SKIPPED
+    )
     shallow2deep_conf_threshold: float | None = flag(
-        None, "Threshold of the shallow exit, between 0 and 1; where not given as --exit_conf_threshold."
+        None,
+        "Threshold of the shallow exit, between 0 and 1; where not given as --exit_conf_threshold.",
+        group=groups.SKIPPED,
     )
     use_adapt_threshold: bool = flag(
         False,
         "Refit the shallow exit's threshold on the tokens seen so far (two Beta components, FREE section 4.3).",
         "use_adap_threshold",
         "use-adap-threshold",
+        group=groups.SKIPPED,
     )
     parallel_gen_token: bool = flag(
-        True, "Run pending tokens through the deep layers in one block. Only True is valid."
+        True, "Run pending tokens through the deep layers in one block. Only True is valid.", group=groups.SKIPPED
     )
     skipped_states: str | None = flag(
         None,
         f"What fills the layers a token skipped, one of {', '.join(SKIPPED_STATES)}: 'copy' projects keys and values "
         "from the state it left with (CALM), 'recompute' runs the layers later on, together with a token that needs "
         "them (FREE). Where not given: recompute with --use_shallow_deep or --lossless, otherwise copy.",
+        group=groups.SKIPPED,
     )
     copy_skipped_hidden_states: bool = flag(
-        False, "In shallow-deep decoding, fill skipped layers from the state a token left with instead of running them."
+        False,
+        "In shallow-deep decoding, fill skipped layers from the state a token left with instead of running them.",
+        group=groups.SKIPPED,
     )
-    parallel_causal_mask: bool = flag(True, "Mask the block of pending tokens causally.")
+    parallel_causal_mask: bool = flag(True, "Mask the block of pending tokens causally.", group=groups.SKIPPED)
     rollback_conf_threshold: float | None = flag(
-        None, "Replace a pending token whose cross entropy under the deep model is above this, and what follows it."
+        None,
+        "Replace a pending token whose cross entropy under the deep model is above this, and what follows it.",
+        group=groups.SKIPPED,
     )
-    lossless: bool = flag(False, "Verify every token with the full model, whose output results (self-speculation).")
-    num_speculations: int | None = flag(None, "How many tokens may wait for the deep layers before they are run.")
+    lossless: bool = flag(
+        False, "Verify every token with the full model, whose output results (self-speculation).", group=groups.SKIPPED
+    )
+    num_speculations: int | None = flag(
+        None,
+        "Most drafted tokens that may be pending; 8 with --lossless where not given, else no bound.",
+        group=groups.SKIPPED,
+    )
 
 
 @dataclass
 class ExitTrainingArguments:
     """How exits are trained."""
 
-    _argument_group_name = "training of exits"
+    _argument_group_name = groups.TRAINING
 
     output_hidden_states_decoder: bool = flag(
         False,
@@ -171,7 +211,7 @@ class ExitTrainingArguments:
 class MeasurementArguments:
     """What a run measures and keeps beside its scores."""
 
-    _argument_group_name = "measurement"
+    _argument_group_name = groups.MEASUREMENT
 
     deploy_scenario: bool | None = flag(
         None,
@@ -221,9 +261,23 @@ class AdditionalArguments(MeasurementArguments, ExitTrainingArguments, PolicyArg
         raise_together(contradictions(self))
 
     @staticmethod
-    def own_settings() -> dict[str, Setting]:
+    def hidden_flags() -> dict[str, str | None]:
+        """Name -> the missing feature of every flag that --help does not list, since its value is refused."""
+        return {name: later.feature for name, later in LATER.items()} | {"parallel_gen_token": None}
+
+    @staticmethod
+    def grouped_settings() -> dict[str, dict[str, Setting]]:
+        """Group of flags -> name -> every setting that a row of the tables of that group brings along."""
+        return {
+            groups.PRUNING: policy_checks.settings_of(VOCABULARIES),
+            groups.LEAVING: policy_checks.settings_of(THRESHOLDS),
+            groups.TRAINING: losses.own_settings(),
+        }
+
+    @classmethod
+    def own_settings(cls) -> dict[str, Setting]:
         """Name -> every setting that a row of the tables of prunings, thresholds and losses brings along."""
-        return policy_checks.own_settings() | losses.own_settings()
+        return {name: setting for settings in cls.grouped_settings().values() for name, setting in settings.items()}
 
     @classmethod
     def flag_names(cls) -> list[str]:

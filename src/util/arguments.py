@@ -7,6 +7,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
+from util import groups
 from util.additional_args import AdditionalArguments, flag
 from util.checks import beam_problems, data_problems, folder_problems, length_problems, raise_together
 from util.parser import ArgumentParser
@@ -39,7 +40,7 @@ def hub_name(name: str) -> str:
 class ModelArguments:
     """Which model, config and tokenizer."""
 
-    _argument_group_name = "model"
+    _argument_group_name = groups.MODEL
 
     model_name_or_path: str = flag(
         str(EMBEDDED_MODEL),
@@ -97,7 +98,7 @@ class DataArguments:
 
     model_class = ModelArguments
     suffixes = DATA_SUFFIXES
-    _argument_group_name = "data"
+    _argument_group_name = groups.DATA
 
     dataset_name: str | None = flag(
         None, "A data set by its familiar name (squad, samsum, ...), its hub id or the folder it was saved in."
@@ -148,7 +149,7 @@ class DataArguments:
 class GenerationArguments:
     """How an answer is searched for, beside the policy of exits; a part of every data arguments class."""
 
-    _argument_group_name = "generation"
+    _argument_group_name = groups.GENERATION
 
     num_beams: int | None = flag(None, "Beams of the search, 1 for greedy. More than one excludes exits.")
     repetition_penalty: float = flag(
@@ -171,7 +172,7 @@ def choice_problems(args: Any, name: str, valid: tuple[str, ...]) -> list[str]:
 class RougeArguments:
     """What ROUGE counts; a part of the data arguments of tasks that may be scored by it."""
 
-    _argument_group_name = "data"
+    _argument_group_name = groups.DATA
 
     rouge_tokenizer: str | None = flag(
         None,
@@ -189,7 +190,7 @@ class QuestionAnsweringArguments(RougeArguments, GenerationArguments, DataArgume
     """Data of run_question_answering.py."""
 
     default_output_dir = "save/question_answering"
-    _argument_group_name = "data"
+    _argument_group_name = groups.DATA
 
     context_column: str | None = flag(None, "Column of the passages; the data set's own, else context.")
     question_column: str | None = flag(None, "Column of the questions; the data set's own, else question.")
@@ -221,7 +222,7 @@ class QuestionAnsweringArguments(RougeArguments, GenerationArguments, DataArgume
 class TextToTextArguments(GenerationArguments, DataArguments):
     """What summarization and translation have in common."""
 
-    _argument_group_name = "data"
+    _argument_group_name = groups.DATA
 
     source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
     max_source_length: int = flag(512, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
@@ -256,6 +257,7 @@ class TranslationArguments(TextToTextArguments):
     """Data of run_translation.py."""
 
     default_output_dir = "save/translation"
+    hidden_groups = (groups.TRAINING,)
 
     source_lang: str | None = flag(
         None,
@@ -270,6 +272,12 @@ class TranslationArguments(TextToTextArguments):
     )
     max_source_length: int = flag(1024, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
 
+    @staticmethod
+    def hidden_flags() -> dict[str, str | None]:
+        """What training would need, which is refused."""
+        idle = ("train_file", "max_train_samples", "ignore_pad_token_for_loss", "max_target_length")
+        return {"do_train": "training of translation"} | dict.fromkeys(idle)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         raise_together(choice_problems(self, "bleu_tokenizer", BLEU_TOKENIZERS))
@@ -282,7 +290,7 @@ class LanguageModelingArguments(RougeArguments, GenerationArguments, DataArgumen
     model_class = DecoderArguments
     suffixes = (*DATA_SUFFIXES, ".txt")
     default_output_dir = "save/language_modeling"
-    _argument_group_name = "data"
+    _argument_group_name = groups.DATA
 
     text_column: str | None = flag(
         None, "Column of the texts; text, or one called content or the like. A .txt file has one text per line."
@@ -306,12 +314,15 @@ class LanguageModelingArguments(RougeArguments, GenerationArguments, DataArgumen
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments, AdditionalArguments]
 
 
-def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = None) -> Arguments:
+def parse_arguments(
+    data_class: type[DataArguments], argv: list[str] | None = None, description: str | None = None
+) -> Arguments:
     """Reads a command line, or a .json file that holds one.
 
     Args:
         data_class: the data arguments of the task, such as QuestionAnsweringArguments.
         argv: the words after the script's name; those of this process by default.
+        description: the docstring of the script, which --help opens with.
 
     Returns:
         Model, data, training and additional arguments, checked each by itself and against each other. What can only be
@@ -320,7 +331,7 @@ def parse_arguments(data_class: type[DataArguments], argv: list[str] | None = No
     Exits with code 2 after a sentence per problem on stderr, and with 0 after --help.
     """
     classes = (data_class.model_class, data_class, AdditionalArguments, TrainingArguments)
-    parser = ArgumentParser(classes)
+    parser = ArgumentParser(classes, description)
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         given = parser.given(argv)

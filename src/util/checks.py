@@ -273,7 +273,7 @@ def _exclusive(args: Any) -> list[str]:
         "--use_adapt_threshold": args.use_adapt_threshold,
         "--skipped_states recompute": args.skipped_states == "recompute",
     }
-    waiting = [name for name, wanted in looks_at_deep_layers.items() if wanted]
+    needing = [name for name, wanted in looks_at_deep_layers.items() if wanted]
     rules = {
         "--static_exit_layer and --use_early_exit exclude each other: the one leaves at a fixed layer, the other where "
         "confidence allows.": static and args.use_early_exit,
@@ -281,8 +281,8 @@ def _exclusive(args: Any) -> list[str]:
         "confidence allows.": static and args.use_shallow_deep,
         "--use_early_exit and --use_shallow_deep exclude each other: choose several exits or one.": args.use_early_exit
         and args.use_shallow_deep,
-        f"--copy_skipped_hidden_states True never runs the layers a token skipped, but {', '.join(waiting)} needs them "
-        "run: give one or the other.": args.copy_skipped_hidden_states and bool(waiting),
+        f"--copy_skipped_hidden_states True never runs the layers a token skipped, but {', '.join(needing)} needs them "
+        "run: give one or the other.": args.copy_skipped_hidden_states and bool(needing),
         "--exit_conf_type does not apply with --use_shallow_deep: give --shallow2deep_conf_type.": args.use_shallow_deep
         and args.exit_conf_type is not None,
         "--parallel_gen_token False is not possible: pending tokens always pass the deep layers in one block; "

@@ -2,22 +2,35 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from decoding.strategies import DIVERGENCES, Strategy, bucket
+from util import groups
 from util.additional_args import flag
 from util.checks import device_problems, raise_together
 from util.files import file_problem
 from util.ranges import range_problems
 
-# --strategy -> the row of `decoding.strategies.SCORE_RULES`; None where the decode loop, with its exits, does it.
-STRATEGIES = {
-    "greedy": None,
-    "sample": None,
-    "beam": "plain",
-    "contrastive": "contrastive",
-    "acd": "acd",
-    "dola": "dola",
-    "dola_static": "dola_static",
+
+class StrategyChoice(NamedTuple):
+    """A --strategy: its row of `decoding.strategies.SCORE_RULES`, None where the decode loop, with its exits, does it;
+    and what --help says of it."""
+
+    rule: str | None
+    help: str
+
+
+STRATEGY_CHOICES = {
+    "greedy": StrategyChoice(None, "the likeliest token; may leave early"),
+    "sample": StrategyChoice(None, "a token drawn by --temperature, --top_k and --top_p; may leave early"),
+    "beam": StrategyChoice("plain", "--beam_size continuations, ranked by the sum of their log-probabilities"),
+    "contrastive": StrategyChoice(
+        "contrastive",
+        "contrastive decoding (arXiv:2210.15097): beams of log p of the last layer minus log p of an earlier one",
+    ),
+    "acd": StrategyChoice("acd", "auto-contrastive decoding (arXiv:2305.01628): that difference, as a distribution"),
+    "dola": StrategyChoice("dola", "DoLa (arXiv:2309.03883): the layer contrasted with is the one that differs most"),
+    "dola_static": StrategyChoice("dola_static", "DoLa with one layer, the same for every token"),
 }
 # Flags that name layers.
 LAYERS = ("intermediate_layer", "upper_layer", "early_exit_layers")
@@ -28,62 +41,86 @@ DTYPES = ("float32", "bfloat16", "float16")
 class GenerateArguments:
     """Prompts, how they are continued, and what is shown."""
 
-    _argument_group_name = "generation"
+    _argument_group_name = groups.STRATEGY
+    hidden_groups = (groups.TRAINING, groups.MEASUREMENT)
 
     prompt: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Text to continue; several in quotes are continued one by one.", "aliases": ["-p"]},
+        metadata={
+            "help": "Text to continue; several in quotes are continued one by one.",
+            "aliases": ["-p"],
+            "group": groups.PROMPTS,
+        },
     )
     prompt_file: str | None = flag(
-        None, "File of prompts: .txt with one per line, or .jsonl, .json, .csv with a 'prompt'. Continued in batches."
+        None,
+        "File of prompts: .txt with one per line, or .jsonl, .json, .csv with a 'prompt'. Continued in batches.",
+        group=groups.PROMPTS,
     )
     strategy: str = flag(
         "greedy",
-        f"One of {', '.join(STRATEGIES)}. greedy and sample may leave early (see the decoding policy); the others run "
-        "every layer: beam sums log-probabilities, contrastive and acd contrast the last layer with an earlier one "
-        "(arXiv:2210.15097, arXiv:2305.01628), dola with the one that differs most (arXiv:2309.03883).",
+        "How the next token is chosen; what may not leave early runs every layer for every token:\n"
+        + "\n".join(f"{name}: {choice.help}" for name, choice in STRATEGY_CHOICES.items())
+        + "\n",
     )
-    max_new_tokens: int = flag(60, "New tokens at most.", "l")
-    alpha: float = flag(0.1, "Of contrast: tokens of at least alpha times the highest probability are scored.", "a")
+    max_new_tokens: int = flag(60, "New tokens at most.", "l", group=groups.GENERATION)
+    alpha: float = flag(
+        0.1, "Of contrast: tokens of at least alpha times the highest probability are scored.", "a", group=groups.LAYERS
+    )
     intermediate_layer: int | None = flag(
-        None, "The layer contrasted with, for contrastive, acd and dola_static; the number of layers minus 2.", "i"
+        None,
+        "The layer contrasted with, for contrastive, acd and dola_static; the number of layers minus 2.",
+        "i",
+        group=groups.LAYERS,
     )
-    upper_layer: int | None = flag(None, "The layer that is contrasted; the last where not given.")
-    amateur_temperature: float = flag(0.5, "Of contrastive: temperature of the earlier layer's distribution.", "t")
-    coefficient: float = flag(1.0, "Of contrastive: weight of the earlier layer's log-probabilities.")
+    upper_layer: int | None = flag(None, "The layer that is contrasted; the last where not given.", group=groups.LAYERS)
+    amateur_temperature: float = flag(
+        0.5, "Of contrastive: temperature of the earlier layer's distribution.", "t", group=groups.LAYERS
+    )
+    coefficient: float = flag(
+        1.0, "Of contrastive: weight of the earlier layer's log-probabilities.", group=groups.LAYERS
+    )
     beam_size: int | None = flag(None, "Beams, of sums of scores without a norm of length; 5 for beam and contrastive.")
     early_exit_layers: str | None = flag(
         None,
         "Of dola and dola_static: layers as DoLa's code takes them, the last contrasted with the others, such as "
         "16,32 or 0,2,..,32; or a bucket, low or high; high where not given.",
+        group=groups.LAYERS,
     )
     dola_divergence: str = flag(
         "paper",
         f"Of dola: how far a layer is from the last, one of {', '.join(DIVERGENCES)}. paper is the Jensen-Shannon "
         "divergence of DoLa's text; code the mean of KL(M||P) and KL(M||Q) that its code computes, whose layers and "
         "tokens come out with --lens_final_norm False.",
+        group=groups.LAYERS,
     )
-    lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head; False is DoLa's own arithmetic.")
-    temperature: float = flag(1.0, "Of sample.")
+    lens_final_norm: bool = flag(
+        True, "Norm an intermediate layer before the head; False is DoLa's own arithmetic.", group=groups.LAYERS
+    )
+    temperature: float = flag(1.0, "Of sample: divides the logits.")
     top_k: int = flag(50, "Of sample: draw among the k likeliest tokens; 0 for all.")
     top_p: float = flag(1.0, "Of sample: draw among the likeliest tokens that have this much probability together.")
-    repetition_penalty: float = flag(1.0, "Divide the scores of tokens that are there already; 1.0 is none.")
-    compare: bool = flag(False, "Print the plain greedy continuation beside that of the strategy.")
+    repetition_penalty: float = flag(
+        1.0, "Divide the scores of tokens that are there already; 1.0 is none.", group=groups.GENERATION
+    )
+    compare: bool = flag(False, "Print the plain greedy continuation beside that of the strategy.", group=groups.OUTPUT)
     show_exits: bool = flag(
         False,
         "Colour each token by the layer it left after, shallow blue to deep red; in a pipe, or with NO_COLOR set, put "
         "the layer behind it.",
+        group=groups.OUTPUT,
     )
     output_file: str | None = flag(
         None,
         "Write a JSON line per prompt there, with the layers tokens left after, batch by batch: the same command goes "
         "on where it was killed.",
         "out",
+        group=groups.OUTPUT,
     )
-    batch_size: int = flag(8, "Prompts of a file that are continued together.")
-    seed: int = flag(0, "Of sample.")
-    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.")
-    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.")
+    batch_size: int = flag(8, "Prompts of a file that are continued together.", group=groups.PROMPTS)
+    seed: int = flag(0, "Of sample: what is drawn.")
+    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.", group=groups.MODEL)
+    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.", group=groups.MODEL)
 
     def __post_init__(self) -> None:
         raise_together(
@@ -98,7 +135,7 @@ class GenerateArguments:
 
     def _named_problems(self) -> list[str]:
         """What is none of the names that a flag knows."""
-        given = ("strategy", STRATEGIES), ("dola_divergence", DIVERGENCES), ("dtype", DTYPES)
+        given = ("strategy", STRATEGY_CHOICES), ("dola_divergence", DIVERGENCES), ("dtype", DTYPES)
         problems = [
             f"--{name} {value}: valid are {', '.join(valid)}."
             for name, valid in given
@@ -123,7 +160,8 @@ class GenerateArguments:
 
     def _shown_problems(self) -> list[str]:
         problems = []
-        if self.show_exits and STRATEGIES.get(self.strategy):
+        choice = STRATEGY_CHOICES.get(self.strategy)
+        if self.show_exits and choice is not None and choice.rule:
             problems.append(f"--show_exits needs greedy or sample: {self.strategy} runs every layer for every token.")
         if self.compare and self.strategy == "greedy":
             problems.append("--compare shows another strategy beside greedy: give --strategy.")
@@ -135,7 +173,7 @@ class GenerateArguments:
         Raises:
             ValueError: Its layers are not there.
         """
-        name = STRATEGIES[self.strategy]
+        name = STRATEGY_CHOICES[self.strategy].rule
         if name is None:
             return None
         amateurs, expert = self._layers(num_layers, tied)

@@ -12,6 +12,7 @@ import torch
 from transformers.trainer_utils import IntervalStrategy
 
 from util.files import read_json
+from util.groups import OLD_TRAINER
 
 logger = logging.getLogger(__name__)
 
@@ -172,9 +173,14 @@ LegacyTrainingArguments = make_dataclass(
     namespace={
         "__module__": __name__,
         "__doc__": "Old trainer flags, each None once it has been translated.",
-        "_argument_group_name": "trainer: old flags",
+        "_argument_group_name": OLD_TRAINER,
     },
 )
+
+
+def refused() -> list[str]:
+    """The old flags that cannot be honoured, whatever their value asks for."""
+    return [name for name, row in LEGACY.items() if row.apply is None]
 
 
 def translate(args: Any) -> list[str]:

@@ -1,55 +1,48 @@
-"""One command line for several dataclasses: grouped help, the values actually given, errors of one sentence."""
+"""One command line for several dataclasses: help in groups, the values actually given, errors of one sentence."""
 
 import argparse
 import dataclasses
 import difflib
 import json
 import os
+from collections.abc import Iterable
 from copy import copy
+from textwrap import fill
 from typing import Any, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
-from util.commands import CommandParser
+from util.commands import CommandParser, HelpFormatter
 from util.files import read_json
+from util.groups import TRAINER
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 UNSET = object()
-# Group of the flags that single rows of the tables bring along.
-OWN = "settings of one pruning, threshold or loss"
 # Flags that hold words of a language.
 TEXTS = ("prompt", "source_prefix", "forced_bos_token")
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a flag once, with underscores, and its default where there is one."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=36, width=110)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.dest == "help":
-            return super()._format_action_invocation(action)
-        shown = [option for option in action.option_strings if "-" not in option[2:]]
-        return f"{', '.join(shown)} {self._format_args(action, action.metavar)}"
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default in ([], ""):
-            return action.help or ""
-        return super()._get_help_string(action)
-
-
 class ArgumentParser(HfArgumentParser):
-    """HfArgumentParser with a group per dataclass that declares a field, and nothing but a sentence on an error.
+    """HfArgumentParser with help in groups, and nothing but a sentence on an error.
 
-    Its flags, prefixes and dashed spellings are HfArgumentParser's. Any boolean flag may stand bare.
+    Its flags, prefixes and dashed spellings are HfArgumentParser's. Any boolean flag may stand bare. A flag's group is
+    that of its metadata, else of the class that declares it, unless `regrouped` of the class has another. A class may
+    say of flags, its own or another's, that help does not list them: `hidden_flags()` are names, each with the feature
+    that is missing, or None where it does nothing in this script; `hidden_groups` are titles. They parse all the same.
+
+    Args:
+        description: The docstring of the script, see `CommandParser`.
     """
 
-    def __init__(self, dataclass_types: tuple[type, ...], **options: Any) -> None:
+    def __init__(self, dataclass_types: tuple[type, ...], description: str | None = None) -> None:
         self._titles: dict[str, Any] = {}
         self._words: set[str] = set()
+        self._hidden = _merged(getattr(each, "hidden_flags", dict)() for each in dataclass_types)
+        self._hidden_groups = {title for each in dataclass_types for title in getattr(each, "hidden_groups", ())}
+        options = {"formatter_class": HelpFormatter, "description": description}
         usage = "%(prog)s --flag value ...   or   %(prog)s arguments.json [--flag value ...]"
-        super().__init__(dataclass_types, formatter_class=_Formatter, usage=usage, **options)
+        super().__init__(dataclass_types, usage=usage, **options)
+        self.epilog = self._not_available()
 
     def given(self, argv: list[str]) -> dict[str, Any]:
         """Name -> value of the flags that `argv` gives; `argv[0]` may be a .json file that holds flags too."""
@@ -63,7 +56,7 @@ class ArgumentParser(HfArgumentParser):
         given = {name: value for name, value in vars(namespace).items() if value is not UNSET}
         return {name: self._one_or_more(name, self._text(name, value)) for name, value in given.items()}
 
-    error, refuse = CommandParser.error, CommandParser.refuse
+    error, refuse, format_help = CommandParser.error, CommandParser.refuse, CommandParser.format_help
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
@@ -73,20 +66,32 @@ class ArgumentParser(HfArgumentParser):
             # HfArgumentParser writes to the field it is handed, which belongs to the class.
             field = copy(declared)
             field.type = hints[field.name]
-            group = self._group(getattr(_owner(dtype, field.name), "_argument_group_name", "trainer"))
+            title = _title(dtype, field)
+            field.metadata = {name: value for name, value in declared.metadata.items() if name != "group"}
             before = len(self._actions)
-            self._parse_dataclass_field(group, field)
+            self._parse_dataclass_field(self._group(title), field)
             for action in self._actions[before:]:
                 self._tidy(action, hints[field.name])
+                if field.name in self._hidden or title in self._hidden_groups:
+                    action.help = argparse.SUPPRESS
         self._add_own_settings(dtype)
 
     def _add_own_settings(self, dtype: type) -> None:
         """The flags that rows of tables bring along; see `decoding.settings`."""
-        for name, setting in getattr(dtype, "own_settings", dict)().items():
-            spelt = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-            self._group(OWN).add_argument(
-                *spelt, type=setting.read, default=setting.default, help=setting.help, metavar="VALUE"
-            )
+        for title, settings in getattr(dtype, "grouped_settings", dict)().items():
+            for name, setting in settings.items():
+                spelt = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+                told = argparse.SUPPRESS if title in self._hidden_groups else setting.help.replace("%", "%%")
+                self._group(title).add_argument(
+                    *spelt, type=setting.read, default=setting.default, help=told, metavar="VALUE"
+                )
+
+    def _not_available(self) -> str | None:
+        """What may be looked for in vain, by the feature that is missing."""
+        features = {feature: None for feature in self._hidden.values() if feature}
+        flags = {each: [f"--{name}" for name, feature in self._hidden.items() if feature == each] for each in features}
+        told = [f"{feature} ({', '.join(names)})" for feature, names in flags.items()]
+        return fill(f"Not available yet: {'; '.join(told)}.", 110) if told else None
 
     def _group(self, title: str) -> Any:
         if title not in self._titles:
@@ -156,6 +161,16 @@ def _guess(name: str, known: list[str]) -> str:
 def _owner(dtype: type, name: str) -> type:
     """The class that declares a field, which a subclass may have redeclared."""
     return next(base for base in reversed(dtype.__mro__) if name in base.__dict__.get("__dataclass_fields__", {}))
+
+
+def _title(dtype: type, field: dataclasses.Field) -> str:
+    """The group of a flag: its own, that its class gives it, or that of the class that declares it."""
+    regrouped = getattr(dtype, "regrouped", {}).get(field.name) or field.metadata.get("group")
+    return regrouped or getattr(_owner(dtype, field.name), "_argument_group_name", TRAINER)
+
+
+def _merged(each: Iterable[dict]) -> dict:
+    return {name: value for names in each for name, value in names.items()}
 
 
 def _tidy_boolean(action: argparse.Action, members: tuple) -> None:

@@ -11,8 +11,9 @@ from transformers import Seq2SeqTrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 
+from util import groups
 from util.checks import raise_together
-from util.legacy_flags import LegacyTrainingArguments, translate
+from util.legacy_flags import LegacyTrainingArguments, refused, translate
 from util.packages import optimizer_package, package_problems
 from util.ranges import range_problems
 
@@ -22,6 +23,13 @@ logger = logging.getLogger(__name__)
 LAUNCHER_MARKS = ("LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # Optimisers that are made of the model's layers.
 NEED_THE_MODEL = "galore|apollo|lomo"
+# What most runs say to the library's trainer.
+OF_A_RUN = (
+    *("output_dir", "overwrite_output_dir", "do_train", "do_eval", "do_predict", "predict_with_generate"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("num_train_epochs", "max_steps", "optim", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
+    *("save_total_limit", "load_best_model_at_end", "bf16_full_eval", "use_cpu", "seed"),
+)
 
 
 @dataclass
@@ -35,7 +43,9 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
         ValueError: a flag whose old meaning cannot be kept, or one the trainer refuses.
     """
 
-    _argument_group_name = "trainer"
+    _argument_group_name = groups.TRAINER
+    # The library's flags that a run is made of, and those that differ from it here.
+    regrouped = dict.fromkeys(OF_A_RUN, groups.RUN)
 
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder of results and checkpoints; save/<task> where not given."}
@@ -86,6 +96,11 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
         elif self.predict_with_generate and (self.fp16 or self.bf16):
             name = "fp16" if self.fp16 else "bf16"
             logger.warning("--%s concerns training alone: --%s_full_eval decodes in it.", name, name)
+
+    @staticmethod
+    def hidden_flags() -> dict[str, None]:
+        """Old flags that --help does not list, since they are refused."""
+        return dict.fromkeys(refused())
 
     def __getstate__(self) -> dict:
         """What is saved beside a checkpoint, for everybody to read: no token is."""

@@ -20,7 +20,7 @@ from util.files import write_json
 JSD, WEIGHTED = "JSD_contrastive_confidence", "reweight_contrastive_decoding"
 POST = Path(__file__).resolve().parents[2] / "blogpost_figures"
 MODELS = ("t5_exits_trained", "t5_exits_untrained")
-WAITING = {
+RECOMPUTED = {
     "free": {},
     "lossless2": {"verification": "exact", "num_speculations": 2},
     "lossless8": {"verification": "exact", "num_speculations": 8},
@@ -76,8 +76,8 @@ def runs(tmp_path_factory):
                 make_run(f"{task}-s{layer}", early(JSD, layer, emit="contrastive"), [1.0, 2.0], [1, 2], **about)
                 policy = early(JSD, layer, "fixed", alpha=0.0)
                 make_run(f"{task}-a{layer}", policy, [1.0, 2.0], [1, 2], **about)
-                for name, waiting in WAITING.items():
-                    policy = early("softmax", layer, last_exit=layer, skipped="recompute", **waiting)
+                for name, recomputed in RECOMPUTED.items():
+                    policy = early("softmax", layer, last_exit=layer, skipped="recompute", **recomputed)
                     make_run(f"{task}-{name}{layer}", policy, [60.0 + 10 * layer, 80.0], [layer, 4], **about)
             rows = [{"policy": {"method": "full"}, "relative": [1.0, 1.0]}]
             rows += [{"policy": early("softmax", n), "relative": [0.5, 0.75]} for n in (1, 2, 3)]

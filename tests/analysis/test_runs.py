@@ -60,22 +60,22 @@ def test_seconds_are_relative_to_the_full_model_of_the_same_repetition(make_run)
     assert speed.relative(timed) == [0.5, 0.25] and speed.relative(untimed) is None
 
 
-def test_what_waits_is_in_the_name_of_a_method():
-    waiting = {"skipped": "recompute"}
-    one = {**waiting, "last_exit": 2}
+def test_recomputing_is_in_the_name_of_a_method():
+    recomputed = {"skipped": "recompute"}
+    one = {**recomputed, "last_exit": 2}
     names = {
         "FREE": one,
         "FREE + adaptive threshold": {**one, "adapts": True},
         "FREE + rollback": {**one, "verification": "rollback", "rollback_threshold": 2.0},
         "lossless": {**one, "verification": "exact", "num_speculations": 8},
-        "softmax, recomputed": waiting,
-        "softmax, lossless": {**waiting, "verification": "exact"},
+        "softmax, recomputed": recomputed,
+        "softmax, lossless": {**recomputed, "verification": "exact"},
         "softmax, one exit": {"last_exit": 2},
     }
     for name, settings in names.items():
         assert naming.method(early("softmax", 2, **settings)) == name
     assert naming.method(early("JSD_contrastive_confidence", 2, **one)) == "FREE (JSD)"
-    assert naming.method(early("softmax", 2, "adaptive", **waiting)) == "softmax + adaptive, recomputed"
+    assert naming.method(early("softmax", 2, "adaptive", **recomputed)) == "softmax + adaptive, recomputed"
 
 
 def test_the_same_output_is_counted_by_example(make_run):

@@ -96,7 +96,7 @@ UNVERIFIED = [name for name, policy in POLICIES.items() if policy.verifies is No
 @pytest.mark.parametrize("name", UNVERIFIED)
 @pytest.mark.parametrize("kind", MODELS)
 def test_tokens_exits_and_confidences_are_those_of_a_naive_decode(kind, name):
-    """Copied states, lazily filled, are those that copying at once gives; waiting slots get the full model's."""
+    """Copied states, lazily filled, are those that copying at once gives; pending slots get the full model's."""
     seed, policy = random.randrange(10_000), POLICIES[name]
     with double_precision(MODELS[kind](seed)) as model:
         inputs = inputs_for(model, seed, 2, length=8)

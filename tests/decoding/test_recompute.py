@@ -1,4 +1,4 @@
-"""Waiting slots that run the deep layers with the token that needs them, and what the full model's word is used for."""
+"""Pending slots that run the deep layers with the token that needs them, and what the full model's word is used for."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from decoding.call import begin_call
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.flops import Cost
-from decoding.full_depth import catch_up
+from decoding.full_depth import run_pending
 from decoding.loop import decode, run_token
 from decoding.policy import Policy
 from decoding.sequences import Decoding, Sequences
@@ -160,7 +160,7 @@ def test_a_replaced_token_has_the_step_that_replaced_it(kind, name):
 @pytest.mark.parametrize("name", ["FREE", "FREE, several exits", "FREE, often"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_keys_and_values_are_the_full_models(kind, name):
-    """With every token waiting, and caught up at the end, or on the way: all that is stored is the full model's."""
+    """With every token pending until the end, or on the way: all that is stored is the full model's."""
     policy = replace(POLICIES[name], threshold=0.0)
     with double_precision(MODELS[kind](3)) as model:
         ids, mask = sources(3, 3)
@@ -178,7 +178,7 @@ def test_keys_and_values_are_the_full_models(kind, name):
                 run_token(call, [each.threshold] * 3, tokens[:, length - 1], [length] * 3, [0, 1, 2])
             if each is policy:
                 assert call.states.pending(0, 8) > 0
-                catch_up(call, [(row, 8) for row in range(3)])
+                run_pending(call, [(row, 8) for row in range(3)])
             held[each] = call.states
         for layer in range(1, 5):
             for name in ("keys", "values"):
@@ -282,20 +282,20 @@ def test_every_draft_is_accepted(monkeypatch):
     assert trace.depths.tolist() == [[2] * 9]
     assert trace.discarded == [] and trace.counts["accepted"].tolist() == trace.counts["drafted"].tolist() == [7]
     assert trace.counts["synchronizations"].tolist() == [3]
-    assert trace.counts["layers_in_turn"].tolist() == [3 + 2 + 3 + 2 + 1 + 1], "the last one by the slot that waits"
+    assert trace.counts["layers_in_turn"].tolist() == [3 + 2 + 3 + 2 + 1 + 1], "the last by a pending slot"
 
 
 def test_no_draft_is_accepted(monkeypatch):
     rows, trace = scripted([[0] * 9], [FULL], monkeypatch, most=2)
     assert rows == [FULL]
-    # The first of two drafts is replaced by the full model's token; both, and the slots behind it, ran in vain.
+    # The first of two drafts is replaced by the full model's token; both, and the slots behind it, are wasted.
     assert (trace.exit_layers == 2).all()
     assert trace.counts["accepted"].tolist() == [0]
     assert trace.counts["layers_in_turn"].tolist() == [7 * (1 + 1 + 2) + (1 + 1 + 1) + (1 + 1)], (
         "thrown away is not free"
     )
     assert trace.discarded[:2] == [(0, 0, 1), (0, 1, 1)]
-    assert len(trace.wasted) == 2 * 7 + 1, "two slots each time, and at the end one where one draft waited"
+    assert len(trace.wasted) == 2 * 7 + 1, "two slots each time, and at the end one where one draft was pending"
 
 
 def test_every_third_draft_is_wrong(monkeypatch):

@@ -12,7 +12,7 @@ from decoding.policy import Policy
 from decoding.strategies import DIVERGENCES, Strategy, bucket
 from support import DECODERS, double_precision, inputs_for, plain_generate, row_alone, sources, tiny_gpt2, tiny_t5
 
-STRATEGIES = {
+CASES = {
     "plain": Strategy("plain"),
     "contrastive": Strategy("contrastive", (2,), alpha=0.05),
     "contrastive, coefficient": Strategy("contrastive", (1,), alpha=0.1, temperature=1.3, coefficient=0.4),
@@ -92,20 +92,20 @@ def answers_of(sequences, width):
     return [row[: row.index(1) + 1] if 1 in row else row for row in rows]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("kind", DECODERS)
 def test_greedy_is_the_argmax_of_the_formula(kind, name):
-    strategy = STRATEGIES[name]
+    strategy = CASES[name]
     with double_precision(DECODERS[kind](1)) as model:
         ids, mask = sources(1, 4, left=True)
         found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=LENGTH, strategy=strategy)
         assert answers_of(found, ids.shape[1]) == naive_beams(model, ids, mask, strategy, beams=1)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("beams", [2, 5])
 def test_beams_are_those_of_a_search_without_a_cache(name, beams):
-    strategy = Strategy(**{**STRATEGIES[name].__dict__, "beams": beams})
+    strategy = Strategy(**{**CASES[name].__dict__, "beams": beams})
     for seed in (2, 5):
         with double_precision(tiny_gpt2(seed)) as model:
             ids, mask = sources(seed, 3, left=True)
@@ -116,7 +116,7 @@ def test_beams_are_those_of_a_search_without_a_cache(name, beams):
 def test_rows_of_a_batch_choose_their_own_layer():
     with double_precision(tiny_gpt2(3)) as model:
         ids, mask = sources(3, 8, left=True)
-        _, chosen = formula(model, ids, mask, STRATEGIES["dola"])
+        _, chosen = formula(model, ids, mask, CASES["dola"])
         assert len(set(chosen)) > 1
 
 
@@ -158,10 +158,10 @@ def test_dola_by_the_code_is_what_the_code_says(kind):
     assert any(code != paper for code, paper in chosen.values())
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_the_layer_contrasted_with_is_recorded_per_token(name, beams):
-    strategy = replace(STRATEGIES[name], beams=beams)
+    strategy = replace(CASES[name], beams=beams)
     with double_precision(tiny_gpt2(1)) as model:
         ids, mask = sources(1, 4, left=True)
         found, trace = model.generate(
@@ -253,7 +253,7 @@ def test_one_beam_streams_what_it_returns():
         def end(self):
             seen.append("end")
 
-    found = model.generate(ids, max_new_tokens=5, strategy=STRATEGIES["acd"], streamer=Streamer(), eos_token_id=[])
+    found = model.generate(ids, max_new_tokens=5, strategy=CASES["acd"], streamer=Streamer(), eos_token_id=[])
     assert seen == [*found[0].tolist(), "end"], "the library puts the prompt first"
 
 
@@ -283,9 +283,9 @@ def test_layers_that_are_not_there_are_refused_and_so_are_exits():
     with pytest.raises(ValueError, match="The contrasted layer is 9: valid are 1 to 4"):
         model.generate(ids, strategy=Strategy("acd", (1,), expert=9))
     with pytest.raises(ValueError, match="goes without early exits"):
-        model.generate(ids, strategy=STRATEGIES["acd"], policy=Policy(static_exit=2))
+        model.generate(ids, strategy=CASES["acd"], policy=Policy(static_exit=2))
     with pytest.raises(ValueError, match="has beams of its own"):
-        model.generate(ids, strategy=STRATEGIES["acd"], num_beams=3)
+        model.generate(ids, strategy=CASES["acd"], num_beams=3)
     with pytest.raises(ValueError, match="beams have one result, the best: leave num_return_sequences out"):
         model.generate(ids, strategy=Strategy("acd", (2,), beams=2), num_return_sequences=2)
     with pytest.raises(ValueError, match="draws one continuation, but 2 beams"):
@@ -300,33 +300,33 @@ def test_buckets_are_dolas():
         bucket("middle", 32, tied=False)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
 def test_scores_are_the_formulas_and_minus_infinity_outside_the_plausible_set(name, monkeypatch):
     plain, seen = Strategy.scores, []
     monkeypatch.setattr(Strategy, "scores", lambda *given: seen.append(plain(*given)) or seen[-1])
     with double_precision(tiny_gpt2(9)) as model:
         inputs = inputs_for(model, 9, 4, length=1)
-        model.generate(**inputs, strategy=STRATEGIES[name])
+        model.generate(**inputs, strategy=CASES[name])
         rows = [row_alone(inputs, row) for row in range(4)]
-        expected = [formula(model, row["input_ids"], row["attention_mask"], STRATEGIES[name])[0] for row in rows]
+        expected = [formula(model, row["input_ids"], row["attention_mask"], CASES[name])[0] for row in rows]
     torch.testing.assert_close(seen[0].scores, torch.cat(expected))
     assert seen[0].scores.isneginf().any() == (name != "plain")
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in ("plain", "acd, layers", "unnormed")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("plain", "acd, layers", "unnormed")])
 def test_a_token_at_alpha_times_the_highest_is_plausible(name):
     """At alpha 1 that is the expert's likeliest alone, so that all of them say what the full model does."""
     with double_precision(tiny_gpt2(9)) as model:
         inputs = inputs_for(model, 9, 3, length=LENGTH)
-        found = model.generate(**inputs, strategy=replace(STRATEGIES[name], alpha=1.0))
+        found = model.generate(**inputs, strategy=replace(CASES[name], alpha=1.0))
         assert found.tolist() == plain_generate(model, **inputs, do_sample=False).tolist()
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", CASES)
 def test_cuda_searches_as_the_cpu_does(name):
-    strategy = Strategy(**{**STRATEGIES[name].__dict__, "beams": 3})
+    strategy = Strategy(**{**CASES[name].__dict__, "beams": 3})
     with double_precision(tiny_gpt2(3)) as model:
         ids, mask = sources(3, 3, left=True)
         expected = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=LENGTH, strategy=strategy)

@@ -48,7 +48,7 @@ def test_training_evaluates_by_decoding_keeps_the_best_and_leaves_no_runs(train)
     assert json.loads((out / "train_results.json").read_text())["train_loss"] == metrics["train_loss"]
     config = AutoConfig.from_pretrained(out)
     assert not hasattr(config, "use_early_exit") and not hasattr(config, "exit_conf_threshold")
-    assert trainer.model.config.use_early_exit  # the model in hand keeps its policy
+    assert trainer.model.config.use_early_exit  # the loaded model keeps its policy
 
 
 def test_the_meta_head_is_trained_alone_and_saved(train, tiny_t5_dir):
