@@ -18,7 +18,7 @@ from util.files import read_json, read_jsonl
 POLICY = {"method", *(field.name for field in fields(Policy))}
 
 # What else of a run's settings changes neither a score nor a count of full depth.
-UNCOMPARED = {"views", "save_traces", "device", "batch_size"}
+UNCOMPARED = {"views", "save_traces", "device", "batch_size", "exit_layers"}
 # What of its environment changes its clock.
 CLOCK = ("device", "threads", "batch_size", "processes")
 

@@ -29,6 +29,7 @@ from util import (
     ModelArguments,
     TrainingArguments,
     check_arguments,
+    exit_layers_of,
     parse_arguments,
     policy_for,
     update_autoconfig,
@@ -116,7 +117,9 @@ class Job:
         overruled = checkpoint_policy(config)
         update_autoconfig(config, additional_args, max_answer_length=self._longest_answer)
         self._take(additional_args, additional_args.policy(self._longest_answer))
-        announce_policy(self.policy, overruled, deploying_class(config).adapter_class.count_layers(config))
+        num_layers = deploying_class(config).adapter_class.count_layers(config)
+        self.exit_layers = exit_layers_of(additional_args.eval_exit_layers, num_layers)
+        announce_policy(self.policy, overruled, num_layers)
         self.tokenizer = load_tokenizer(model_args)
         self.longest_text = getattr(config, "max_position_embeddings", None)
         model = load_model(model_args, config, model_dtype(training_args))
@@ -282,8 +285,10 @@ class Job:
                     examples, self.tokenizer, self.data_args.prompt_length, most, self.longest_text, flag
                 )
                 measured = self._train_features(examples) if stage == "eval" else None
-                return DecodingData(self.task, chosen, prompts, measured)
-            return DecodingData(self.task, examples, features(self.task, examples, self.tokenizer, self.data_args))
+                return DecodingData(self.task, chosen, prompts, measured, measured if self.exit_layers else None)
+            labelled = self._train_features(examples) if self.exit_layers and stage == "eval" else None
+            inputs = features(self.task, examples, self.tokenizer, self.data_args)
+            return DecodingData(self.task, examples, inputs, labelled=labelled)
 
     def _examples(self, split: str, labelled: bool) -> datasets.Dataset:
         options = {"cache_dir": self.model_args.cache_dir, "token": self.model_args.token}
@@ -307,6 +312,7 @@ class Job:
             pad_to=pad_to,
             keep_traces=self.keep_traces,
             views=self.views,
+            exit_layers=self.exit_layers,
             null_score_diff_threshold=getattr(self.data_args, "null_score_diff_threshold", 0.0),
             bar=False if self.args.disable_tqdm else None,
         )
@@ -394,6 +400,8 @@ class Job:
             settings["score_tokenizer"] = self.task.tokenizer
         if self.views:
             settings["views"] = self.views
+        if self.exit_layers and stage == "eval":
+            settings["exit_layers"] = list(self.exit_layers)
         if self.policy.prunes:  # whose FLOPs depend on how many rows of the head are copied at once
             settings["batch_size"] = self.trainer.decoding.batch_size
         return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})

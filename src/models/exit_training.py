@@ -149,6 +149,15 @@ class ExitTraining(LibraryModel):
             loss = loss_over_layers(self.config.intermediate_loss_fn, layers)
         return loss, None if self.training else self.unembed()(found.normed[-1])
 
+    def teacher_forced(self, labels: Tensor, **inputs) -> tuple[LayerStates, Tensor]:
+        """States of every layer where a batch's labels are read, and the label that each position predicts, [B, T].
+
+        Args:
+            labels: As for training, [B, T]; IGNORED_LABEL where none counts.
+            inputs: What `forward` takes beside.
+        """
+        raise NotImplementedError
+
     @property
     def decoder_layers(self) -> nn.ModuleList:
         """The decoder's layers, first to last."""

@@ -10,6 +10,13 @@ from losses.layers import IGNORED_LABEL, LayerStates
 from models.exit_training import ExitTraining
 
 
+def labels_ahead(labels: Tensor) -> Tensor:
+    """The label that each position predicts, [B, T]: that of the next one; the last predicts none that counts."""
+    ahead = labels.new_full(labels.shape, IGNORED_LABEL)
+    ahead[:, :-1] = labels[:, 1:]
+    return ahead
+
+
 class CausalMixin(ExitTraining):
     """What decoder-only models have in common beyond the library's, see `ExitTraining`."""
 
@@ -40,10 +47,11 @@ class CausalMixin(ExitTraining):
         if labels is None or not self.trains_exits:
             rest = {"past_key_values": past_key_values, "use_cache": use_cache, "logits_to_keep": logits_to_keep}
             return super().forward(**inputs, **rest, labels=labels, **kwargs)
-        ahead = labels.new_full(labels.shape, IGNORED_LABEL)
-        ahead[:, :-1] = labels[:, 1:]
-        loss, logits = self.layers_loss(lambda: self.layer_states(**inputs), ahead, step, steps)
+        loss, logits = self.layers_loss(lambda: self.layer_states(**inputs), labels_ahead(labels), step, steps)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def teacher_forced(self, labels: Tensor, **inputs) -> tuple[LayerStates, Tensor]:
+        return self.layer_states(**inputs), labels_ahead(labels)
 
     def normed_states(self, **inputs) -> Sequence[Tensor]:
         """Final-normed states after each layer, first to last, [B, T, D] each."""

@@ -1,5 +1,7 @@
 """The training side of the T5 family: the Hugging Face models with losses on intermediate exits and a `meta` head."""
 
+from collections import defaultdict
+
 from torch import Tensor, nn
 from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -58,10 +60,14 @@ class EarlyExitMixin(ExitTraining):
         loss, logits = self.layers_loss(lambda: self._layer_states(inputs, labels), labels, step, steps)
         return Seq2SeqLMOutput(loss=loss, logits=logits)
 
-    def _layer_states(self, inputs: dict, labels: Tensor) -> LayerStates:
+    def teacher_forced(self, labels: Tensor, **inputs) -> tuple[LayerStates, Tensor]:
+        return self._layer_states(inputs, labels), labels
+
+    def _layer_states(self, given: dict, labels: Tensor) -> LayerStates:
         """States after each decoder layer, [B, T, D] each."""
+        inputs = defaultdict(lambda: None, given)
         if inputs["decoder_input_ids"] is None and inputs["decoder_inputs_embeds"] is None:
-            inputs = inputs | {"decoder_input_ids": self._shift_right(labels)}
+            inputs["decoder_input_ids"] = self._shift_right(labels)
         encoder_outputs = inputs["encoder_outputs"]
         if encoder_outputs is None:
             encoder_outputs = self.encoder(

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
 from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score, score_example
-from training.perplexity import perplexities
+from training.exit_scores import exit_score_metrics, perplexities
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
 from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
 from training.reporting import environment, progress
@@ -36,12 +36,14 @@ class DecodingData:
 
     Attributes:
         measured: Blocks of text whose perplexity is measured beside, or None.
+        labelled: Inputs and labels of the split, as for training; None where no exit's loss is asked for.
     """
 
     task: Task
     examples: Dataset
     features: list[Feature]
     measured: Dataset | None = None
+    labelled: Dataset | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -63,6 +65,7 @@ class DecodingOptions:
         pad_to: width every input is padded to; None pads to the longest of the batch.
         keep_traces: record every token's exit, confidences and head rows.
         views: of `views.VIEWS`, what else to record of every token.
+        exit_layers: Layers whose loss and token accuracy under teacher forcing are measured beside.
         null_score_diff_threshold: see `tasks.best_window`.
         bar: see `reporting.progress`.
     """
@@ -73,6 +76,7 @@ class DecodingOptions:
     pad_to: int | None = None
     keep_traces: bool = True
     views: tuple[str, ...] = ()
+    exit_layers: tuple[int, ...] = ()
     null_score_diff_threshold: float = 0.0
     bar: bool | None = None
 
@@ -281,6 +285,13 @@ def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, polic
 
 
 # --------------------------------------------------------------------------------------------------------- aggregation
+def _teacher_forced(model, data: DecodingData, options: DecodingOptions) -> dict[str, float]:
+    """Scores of the exits asked for on the labels of the split."""
+    if data.labelled is None or not options.exit_layers:
+        return {}
+    return exit_score_metrics(model, data.labelled, options.batch_size, options.exit_layers)
+
+
 def summarise(
     lines: list[dict], model, data: DecodingData, options: DecodingOptions, prefix: str, run: Run | None
 ) -> Outcome:
@@ -294,6 +305,7 @@ def summarise(
     metrics = {
         **(score(data.task, texts, data.examples) if scored else {}),
         **({} if data.measured is None else perplexities(model, data.measured, options.batch_size)),
+        **_teacher_forced(model, data, options),
         "gen_len": float(np.mean([each.length for each in chosen])),
         **exit_metrics(flat, layers, len(data)),
         **threshold_metrics(lines),

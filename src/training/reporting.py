@@ -145,6 +145,10 @@ def table(metrics: dict, flops: bool = False) -> str:
 
 def _meaning(name: str) -> str:
     plain = re.sub("^(eval|predict|train)_", "", name)
+    layer = re.fullmatch(r"(loss|accuracy)_layer_(\d+)", plain)
+    if layer:
+        what = {"loss": "cross-entropy", "accuracy": "share of likeliest tokens that are right, %,"}[layer[1]]
+        return f"{what} of the exit after layer {layer[2]}"
     part = re.fullmatch("flops_(.+)_per_sample", plain)
     return MEANINGS.get(plain, "FLOPs of this part per example" if part else "")
 

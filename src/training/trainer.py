@@ -14,6 +14,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from training.checkpoints import ASIDE, STATE, clear_aside, drop_old, last_whole, model_defect, move_in, put_in_place
 from training.evaluation import DecodingData, DecodingOptions, evaluate
+from training.exit_scores import exit_score_metrics
 from training.processes import everywhere, wait_for_all
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
@@ -73,10 +74,21 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         """
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(data, DecodingData):
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **gen_kwargs)
+            return metrics | self._exit_scores(data, metric_key_prefix)
         metrics = self._decode(data, metric_key_prefix, run, gen_kwargs).metrics
         self.log(headlines(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _exit_scores(self, data: Dataset, prefix: str) -> dict[str, float]:
+        """Loss and token accuracy of the exits asked for, logged, where the loss alone is evaluated."""
+        layers = () if self.decoding is None else self.decoding.exit_layers
+        if not layers:
+            return {}
+        found = exit_score_metrics(self.model, data, self.args.per_device_eval_batch_size, layers)
+        metrics = {f"{prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
         return metrics
 
     def predict(

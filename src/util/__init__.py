@@ -1,6 +1,6 @@
 """The ground: arguments of the scripts, what they mean for a model's config, and files."""
 
-from util.additional_args import AdditionalArguments, policy_for, update_autoconfig
+from util.additional_args import AdditionalArguments, exit_layers_of, policy_for, update_autoconfig
 from util.arguments import (
     DataArguments,
     DecoderArguments,
@@ -25,6 +25,7 @@ __all__ = [
     "TrainingArguments",
     "TranslationArguments",
     "check_arguments",
+    "exit_layers_of",
     "parse_arguments",
     "policy_for",
     "update_autoconfig",

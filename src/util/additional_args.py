@@ -193,6 +193,10 @@ class ExitTrainingArguments:
     do_layer_transformation: bool = flag(
         False, "Pass the student's hidden states through one linear map before they are distilled."
     )
+    eval_exit_layers: str | None = flag(
+        None,
+        "Measure loss and token accuracy of exits at every evaluation, in training too: all, or layers such as 1,4,8.",
+    )
     train_meta_cm_head: bool = flag(
         False,
         "Train only the confidence head of --exit_conf_type meta, everything else frozen. Not together with "
@@ -317,6 +321,25 @@ def policy_for(config: Any, additional_args: AdditionalArguments, longest_answer
     for sentence in without_effect(additional_args):
         logger.warning(sentence)
     return policy
+
+
+def exit_layers_of(text: str | None, num_layers: int) -> tuple[int, ...]:
+    """The layers that --eval_exit_layers names in a decoder of so many.
+
+    Raises:
+        ValueError: One of them is not there, or the text is no list of layers.
+    """
+    if text is None:
+        return ()
+    if text == "all":
+        return tuple(range(1, num_layers + 1))
+    words = [word.strip() for word in text.split(",")]
+    layers = [int(word) for word in words if word.isdigit() and 1 <= int(word) <= num_layers]
+    if len(layers) < len(words):
+        raise ValueError(
+            f"--eval_exit_layers {text}: valid are all, or layers from 1 to {num_layers} such as 1,{num_layers}."
+        )
+    return tuple(sorted(set(layers)))
 
 
 def update_autoconfig(

@@ -5,7 +5,7 @@ from transformers import GPT2Config, MT5Config, T5Config
 
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy
-from util import AdditionalArguments, update_autoconfig
+from util import AdditionalArguments, exit_layers_of, update_autoconfig
 from util.checks import LATER
 
 
@@ -260,3 +260,14 @@ def test_a_value_of_another_type_is_refused(settings, sentence):
         setattr(flags, name, value)
     with pytest.raises(ValueError, match=re.escape(sentence)):
         update_autoconfig(tiny_config(), flags)
+
+
+@pytest.mark.parametrize(("text", "layers"), [(None, ()), ("all", (1, 2, 3, 4)), ("4, 1", (1, 4)), ("2", (2,))])
+def test_exit_layers_that_are_evaluated(text, layers):
+    assert exit_layers_of(text, 4) == layers
+
+
+@pytest.mark.parametrize("text", ["0,1", "5", "one", "1,,2", ""])
+def test_exit_layers_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match=rf"--eval_exit_layers {text}: valid are all, or layers from 1 to 4"):
+        exit_layers_of(text, 4)

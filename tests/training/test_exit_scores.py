@@ -1,4 +1,4 @@
-"""Perplexity per layer against the library's loss, whatever the batches."""
+"""Scores of every layer under teacher forcing, against the library's loss, whatever the batches."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from support import DECODERS
-from training.perplexity import perplexities
+from support import DECODERS, tiny_t5
+from training.exit_scores import exit_score_metrics, exit_scores, perplexities
 
 
 def rows(count):
@@ -50,5 +50,39 @@ def test_a_layers_perplexity_is_that_of_a_model_that_ends_there():
 
 def test_nothing_to_predict_is_refused():
     blocks = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [-100] * 3}])
-    with pytest.raises(ValueError, match="there is no perplexity"):
+    with pytest.raises(ValueError, match="there is no loss of any layer"):
         perplexities(DECODERS["gpt2"](0), blocks, 1)
+
+
+def pairs(count):
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(2, 61, (6 + place,), generator=generator).tolist() for place in range(count)]
+    return Dataset.from_list(
+        [{"input_ids": each, "labels": [*each[: 3 + place % 2], 1]} for place, each in enumerate(ids)]
+    )
+
+
+def test_an_encoder_decoder_is_read_as_it_is_trained():
+    """The last layer's against the library's forward, a lower one's against a decoder that ends there."""
+    model, rows = tiny_t5(3), pairs(5)
+    found = exit_scores(model, rows, 2, (2, 4))
+    losses = {2: [], 4: []}
+    right = {2: [], 4: []}
+    blocks = model.decoder.block
+    for layer in (4, 2):
+        model.decoder.block = blocks[:layer]
+        with torch.no_grad():
+            for row in rows:
+                labels = torch.tensor([row["labels"]])
+                logits = model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).logits[0]
+                losses[layer] += torch.nn.functional.cross_entropy(logits, labels[0], reduction="none").tolist()
+                right[layer] += (logits.argmax(-1) == labels[0]).tolist()
+    for layer in (2, 4):
+        assert found[layer].loss == pytest.approx(sum(losses[layer]) / len(losses[layer]), rel=1e-4)
+        assert found[layer].accuracy == pytest.approx(sum(right[layer]) / len(right[layer]))
+
+
+def test_metrics_are_named_by_layer():
+    found = exit_score_metrics(tiny_t5(3), pairs(3), 2, (1, 4))
+    assert list(found) == ["loss_layer_1", "loss_layer_4", "accuracy_layer_1", "accuracy_layer_4"]
+    assert all(0 <= found[f"accuracy_layer_{layer}"] <= 100 for layer in (1, 4))
