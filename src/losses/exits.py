@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from decoding.settings import Setting, values
+from decoding.settings import Setting, refuse_misfits, values
 
 IGNORED_LABEL = -100
 
@@ -73,11 +73,18 @@ class Layers:
 
     def hidden(self, layer: int) -> Tensor:
         """h^l of a layer below the last, [N, D]."""
+        self._refuse(layer, self.count - 1)
         return self.states.hidden[layer - 1][self.counted]
 
     def normed(self, layer: int) -> Tensor:
         """x^l, final-normed and unscaled, [N, D]."""
+        self._refuse(layer, self.count)
         return self.states.normed[layer - 1][self.counted]
+
+    @staticmethod
+    def _refuse(layer: int, last: int) -> None:
+        if not 1 <= layer <= last:
+            raise ValueError(f"A loss asks for layer {layer}: valid are 1 to {last} here.")
 
     def cross_entropy(self, layer: int) -> Tensor:
         """Mean cross entropy of a layer, a scalar in float32, 0 where no label counts; its logits are recomputed in the
@@ -128,6 +135,9 @@ class Loss:
     settings: tuple[Setting, ...] = ()
     modules: Callable[[Any], dict[str, nn.Module]] = no_modules
 
+    def __post_init__(self):
+        refuse_misfits(self.compute, 1, self.settings)
+
 
 LOSSES: dict[str, Loss] = {"ce": Loss(ce), "weighted_ce": Loss(weighted_ce)}
 
@@ -152,4 +162,8 @@ def loss_over_layers(name: str, layers: Layers) -> Tensor:
     """The loss of that name, a scalar in float32."""
     row = loss_row(name)
     given = {setting.name: getattr(layers.config, setting.name, None) for setting in row.settings}
-    return row.compute(layers, **values(row.settings, given))
+    found = row.compute(layers, **values(row.settings, given))
+    if not isinstance(found, Tensor) or found.dim():
+        what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise ValueError(f"The loss {name!r} returned {what}: valid is a scalar, a tensor of shape [].")
+    return found

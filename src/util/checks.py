@@ -217,10 +217,7 @@ def _unknown(args: Any) -> list[str]:
             problems.append(f"--{name} {value} is no measure of this version: valid are {', '.join(CONFIDENCES)}.")
     loss = args.intermediate_loss_fn
     if loss not in (None, *LOSSES):
-        problems.append(
-            f"--intermediate_loss_fn {loss} is not available yet in this version (the other losses): valid is "
-            f"{' or '.join(LOSSES)}."
-        )
+        problems.append(f"--intermediate_loss_fn {loss} is no loss of this version: valid are {', '.join(LOSSES)}.")
     return problems
 
 
