@@ -21,7 +21,8 @@ from decoding.pruning import VOCABULARIES, Pruning
 from decoding.ranges import FROM_ZERO, SHARE
 from decoding.settings import Setting
 from decoding.thresholds import THRESHOLDS, Threshold
-from losses.exits import LOSSES, Loss
+from losses.exits import LOSSES, Loss, loss_over_layers
+from losses.layers import Layers, LayerStates
 from models import DEPLOYED, DeployT5ForConditionalGeneration, deploy
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
@@ -151,6 +152,12 @@ def test_a_measure_without_a_count_of_its_flops_is_an_error():
         Measure(margin)
 
 
+@pytest.mark.parametrize("count", [lambda tried: tried.vocabulary, lambda tried: None, 7])
+def test_a_count_of_flops_that_is_none_is_told_before_anything_is_decoded(count):
+    with pytest.raises(ValueError, match="valid is a number of FLOPs, from the width, layer, rows, members of an exit"):
+        Measure(margin, count)
+
+
 # ------------------------------------------------------------------------------------------------------------- pruning
 def test_a_pruning_with_a_setting_of_its_own(evaluate, tiny_tokenizer, monkeypatch):
     monkeypatch.setitem(VOCABULARIES, "share", Pruning(by_share, settings=(SHARE_FLAG,)))
@@ -252,7 +259,63 @@ def test_runs_of_elsewhere_are_named_without_their_rows():
     assert naming.label(described) == "margin + share, vocab_share 0.3 > 0.5"
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((SLOPE,), None),
+        ((SLOPE, Setting("exit_flor", "", SHARE, default=0.1)), "linear takes no argument exit_flor"),
+        ((SLOPE, Setting("exit_floor", "", SHARE)), "The setting exit_floor of linear has no default"),
+    ],
+)
+def test_settings_that_do_not_fit_their_function_are_told_when_they_are_given(settings, said):
+    if said is None:
+        with pytest.raises(ValueError, match="linear needs exit_floor, which is no setting of its row"):
+            Threshold(linear, settings=settings)
+        return
+    with pytest.raises(ValueError, match=said):
+        Threshold(linear, settings=settings)
+
+
+def test_a_setting_has_a_name_of_its_own_that_can_be_an_arguments(monkeypatch):
+    with pytest.raises(ValueError, match="A setting is called 'exit-slope': valid are names of arguments"):
+        Setting("exit-slope", "", SHARE)
+    monkeypatch.setitem(
+        THRESHOLDS, "k", Threshold(lambda level, position, length, k: level, (), (Setting("k", "", SHARE),))
+    )
+    with pytest.raises(ValueError, match="a setting called k, which is a flag already"):
+        AdditionalArguments()
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "0.5"])
+def test_a_threshold_that_is_no_number_is_refused(value, monkeypatch):
+    monkeypatch.setitem(
+        THRESHOLDS, "odd", Threshold(lambda level, position, length, odd: value, (), (Setting("odd", "", SHARE),))
+    )
+    policy = Policy(confidence="softmax", threshold=0.5, extra={"odd": 0.5})
+    with pytest.raises(ValueError, match=r"The threshold 'odd' returned .*: valid are numbers"):
+        policy.threshold_at(1, 10)
+
+
 # -------------------------------------------------------------------------------------------------------------- losses
+@pytest.mark.parametrize(("layer", "said"), [(0, "layer 0: valid are 1 to 4"), (5, "layer 5: valid are 1 to 4")])
+def test_layers_of_a_loss_count_from_one(layer, said, monkeypatch):
+    monkeypatch.setitem(LOSSES, "other", Loss(lambda layers: layers.cross_entropy(layer)))
+    with pytest.raises(ValueError, match=said):
+        loss_over_layers("other", some_layers())
+
+
+@pytest.mark.parametrize(("value", "said"), [(torch.ones(2), r"a tensor of shape \[2\]"), (1.0, "1.0"), (None, "None")])
+def test_a_loss_that_is_no_scalar_is_refused(value, said, monkeypatch):
+    monkeypatch.setitem(LOSSES, "other", Loss(lambda layers: value))
+    with pytest.raises(ValueError, match=f"The loss 'other' returned {said}: valid is a scalar"):
+        loss_over_layers("other", some_layers())
+
+
+def some_layers() -> Layers:
+    states = [torch.ones(2, 3, 5) for _ in range(4)]
+    return Layers(LayerStates(states[:-1], states), torch.ones(2, 3, dtype=torch.long), nn.Linear(5, 7))
+
+
 def test_a_loss_with_settings_and_a_module_of_its_own(tiny_t5_dir, squad_file, tmp_path, monkeypatch):
     monkeypatch.setitem(LOSSES, "distilled", DISTILLED)
     STEPS.clear()

@@ -7,6 +7,7 @@ strictly above the threshold. Ties between tokens go to the lowest id, as `torch
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -82,6 +83,17 @@ class Measure:
     scores: Callable[[ExitState], Tensor] | None = None
     contrasts: bool = False
     looks_ahead: bool = False
+
+    def __post_init__(self):
+        try:
+            count: object = self.elementwise(Tried(width=64, layer=3, rows=100, members=5))
+        except (AttributeError, TypeError) as error:
+            count = error
+        if not isinstance(count, Real):
+            sizes = ", ".join(Tried._fields)
+            raise ValueError(
+                f"The elementwise of a measure gave {count!r}: valid is a number of FLOPs, from the {sizes} of an exit."
+            )
 
     @property
     def counts(self) -> dict:

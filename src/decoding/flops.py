@@ -26,7 +26,14 @@ PARTS = (
 
 
 class Tried(NamedTuple):
-    """One exit that was tried: width D, its layer, rows of the head multiplied there, and the size of V_head."""
+    """One exit that one token tried, which arithmetic outside of matrix products is counted of.
+
+    Attributes:
+        width: D.
+        layer: From 1.
+        rows: Rows of the head multiplied there: V, or under pruning what was multiplied for the surviving tokens.
+        members: The size of V_head, 0 where nothing is contrasted.
+    """
 
     width: int
     layer: int

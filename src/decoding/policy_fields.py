@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from decoding.confidence import CONFIDENCES, Measure
@@ -164,6 +166,8 @@ class PolicyFields:
         """The threshold for the answer token at `position`, counted from 1."""
         row = THRESHOLDS[self.threshold_kind]
         read = {name: getattr(self, name) for name in row.reads}
-        return row.at(
-            self.threshold, position, self.length or max_new_tokens, **read, **values(row.settings, self.extra)
-        )
+        own = values(row.settings, self.extra)
+        found = row.at(self.threshold, position, self.length or max_new_tokens, **read, **own)
+        if not isinstance(found, Real) or math.isnan(found):
+            raise ValueError(f"The threshold {self.threshold_kind!r} returned {found!r}: valid are numbers.")
+        return found

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from decoding.adapter import Unembedding
 from decoding.exits import ExitState
-from decoding.settings import Setting
+from decoding.settings import Setting, refuse_misfits
 from decoding.survivors import RECOPY_AT, Survivors
 
 # The vocabulary at which k_min and k_max are 250 and 35000; below it they are scaled.
@@ -94,6 +94,9 @@ class Pruning:
 
     schedule: Callable[..., int]
     settings: tuple[Setting, ...] = ()
+
+    def __post_init__(self):
+        refuse_misfits(self.schedule, 3, self.settings)
 
 
 VOCABULARIES: dict[str, Pruning | None] = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import beta
 
-from decoding.settings import Setting
+from decoding.settings import Setting, refuse_misfits
 
 
 def constant(level: float, position: int, length: int) -> float:
@@ -58,6 +58,9 @@ class Threshold:
     settings: tuple[Setting, ...] = ()
     name: str = ""
     words: str = ""
+
+    def __post_init__(self):
+        refuse_misfits(self.at, 3, self.settings, self.reads, chooses=not self.reads)
 
     @property
     def chosen_by(self) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from decoding.settings import Setting, values
+from decoding.settings import Setting, refuse_misfits, values
 from losses import layerskip
 from losses.cross_entropies import ce, shallowdeep_ce, weighted_ce
 from losses.distillation import DISTILLATION_READS, DISTILLATIONS, transformation
@@ -40,6 +40,9 @@ class Loss:
     modules: Callable[[Any], dict[str, nn.Module]] = no_modules
     drops: Callable[..., Tensor] | None = None
     reads: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        refuse_misfits(self.compute, 1, self.settings)
 
 
 LOSSES: dict[str, Loss] = {
@@ -95,4 +98,8 @@ def loss_over_layers(name: str, layers: Layers) -> Tensor:
     problems = shallow_problems(name, getattr(layers.config, "shallow_exit_layer", None), layers.count)
     if problems:
         raise ValueError(" ".join(problems))
-    return row.compute(layers, **settings_of(row, layers.config))
+    found = row.compute(layers, **settings_of(row, layers.config))
+    if not isinstance(found, Tensor) or found.dim():
+        what = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise ValueError(f"The loss {name!r} returned {what}: valid is a scalar, a tensor of shape [].")
+    return found

@@ -70,11 +70,18 @@ class Layers:
 
     def hidden(self, layer: int) -> Tensor:
         """h^l of a layer below the last, [N, D]."""
+        self._refuse(layer, self.count - 1)
         return self.states.hidden[layer - 1][self.counted]
 
     def normed(self, layer: int) -> Tensor:
         """x^l, final-normed and unscaled, [N, D]."""
+        self._refuse(layer, self.count)
         return self.states.normed[layer - 1][self.counted]
+
+    @staticmethod
+    def _refuse(layer: int, last: int) -> None:
+        if not 1 <= layer <= last:
+            raise ValueError(f"A loss asks for layer {layer}: valid are 1 to {last} here.")
 
     def cross_entropy(self, layer: int) -> Tensor:
         """Mean cross entropy of a layer, a scalar in float32, 0 where no label counts; its logits are recomputed in the

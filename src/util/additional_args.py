@@ -271,12 +271,21 @@ class AdditionalArguments(MeasurementArguments, ExitTrainingArguments, PolicyArg
 
     @staticmethod
     def grouped_settings() -> dict[str, dict[str, Setting]]:
-        """Group of flags -> name -> every setting that a row of the tables of that group brings along."""
-        return {
+        """Group of flags -> name -> every setting that a row of the tables of that group brings along.
+
+        Raises:
+            ValueError: One has the name of a flag.
+        """
+        grouped = {
             groups.PRUNING: policy_checks.settings_of(VOCABULARIES),
             groups.LEAVING: policy_checks.settings_of(THRESHOLDS),
             groups.TRAINING: losses.own_settings(),
         }
+        flags = {each.name for each in fields(AdditionalArguments)}
+        taken = [name for settings in grouped.values() for name in settings if name in flags]
+        if taken:
+            raise ValueError(f"A row brings a setting called {', '.join(taken)}, which is a flag already: rename it.")
+        return grouped
 
     @classmethod
     def own_settings(cls) -> dict[str, Setting]:
