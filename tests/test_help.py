@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from decoding.pruning import VOCABULARIES, Pruning, fixed
+from decoding.pruning import VOCABULARIES, Pruning
 from decoding.ranges import SHARE
 from decoding.settings import Setting
-from decoding.thresholds import THRESHOLDS, Threshold, constant
-from losses.exits import LOSSES, Loss, ce
+from decoding.thresholds import THRESHOLDS, Threshold
+from losses.exits import LOSSES, Loss
 from util import groups
 from util.additional_args import AdditionalArguments
 from util.checks import LATER
@@ -174,9 +174,13 @@ def test_settings_of_rows_are_in_the_group_of_their_table(monkeypatch):
     def setting(name: str) -> Setting:
         return Setting(name, f"Half of it, or 50 % ({name}).", SHARE, default=0.5)
 
-    monkeypatch.setitem(VOCABULARIES, "share", Pruning(fixed, settings=(setting("vocab_share"),)))
-    monkeypatch.setitem(THRESHOLDS, "linear", Threshold(constant, settings=(setting("exit_slope"),)))
-    monkeypatch.setitem(LOSSES, "distilled", Loss(ce, settings=(setting("map_weight"),)))
+    monkeypatch.setitem(
+        VOCABULARIES, "share", Pruning(lambda settings, layer, confidence, vocab_share: 9, (setting("vocab_share"),))
+    )
+    monkeypatch.setitem(
+        THRESHOLDS, "linear", Threshold(lambda level, position, length, exit_slope: level, (), (setting("exit_slope"),))
+    )
+    monkeypatch.setitem(LOSSES, "distilled", Loss(lambda layers, map_weight: map_weight, (setting("map_weight"),)))
     found = shown("run_summarization")
     for title, name in (
         (groups.PRUNING, "vocab_share"),

@@ -84,7 +84,7 @@ class Measure:
     contrasts: bool = False
     looks_ahead: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             count: object = self.elementwise(Tried(width=64, layer=3, rows=100, members=5))
         except (AttributeError, TypeError) as error:
