@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
+
 from decoding.adapter import DecoderAdapter
 from decoding.blocks import Block
 from decoding.earlier import EarlierLayers
 from decoding.flops import Cost
 from decoding.policy import Policy
-from decoding.pruning import PruningSettings
+from decoding.pruning import Given, PruningSettings, first_survivors
 from decoding.recorder import Recorder
 from decoding.sequences import Decoding
 from decoding.states import SKIPPED_STATES, States
+from decoding.survivors import Survivors
 from decoding.thresholds import AdaptiveThreshold
 
 
@@ -30,6 +33,7 @@ class Call:
 
     Attributes:
         pruning: Of a policy that prunes, or None.
+        first: What survives at the first exit, of a policy that chooses it before; None for the whole vocabulary.
         estimator: Of a policy whose threshold adapts, or None.
         shallow: For an estimator: per batch row, slot -> what the exit said there, until the full model is asked.
     """
@@ -40,6 +44,7 @@ class Call:
     earlier: EarlierLayers
     recorder: Recorder
     pruning: PruningSettings | None = None
+    first: Survivors | None = None
     estimator: AdaptiveThreshold | None = None
     shallow: list[dict[int, ShallowToken]] = field(default_factory=list)
 
@@ -81,13 +86,19 @@ def begin_call(
 ) -> Call:
     """Buffers and records of a call, empty, for `batch` rows of `prompt` tokens."""
     unembed, num_layers = adapter.unembed, adapter.num_layers
+    pruning = policy.pruning_settings(num_layers, unembed.vocabulary_size) if policy.prunes else None
+    first = None
+    if pruning is not None and policy.first is not None:
+        given = Given(decoding.prompts or [torch.empty(0, dtype=torch.long)] * batch, decoding.ends)
+        first = first_survivors(unembed, policy.first(pruning, given), policy.copy_share)
     return Call(
         adapter,
         policy,
         SKIPPED_STATES[policy.skipped](adapter, batch, decoding.max_length, policy.causal),
-        EarlierLayers(unembed, num_layers, batch),
+        EarlierLayers(unembed, num_layers, batch, first),
         Recorder(batch, num_layers, prompt, unembed.width if decoding.keep_states else None),
-        policy.pruning_settings(num_layers, unembed.vocabulary_size) if policy.prunes else None,
+        pruning,
+        first,
         estimator,
         [{} for _ in range(batch)],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -43,17 +43,19 @@ class Exits:
         thresholds: What a confidence must exceed, by batch row.
         emission: Gets the logits of rows that leave.
         final: The full model's likeliest token, [B], for the oracle; otherwise None.
-        survivors: Rows of the head that pruning has left so far; None for all of them.
+        survivors: Rows of the head that pruning has left so far; None for all of them. Those of the call at the
+            first exit.
     """
 
     call: Call
     thresholds: Sequence[float]
     emission: Emission
     final: Tensor | None = None
-    survivors: Survivors | None = None
+    survivors: Survivors | None = field(init=False)
 
     def __post_init__(self):
         self.layers = self.call.policy.exit_layers(self.call.adapter.num_layers)
+        self.survivors = self.call.first
 
     def try_exit(self, layer: int, block: Block) -> list[int]:
         """The live rows (positions in `live`) that leave after `layer`, whose logits are emitted."""

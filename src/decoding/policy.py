@@ -13,7 +13,7 @@ from typing import Any
 from decoding import naming, policy_checks
 from decoding.confidence import CONFIDENCES, Measure
 from decoding.fields import wrong_types
-from decoding.pruning import VOCABULARIES, Pruning, PruningSettings, Schedule
+from decoding.pruning import VOCABULARIES, First, Pruning, PruningSettings, Schedule
 from decoding.settings import values
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS, Verification
@@ -150,7 +150,7 @@ class Policy:
 
     @property
     def prunes(self) -> bool:
-        """Whether fewer rows of the head are multiplied after the first exit."""
+        """Whether fewer rows of the head than all are multiplied at exits, the first one perhaps aside."""
         return self.pruning is not None
 
     @property
@@ -159,6 +159,14 @@ class Policy:
         row = self.pruning
         assert row is not None, "nothing is pruned, so there are no numbers of rows"
         return partial(row.schedule, **values(row.settings, self.extra)) if row.settings else row.schedule
+
+    @property
+    def first(self) -> First | None:
+        """What survives at the first exit, of a kind of pruning that knows it before."""
+        row = self.pruning
+        if row is None or row.first is None:
+            return None
+        return partial(row.first, **values(row.settings, self.extra))
 
     @property
     def threshold_kind(self) -> str:
@@ -260,13 +268,19 @@ class Policy:
         idle |= {name for name, off in UNSAID.items() if held[name] == off}
         return {"method": "early_exit", **{name: value for name, value in held.items() if name not in idle}}
 
-    def check(self, num_layers: int, vocabulary: int | None = None) -> None:
-        """Refuse exits that a model of `num_layers` decoder layers does not have, and more tokens than it knows.
+    def check(self, num_layers: int, vocabulary: int | None = None, tokenizer: str | None = None) -> None:
+        """Refuse exits that a model of `num_layers` decoder layers does not have, more tokens than it knows, and tokens
+        of another tokenizer.
+
+        Args:
+            vocabulary: V, rows of the head; None where it is not known.
+            tokenizer: What stands for its tokenizer's vocabulary, see `decoding.frequent.vocabulary_digest`; None where
+                it is not known.
 
         Raises:
             ValueError: One sentence per setting that does not fit.
         """
-        problems = policy_checks.problems_in_model(self, num_layers, vocabulary)
+        problems = policy_checks.problems_in_model(self, num_layers, vocabulary, tokenizer)
         if problems:
             raise ValueError(" ".join(problems))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from decoding.confidence import CONFIDENCES
 from decoding.pruning import VOCABULARIES
 from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE, Range
-from decoding.settings import Setting
+from decoding.settings import Setting, values
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS
@@ -64,9 +64,15 @@ def own_settings() -> dict[str, Setting]:
     return {setting.name: setting for row in rows for setting in row.settings}
 
 
-def problems_in_model(policy: Policy, num_layers: int, vocabulary: int | None) -> list[str]:
-    """A sentence per setting that a model of `num_layers` decoder layers, which knows so many tokens, does not have."""
+def problems_in_model(
+    policy: Policy, num_layers: int, vocabulary: int | None, tokenizer: str | None = None
+) -> list[str]:
+    """A sentence per setting that a model of `num_layers` decoder layers, which knows so many tokens, those of such a
+    tokenizer, does not have."""
     problems = [*_exit_problems(policy, num_layers), *_vocabulary_problems(policy, vocabulary)]
+    row = policy.pruning
+    if row is not None and row.check is not None:
+        problems += row.check(vocabulary, tokenizer, **values(row.settings, policy.extra))
     if policy.static_exit is not None and not 1 <= policy.static_exit <= num_layers:
         problems.append(f"static_exit_layer is {policy.static_exit}: valid are 1 to {num_layers} for this decoder.")
     return problems
@@ -86,7 +92,7 @@ def _exit_problems(policy: Policy, num_layers: int) -> list[str]:
             f"{policy.measure.first_layer}, so with {first} {policy.first_exit} of {num_layers} layers no token would "
             "ever leave."
         ]
-    if policy.prunes and tried == 1:
+    if policy.pruning is not None and policy.pruning.first is None and tried == 1:
         lower = "" if policy.last_exit is not None else f"lower {first} or "
         return [
             f"type_vocab_reduct is {policy.vocabulary!r}, but with {first} {policy.first_exit} of {num_layers} "

@@ -89,12 +89,12 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
 
 def reference_rows(trace: ExitTrace, row: int, policy: Policy) -> int:
     """Rows of the head the reference counts: the surviving ones at every exit tried; under pruning at all but the first
-    of a token, where it multiplies the whole head as well."""
+    of a token, where it multiplies the whole head as well, which pruning from the first exit on does not."""
     if not trace.cost.reads_logits:
         return 0
     kept = trace.kept[row, : int(trace.lengths[row])]
     counted = kept > 0
-    if policy.prunes:
+    if policy.prunes and policy.first is None:
         counted &= counted.cumsum(1) > 1
     return int(kept[counted].sum())
 

@@ -95,22 +95,27 @@ def _idle(args: Any, flags: dict, reason: str) -> list[str]:
 
 
 def _idle_with_one_exit(args: Any, policy: Policy) -> list[str]:
-    several = {name: off for name, off in (EARLY_EXIT_ONLY | PRUNING_ONLY).items() if name != "exit_position_temp"}
-    sentences = _idle(args, several, "With --use_shallow_deep True")
+    both = ("exit_position_temp", "type_vocab_reduct")
+    several = {name: off for name, off in EARLY_EXIT_ONLY.items() if name not in both}
+    sentences = [*_idle(args, several, "With --use_shallow_deep True"), *_idle_pruning(args, policy)]
     if not policy.measure.contrasts:
         sentences += _idle(args, CONTRAST_ONLY, f"With --shallow2deep_conf_type {policy.confidence}")
     return sentences
 
 
 def _idle_with_several(args: Any, policy: Policy) -> list[str]:
-    sentences = _idle(args, SHALLOW_ONLY, "Without --use_shallow_deep True")
-    if not policy.prunes:
-        sentences += _idle(args, PRUNING_ONLY, "Without --type_vocab_reduct")
-    elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
-        sentences += _idle(args, {"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
+    sentences = [*_idle(args, SHALLOW_ONLY, "Without --use_shallow_deep True"), *_idle_pruning(args, policy)]
     if not policy.measure.contrasts:
         sentences += _idle(args, CONTRAST_ONLY, f"With --exit_conf_type {policy.confidence}")
     return sentences
+
+
+def _idle_pruning(args: Any, policy: Policy) -> list[str]:
+    if policy.pruning is None:
+        return _idle(args, PRUNING_ONLY, "Without --type_vocab_reduct")
+    if policy.pruning.reads_k or policy.adaptive_cap:
+        return []
+    return _idle(args, {"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
 
 
 def _idle_own(args: Any, policy: Policy | None) -> list[str]:
