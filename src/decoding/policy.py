@@ -187,10 +187,12 @@ class Policy:
 
     @property
     def own_values(self) -> dict[str, Any]:
-        """Name -> value of what the kinds of pruning and of threshold in force bring along."""
+        """Name -> value, as results say it, of what the kinds of pruning and of threshold in force bring along."""
         pruned = () if self.pruning is None else self.pruning.settings
         settings = THRESHOLDS[self.threshold_kind].settings + pruned
-        return {name: value for name, value in values(settings, self.extra).items() if value is not None}
+        given = {name: value for name, value in values(settings, self.extra).items() if value is not None}
+        told = {setting.name: setting.told for setting in settings if setting.told is not None}
+        return {name: told[name](value) if name in told else value for name, value in given.items()}
 
     @property
     def looks_ahead(self) -> bool:

@@ -70,9 +70,7 @@ def problems_in_model(
     """A sentence per setting that a model of `num_layers` decoder layers, which knows so many tokens, those of such a
     tokenizer, does not have."""
     problems = [*_exit_problems(policy, num_layers), *_vocabulary_problems(policy, vocabulary)]
-    row = policy.pruning
-    if row is not None and row.check is not None:
-        problems += row.check(vocabulary, tokenizer, **values(row.settings, policy.extra))
+    problems += _own_pruning_problems(policy, vocabulary, tokenizer)
     if policy.static_exit is not None and not 1 <= policy.static_exit <= num_layers:
         problems.append(f"static_exit_layer is {policy.static_exit}: valid are 1 to {num_layers} for this decoder.")
     return problems
@@ -178,7 +176,15 @@ def _pruning_problems(policy: Policy) -> list[str]:
             f"type_vocab_reduct is {policy.vocabulary!r}, but {policy.confidence} reads no probabilities, so there is "
             f"nothing to prune: valid measures are {reading}."
         )
-    return problems
+    return problems or _own_pruning_problems(policy, None, None)
+
+
+def _own_pruning_problems(policy: Policy, vocabulary: int | None, tokenizer: str | None) -> list[str]:
+    """What the kind of pruning itself says of its settings, of a model that knows so many tokens."""
+    row = policy.pruning
+    if row is None or row.check is None:
+        return []
+    return row.check(vocabulary, tokenizer, **values(row.settings, policy.extra))
 
 
 def _skipped_problems(policy: Policy) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from decoding.adapter import Unembedding
 from decoding.exits import ExitState
+from decoding.frequent import FREQUENT_TOKENS, frequent, frequent_problems
 from decoding.settings import Setting
 from decoding.survivors import RECOPY_AT, Survivors
 
@@ -133,6 +134,7 @@ VOCABULARIES: dict[str, Pruning | None] = {
     "fixed": Pruning(fixed, reads_k=True),
     "decaying": Pruning(decaying),
     "adaptive": Pruning(adaptive),
+    "frequent": Pruning(first=frequent, settings=(FREQUENT_TOKENS,), reads_k=True, check=frequent_problems),
 }
 
 

@@ -6,7 +6,7 @@ Each is a flag of the scripts, an attribute of a model's config and an argument 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,14 @@ class Setting:
         help: What --help says.
         valid: The numbers it may have, or the words; (False, True) for a switch, () for any text.
         default: What counts where it is not given.
+        told: What results and names say of a value; the value itself where it is None.
     """
 
     name: str
     help: str
     valid: Range | tuple[str, ...] | tuple[bool, ...]
     default: float | str | None = None
+    told: Callable[[Any], Any] | None = None
 
     def read(self, text: str) -> float | str | bool:
         """The value that a word of the command line stands for; `type` of an argparse flag."""

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
 from decoding.strategies import Strategy
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from jobs.output_lines import OutputLines
 from models import deploying_class
 from tasks.readers import read_records
@@ -76,6 +76,7 @@ class Generator:
         if self.strategy is not None and self.policy.exits:
             raise ValueError(f"--strategy {args.strategy} runs every layer: drop the flags of early exit.")
         self.tokenizer = load_tokenizer(model_args)
+        check_policy(self.policy, config, self.tokenizer)
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)

@@ -17,7 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from decoding.trace import ExitTrace
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from training.evaluation import padded
 from training.reporting import loading_bar
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
@@ -74,6 +74,7 @@ class EarlyExitLM(TemplateLM):
         update_autoconfig(config, flags, max_answer_length=MAX_NEW_TOKENS)
         self.policy = flags.policy(MAX_NEW_TOKENS)
         self.tokenizer = load_tokenizer(model_args)
+        check_policy(self.policy, config, self.tokenizer)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, dtype)).to(where).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)

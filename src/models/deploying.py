@@ -175,7 +175,7 @@ class EarlyExitGeneration(LibraryModel):
             policy = Policy.from_config(self.config)
             if policy.exits:
                 announce(f"Tokens leave the decoder early, as the model's config says: {policy.describe()}")
-        policy.check(self.num_exit_layers)
+        policy.check(self.num_exit_layers, self.get_input_embeddings().num_embeddings)
         if strategy is not None:
             strategy.check(self.num_exit_layers)
             if policy.exits:

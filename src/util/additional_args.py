@@ -61,10 +61,13 @@ class PolicyArguments:
         None,
         f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens "
         "survive and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
-        "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952).",
+        "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952). "
+        "frequent keeps the --k most frequent of --frequent_tokens at every exit, the first too (arXiv:2502.14856).",
     )
     k: int | None = flag(
-        None, "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer."
+        None,
+        "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer. By "
+        "frequent pruning, an eighth of the vocabulary where not given.",
     )
     k_min: int | None = flag(
         None, "Lowest k of the decaying formula; 250, scaled where the vocabulary is smaller than 32128."
