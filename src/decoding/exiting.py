@@ -9,6 +9,7 @@ from torch import Tensor
 
 from decoding.blocks import Block
 from decoding.call import Call, ShallowToken
+from decoding.drafting import Drafting
 from decoding.emission import Emission
 from decoding.exits import ExitState
 from decoding.policy import Policy
@@ -63,13 +64,15 @@ class Exits:
             return []
         call = self.call
         free = call.free_to_leave(block)
-        asked = free if call.estimator is None else list(range(len(block.live)))
+        asked = free if call.estimator is None else call.worth_asking(block)
         if not asked:
             return []
         exit = self._state(layer, block, asked)
         confidences = measure_confidence(call.policy, exit)
         self._record(exit, confidences, block)
         leaving = [i for i, row in enumerate(exit.rows) if confidences[i] > self.thresholds[row] and asked[i] in free]
+        if call.drafting is not None:
+            self._count(call.drafting, exit, [i for i, each in enumerate(asked) if each in free], leaving)
         if leaving:
             self._leave(exit, leaving)
         if len(leaving) < len(block.live) and layer + 1 in self.layers:
@@ -106,6 +109,14 @@ class Exits:
         slots = {span.row: span.end - 1 for span in block.live_spans}
         for row, confidence, token in zip(exit.rows, confidences, exit.likeliest.tolist(), strict=True):
             call.shallow[row][slots[row]] = ShallowToken(confidence, token)
+
+    def _count(self, drafting: Drafting, exit: ExitState, free: list[int], leaving: list[int]) -> None:
+        """Tell what the exit cost those of its rows that might leave; a measure that reads no logits costs those that
+        do the whole head."""
+        size, gone = self.call.vocabulary, set(leaving)
+        kept = exit.kept if exit.has_logits else [size * (i in gone) for i in range(len(exit.rows))]
+        for i in free:
+            drafting.rows[exit.rows[i]].asked(exit.layer, kept[i] / size * drafting.prices.head, i in gone)
 
     def _leave(self, exit: ExitState, leaving: list[int]) -> None:
         """Rows of the exit leave: their token is read from what it says."""

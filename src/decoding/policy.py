@@ -28,6 +28,7 @@ UNSAID: dict[str, Any] = {
     "verification": "none",
     "rollback_threshold": None,
     "num_speculations": None,
+    "draft_always": False,
     "causal": True,
     "extra": {},
 }
@@ -58,6 +59,7 @@ class Policy:
         verification: Name in `VERIFICATIONS`, what becomes of drafted tokens once the full model's logits are known.
         rollback_threshold: Highest cross entropy of an accepted token, in nats, for rollback.
         num_speculations: Most drafted tokens that may be pending; None for no bound.
+        draft_always: Draft whatever it costs; otherwise drafts that are verified exactly stop where they do not pay.
         causal: Whether slots that run the deep layers together see only those before them (parallel_causal_mask).
         extra: Settings that the kind of pruning or of threshold brings along, see `decoding.settings.Setting`.
     """
@@ -83,6 +85,7 @@ class Policy:
     verification: str = "none"
     rollback_threshold: float | None = None
     num_speculations: int | None = None
+    draft_always: bool = False
     causal: bool = True
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -215,6 +218,11 @@ class Policy:
         return self.recomputes and (self.verifies is not None or self.adapts)
 
     @property
+    def drafts_where_it_pays(self) -> bool:
+        """Whether drafting may stop, which changes no output: every drafted token is verified exactly."""
+        return self.recomputes and self.verifies is not None and self.verifies.exact and not self.draft_always
+
+    @property
     def emits_contrast(self) -> bool:
         """Whether a token that leaves is read from the contrastive distribution."""
         return self.emit == "contrastive"
@@ -311,6 +319,7 @@ def _skipped(config, one_exit: bool) -> dict:
         "verification": "exact" if lossless else "none" if rollback is None else "rollback",
         "rollback_threshold": rollback,
         "num_speculations": _given(config, "num_speculations", LOSSLESS_SPECULATIONS if lossless else None),
+        "draft_always": lossless and _switch(config, "draft_always"),
         "causal": _switch(config, "parallel_causal_mask", True),
     }
 

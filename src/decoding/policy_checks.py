@@ -221,6 +221,12 @@ def _verification_problems(policy: Policy) -> list[str]:
             "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
             "would emit, the other what it finds likely enough."
         )
+    verification = VERIFICATIONS.get(policy.verification)
+    if policy.draft_always and (verification is None or not verification.exact):
+        problems.append(
+            f"draft_always is True, but verification is {policy.verification!r}: drafts stop with lossless alone, so "
+            "leave it out."
+        )
     if policy.verification == "exact" and not policy.causal:
         problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")
     return problems

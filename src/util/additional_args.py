@@ -127,6 +127,12 @@ class PolicyArguments:
         None, "Replace a pending token whose cross entropy under the deep model is above this, and what follows it."
     )
     lossless: bool = flag(False, "Verify every token with the full model, whose output results (self-speculation).")
+    draft_always: bool = flag(
+        False,
+        "With --lossless, draft whatever it costs. Otherwise tokens run at full depth where the acceptance seen so far "
+        "says that drafts cost more than they save, and a draft is tried again after 8, 16, 32, ... tokens. It changes "
+        "nothing but speed.",
+    )
     num_speculations: int | None = flag(None, "How many tokens may wait for the deep layers before they are run.")
 
 

@@ -53,6 +53,7 @@ EXITS_ONLY = {
     "skipped_states": None,
     "rollback_conf_threshold": None,
     "lossless": False,
+    "draft_always": False,
     "num_speculations": None,
     "parallel_causal_mask": True,
 }
@@ -84,8 +85,9 @@ def without_effect(args: Any) -> list[str]:
         sentences += _idle(args, EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
         return sentences + _idle_own(args, None)
     policy = args.policy()
+    lossless = [] if args.lossless else _idle(args, {"draft_always": False}, "Without --lossless True")
     of_exits = _idle_with_one_exit if args.use_shallow_deep else _idle_with_several
-    return [*_idle_threshold(args, policy), *of_exits(args, policy), *_idle_own(args, policy)]
+    return [*_idle_threshold(args, policy), *of_exits(args, policy), *lossless, *_idle_own(args, policy)]
 
 
 def _idle(args: Any, flags: dict, reason: str) -> list[str]:
