@@ -26,7 +26,8 @@ def folder_name(policy: Policy) -> str:
     exits = f"min{policy.first_exit}" if policy.last_exit is None else f"at{policy.first_exit}"
     verified = {"rollback": f"-rollback{policy.rollback_threshold}", "exact": "-lossless"}
     skipped = verified.get(policy.verification, "-recompute") if policy.recomputes else ""
-    return f"{policy.confidence}-{_threshold_name(policy)}{_pruning_name(policy)}{emitted}-{exits}{skipped}"
+    always = "-always" if policy.draft_always else ""
+    return f"{policy.confidence}-{_threshold_name(policy)}{_pruning_name(policy)}{emitted}-{exits}{skipped}{always}"
 
 
 def _threshold_name(policy: Policy) -> str:
@@ -89,6 +90,8 @@ def _skipped_words(policy: Policy) -> str:
         "rollback": f"; one whose cross entropy there is above {policy.rollback_threshold} is replaced",
         "exact": "; only what the full model would emit stands",
     }
+    if policy.drafts_where_it_pays:
+        word["exact"] += ", and drafting stops where it does not pay"
     pending = f", tokens that left{most} run the layers above together with one that does not leave"
     return pending + word.get(policy.verification, f"; verified by {policy.verification}")
 
@@ -120,6 +123,7 @@ def _with_skipped(described: dict, name: str) -> str:
         name = ("lossless" if exact else "FREE") + ("" if name == "softmax" else f" ({name})")
     else:
         name += ", lossless" if exact else ", recomputed"
+    name += ", always drafted" if described.get("draft_always") else ""
     name += " + adaptive threshold" if described.get("adapts") else ""
     return name + (" + rollback" if described.get("verification") == "rollback" else "")
 

@@ -215,7 +215,7 @@ class EarlyExitLM(TemplateLM):
     def _count(self, trace: ExitTrace) -> None:
         """Add what a call's tokens cost to that of those before."""
         found = {"tokens": trace.lengths, "layers": trace.exit_layers, "passes": trace.passes}
-        found |= {name: trace.counts[name] for name in ("drafted", "accepted")}
+        found |= {name: trace.counts[name] for name in ("drafted", "accepted", "undrafted")}
         self.counts.update({name: int(values.sum()) for name, values in found.items()})
 
     def get_model_info(self) -> dict:
@@ -224,6 +224,8 @@ class EarlyExitLM(TemplateLM):
         counts = self.counts
         depth = {name: counts[kind] / counts["tokens"] for name, kind in DEPTHS.items() if counts["tokens"]}
         verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
+        if counts["undrafted"]:
+            verified["undrafted_rate"] = counts["undrafted"] / counts["tokens"]
         return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth, **verified}
 
 

@@ -124,6 +124,7 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
                 "last_exit": layer,
             }
             found[f"lossless from {part}"] = Contender(Policy(**shallow, **drafting))
+            found[f"lossless from {part}, always"] = Contender(Policy(**shallow, **drafting, draft_always=True))
     return found
 
 
@@ -281,6 +282,13 @@ FIGURES = {
         f"lossless, {DRAFTED} drafted by {part}, each stands in {ACCEPTED:.0%} / full depth": (
             f"lossless from {part}",
             "full depth",
+        )
+        for part in DRAFT_DEPTHS
+    },
+    **{
+        f"lossless, drafted by {part} where it pays / always": (
+            f"lossless from {part}",
+            f"lossless from {part}, always",
         )
         for part in DRAFT_DEPTHS
     },

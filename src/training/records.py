@@ -10,7 +10,7 @@ from decoding.trace import PER_LAYER, ExitTrace
 from tasks import Feature
 
 # Of `ExitTrace.counts`, what is kept of an input.
-KEPT_COUNTS = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
+KEPT_COUNTS = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted", "undrafted", "stops")
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
     totals = _total_flops(decoded)
     counts = {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts}
     verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
+    if counts.get("stops"):  # of runs continued from before they were counted there are none
+        verified |= {"undrafted_rate": counts["undrafted"] / len(exits), "draft_stops": counts["stops"]}
     waiting = [counts[name] for name in ("run_deep", "synchronizations", "rolled_back")]
     return {
         "block_avg": float(exits.sum() + counts["layers_rolled_back"]) / len(exits),
