@@ -98,7 +98,7 @@ def _skipped_words(policy: Policy) -> str:
 
 # ------------------------------------------------------------------------------------------------ of described policies
 def method(described: dict) -> str:
-    """A policy, as `Policy.describe` has it, but for its level, its first exit and how many tokens may wait."""
+    """A policy, as `Policy.describe` has it, but for its level, its first exit and how drafts are bounded."""
     if described["method"] != "early_exit":
         return {"full": "full model", "static": "static"}[described["method"]]
     measure = CONFIDENCES.get(described["confidence"])
@@ -123,7 +123,6 @@ def _with_skipped(described: dict, name: str) -> str:
         name = ("lossless" if exact else "FREE") + ("" if name == "softmax" else f" ({name})")
     else:
         name += ", lossless" if exact else ", recomputed"
-    name += ", always drafted" if described.get("draft_always") else ""
     name += " + adaptive threshold" if described.get("adapts") else ""
     return name + (" + rollback" if described.get("verification") == "rollback" else "")
 

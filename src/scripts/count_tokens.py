@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> TokenCounts:
     parser = CommandParser(__doc__)
     parser.add_argument("files", nargs="+", help=".txt, .jsonl, .json or .csv")
     parser.add_argument("--columns", nargs="+", help="of a record; every text where not given")
-    parser.add_argument("--model_name_or_path", default=EMBEDDED_DECODER, help="whose tokenizer is used")
+    parser.add_argument("--model_name_or_path", default=str(EMBEDDED_DECODER), help="whose tokenizer is used")
     parser.add_argument("--tokenizer_name", help="of another tokenizer than the model's")
     parser.add_argument("--out", type=output_file, required=True, help="the file of counts, JSON")
     arguments = parser.parse_args(argv)
@@ -90,8 +90,9 @@ def main(argv: list[str] | None = None) -> TokenCounts:
         write_text(arguments.out, counts.text())
     except (ValueError, OSError) as error:
         parser.refuse(error)
-    told = ", ".join(f"{counts.share(k):.1%} are among the {k}" for k in TOLD if k < len(counts.ids))
-    print(f"{sum(counts.counts):,} tokens, {len(counts.ids):,} different ones{'; ' * bool(told)}{told} most frequent.")
+    shares = [f"{counts.share(k):.1%} of them are among the {k:,} most frequent" for k in TOLD if k < len(counts.ids)]
+    told = ", ".join([f"{sum(counts.counts):,} tokens", f"{len(counts.ids):,} different ones", *shares])
+    print(f"{told}.")
     print(f"written to {arguments.out}")
     return counts
 

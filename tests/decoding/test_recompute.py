@@ -381,7 +381,9 @@ def test_flops_count_what_ran_in_vain():
     model = tiny_t5(5)
     inputs = inputs_for(model, 5, 2)
     _, full = model.generate(**inputs, return_trace=True)
-    _, trace = model.generate(**inputs, policy=replace(POLICIES["lossless"], threshold=0.0, draft_always=True), return_trace=True)
+    _, trace = model.generate(
+        **inputs, policy=replace(POLICIES["lossless"], threshold=0.0, draft_always=True), return_trace=True
+    )
     assert trace.wasted
     for row in range(2):
         runs = int(trace.depths[row].sum()) + 4 * sum(each["row"] == row for each in trace.wasted)
