@@ -110,16 +110,17 @@ def begin_call(
         Recorder(batch, num_layers, prompt, unembed.width if decoding.keep_states else None),
         pruning,
         first,
-        _drafting(adapter, policy, batch),
+        _drafting(adapter, policy, batch, first),
         estimator,
         [{} for _ in range(batch)],
     )
 
 
-def _drafting(adapter: DecoderAdapter, policy: Policy, batch: int) -> Drafting | None:
+def _drafting(adapter: DecoderAdapter, policy: Policy, batch: int, first: Survivors | None) -> Drafting | None:
     """What decides how many tokens are drafted, where they need not all be."""
     if not policy.drafts_where_it_pays:
         return None
-    first = policy.exit_layers(adapter.num_layers).start
-    prices = Prices.of(adapter.cost(), adapter.unembed.vocabulary_size, first, adapter.device.type)
-    return Drafting(prices, batch, policy.num_speculations)
+    size, first_exit = adapter.unembed.vocabulary_size, policy.exit_layers(adapter.num_layers).start
+    prices = Prices.of(adapter.cost(), size, first_exit, adapter.device.type)
+    shares = [1.0] * batch if first is None else [first.kept[row] / size for row in range(batch)]
+    return Drafting(prices, policy.num_speculations, shares)

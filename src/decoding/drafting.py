@@ -9,12 +9,16 @@ call to call, so that a run which continues does what one that was never interru
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from decoding.flops import Cost
 
 # A draft has to promise so many times the tokens per layer of full depth.
 GAIN = 1.01
+# What drafts have to promise if all of them stood, for one to be tried at all: a trial costs about a token.
+WORTH_TRYING = 1.05
 # What earlier rounds count at each further one (omega of DEL), and what they count when a draft is tried again.
 DECAY, FORGOTTEN = 0.95, 0.5
 # The acceptance before anything was seen, which counts as one drafted token. High, since a draft that was not tried
@@ -86,22 +90,31 @@ def tokens_per_layer(
 class RowDrafts:
     """The drafts of one row: what was seen of them, and how many tokens may be pending.
 
+    Args:
+        most: Drafted tokens that may be pending at most.
+        head: The rows of the head that survive at the first exit, in layers; None for the whole head.
+
     Attributes:
-        limit: Drafted tokens that may be pending; 0 while drafting has stopped.
+        limit: Drafted tokens that may be pending; 0 while drafting has stopped, and where the exit is so deep that it
+            is never worth a trial.
         stops: How often it has.
     """
 
-    def __init__(self, prices: Prices, most: int):
+    def __init__(self, prices: Prices, most: int, head: float | None = None):
         self.prices, self.most = prices, most
-        self.limit, self.stops = 1, 0
-        self._longest, self._wait, self._resume = 1, FIRST_WAIT, 0
+        self.stops = 0
+        self._longest, self._wait = 1, FIRST_WAIT
         # Sums over rounds, earlier ones decayed.
         self._accepted, self._judged = PRIOR, 1.0
         self._left, self._asked = 1.0, 1.0
-        self._layers, self._rows_cost = float(prices.first_exit), prices.head  # of tokens that left
+        self._layers = float(prices.first_exit)  # of tokens that left
+        self._rows_cost = prices.head if head is None else head  # the same
         self._staying = 0.0  # of tokens that did not
         # Tokens and layers since drafting began anew.
         self._phase = [0.0, 0.0]
+        best = {"acceptance": 1.0, "leaving": 1.0, "draft": self._draft, "staying": 0.0, "full": prices.full}
+        tries = tokens_per_layer(most, **best) * prices.full > WORTH_TRYING
+        self.limit, self._resume = int(tries), 0.0 if tries else math.inf
         self._begin_round()
 
     def _begin_round(self) -> None:
@@ -204,11 +217,12 @@ class Drafting:
 
     Args:
         most: Drafted tokens of a row that may be pending at most; None for no bound.
+        shares: Of each batch row, what survives at the first exit, as a share of the vocabulary.
     """
 
-    def __init__(self, prices: Prices, batch: int, most: int | None):
+    def __init__(self, prices: Prices, most: int | None, shares: Sequence[float]):
         self.prices = prices
-        self.rows = [RowDrafts(prices, most or LONGEST) for _ in range(batch)]
+        self.rows = [RowDrafts(prices, most or LONGEST, share * prices.head) for share in shares]
 
     def limit(self, row: int) -> int:
         """Drafted tokens of a row that may be pending."""

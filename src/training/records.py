@@ -137,7 +137,7 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
     totals = _total_flops(decoded)
     counts = {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts}
     verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
-    if counts.get("stops"):  # of runs continued from before they were counted there are none
+    if counts.get("undrafted"):  # of runs continued from before they were counted there are none
         verified |= {"undrafted_rate": counts["undrafted"] / len(exits), "draft_stops": counts["stops"]}
     waiting = [counts[name] for name in ("run_deep", "synchronizations", "rolled_back")]
     return {

@@ -113,6 +113,14 @@ def test_exits_that_nobody_leaves_by_are_asked_no_more():
     assert sum(limit == 0 for limit in limits) > 150 and speed > 0.97
 
 
+def test_an_exit_that_saves_nothing_even_where_every_draft_stands_is_never_tried():
+    """From layer 25 of 30 drafts could gain 4%, and a trial costs a token; fewer rows of the head are worth it."""
+    limits, speed = decode(1.0, 100, SMOLLM2[25])
+    assert not any(limits) and speed == 1
+    drafts = RowDrafts(SMOLLM2[25], 8, head=0.7)
+    assert drafts.limit == 1 and drafts.stops == 0
+
+
 def test_waits_begin_anew_where_drafts_paid():
     drafts = RowDrafts(CHEAP, 8)
     length, waits = 0, []
