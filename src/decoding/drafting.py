@@ -19,6 +19,9 @@ from decoding.flops import Cost
 GAIN = 1.01
 # What drafts have to promise if all of them stood, for one to be tried at all: a trial costs about a token.
 WORTH_TRYING = 1.05
+# Drafts are as long as they may be, unless shorter ones promise so many times the tokens per layer: what is predicted
+# of lengths is within the error of the acceptance, and of what a slot costs.
+SHORTER_GAIN = 1.1
 # What earlier rounds count at each further one (omega of DEL), and what they count when a draft is tried again.
 DECAY, FORGOTTEN = 0.95, 0.5
 # The acceptance before anything was seen, which counts as one drafted token. High, since a draft that was not tried
@@ -103,7 +106,7 @@ class RowDrafts:
     def __init__(self, prices: Prices, most: int, head: float | None = None):
         self.prices, self.most = prices, most
         self.stops = 0
-        self._longest, self._wait = 1, FIRST_WAIT
+        self._wait = FIRST_WAIT
         # Sums over rounds, earlier ones decayed.
         self._accepted, self._judged = PRIOR, 1.0
         self._left, self._asked = 1.0, 1.0
@@ -114,7 +117,8 @@ class RowDrafts:
         self._phase = [0.0, 0.0]
         best = {"acceptance": 1.0, "leaving": 1.0, "draft": self._draft, "staying": 0.0, "full": prices.full}
         tries = tokens_per_layer(most, **best) * prices.full > WORTH_TRYING
-        self.limit, self._resume = int(tries), 0.0 if tries else math.inf
+        self._longest = self._trial
+        self.limit, self._resume = (self._longest, 0.0) if tries else (0, math.inf)
         self._begin_round()
 
     def _begin_round(self) -> None:
@@ -168,6 +172,11 @@ class RowDrafts:
         layers = self._layers / self._left
         return layers + self._rows_cost / self._left + self.prices.slot * (self.prices.full - layers)
 
+    @property
+    def _trial(self) -> int:
+        """Tokens of a draft that costs no more than a token at full depth, one at least."""
+        return min(self.most, max(1, int(self.prices.full / self._draft)))
+
     def _learn(self) -> None:
         """Take in what the round has come to."""
         if self._round_heads:  # of a token that was asked and has not left
@@ -189,8 +198,10 @@ class RowDrafts:
             "full": self.prices.full,
         }
         promised = {drafts: tokens_per_layer(drafts, **seen) for drafts in range(1, self._longest + 1)}
-        self.limit = max(promised, key=lambda drafts: promised[drafts])
-        if promised[self.limit] <= GAIN / self.prices.full:
+        best, pays = max(promised, key=lambda drafts: promised[drafts]), GAIN / self.prices.full
+        long_enough = promised[self._longest] > max(pays, promised[best] / SHORTER_GAIN)
+        self.limit = self._longest if long_enough else best
+        if promised[best] <= pays:
             self._stop(length)
         self._decay(DECAY)
 
@@ -203,7 +214,7 @@ class RowDrafts:
         self.limit, self.stops = 0, self.stops + 1
 
     def _try_again(self) -> None:
-        self.limit = self._longest = 1
+        self.limit = self._longest = self._trial
         self._phase = [0.0, 0.0]
         self._decay(FORGOTTEN)
 
