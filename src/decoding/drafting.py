@@ -24,9 +24,9 @@ WORTH_TRYING = 1.05
 SHORTER_GAIN = 1.1
 # What earlier rounds count at each further one (omega of DEL), and what they count when a draft is tried again.
 DECAY, FORGOTTEN = 0.95, 0.5
-# The acceptance before anything was seen, which counts as one drafted token. High, since a draft that was not tried
-# teaches nothing.
-PRIOR = 0.9
+# The acceptance before anything was seen, and as how many drafted tokens it counts. High, since a draft that was not
+# tried teaches nothing: where drafts are cheap one rejection is not enough to stop, where they are dear it is.
+PRIOR, PRIOR_TOKENS = 0.9, 2.0
 # Tokens at full depth before a draft is tried again, for the first time and after drafts that paid.
 FIRST_WAIT = 8
 # The longest draft where nothing bounds it.
@@ -108,7 +108,7 @@ class RowDrafts:
         self.stops = 0
         self._wait = FIRST_WAIT
         # Sums over rounds, earlier ones decayed.
-        self._accepted, self._judged = PRIOR, 1.0
+        self._accepted, self._judged = PRIOR * PRIOR_TOKENS, PRIOR_TOKENS
         self._left, self._asked = 1.0, 1.0
         self._layers = float(prices.first_exit)  # of tokens that left
         self._rows_cost = prices.head if head is None else head  # the same
