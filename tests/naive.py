@@ -8,6 +8,7 @@ import math
 import torch
 
 from decoding.policy import Policy
+from decoding.pruning import Given
 from support import VOCABULARY
 
 # model_type -> the name of its stack of decoder layers; of Llama and its kin where none is given.
@@ -167,8 +168,12 @@ class Naive:
         policy, depth = self.policy, len(self.layers)
         if policy.static_exit:
             return policy.static_exit, int(logits[policy.static_exit].argmax())
-        kept = torch.ones(VOCABULARY, dtype=torch.bool)
         held, pruning = {}, policy.pruning_settings(depth, VOCABULARY)
+        kept = torch.ones(VOCABULARY, dtype=torch.bool)
+        if policy.first is not None:
+            given = Given([torch.tensor(self.prompt[0].tolist() + self.tokens[: self.given])], [END])
+            kept = torch.isin(torch.arange(VOCABULARY), policy.first(pruning, given)[0])
+            held.update(dict.fromkeys(range(policy.first_exit), kept))
         for layer in policy.exit_layers(depth):
             held[layer] = kept
             exit = Exit(policy, logits[: layer + 1], states[: layer + 1], held, logits[-1])

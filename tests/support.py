@@ -1,10 +1,14 @@
 """Tiny random models that the tests share, built from local configurations in milliseconds."""
 
+import atexit
 import math
+import os
 import random
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from unittest import mock
 
 import hypothesis
@@ -30,6 +34,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from decoding import acceptance, contrastive, emission
 from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
+from decoding.frequent import TokenCounts
 from decoding.policy import Policy
 from decoding.recorder import Recorder
 from models import (
@@ -49,6 +54,7 @@ from models import (
 )
 from models.unembed import Unembed
 from training import evaluation
+from util.files import write_text
 
 VOCABULARY = 61
 
@@ -401,6 +407,16 @@ def scripted_exit(layers, first_exit: int = 1, alpha: float = 0.1, survivors=Non
     return exit
 
 
+def counts_file(seed: int = 0, vocabulary: int = VOCABULARY) -> str:
+    """A file of counts of that many tokens, in an order of their own."""
+    ids = np.random.default_rng(seed).permutation(vocabulary).tolist()
+    path = Path(tempfile.gettempdir()) / f"counts-{seed}-{vocabulary}-{os.getpid()}.json"
+    write_text(path, TokenCounts("tiny", "of the tests", tuple(ids), tuple(range(vocabulary, 0, -1))).text())
+    atexit.register(lambda: path.unlink(missing_ok=True))
+    return str(path)
+
+
+FREQUENT = {"vocabulary": "frequent", "extra": {"frequent_tokens": counts_file()}}
 POLICIES = {
     "full": Policy(),
     "static": Policy(static_exit=2),
@@ -414,6 +430,17 @@ POLICIES = {
     "decaying": Policy(confidence="softmax", vocabulary="decaying", threshold=0.5, k_min=3, k_max=55),
     "adaptive": Policy(confidence="softmax", vocabulary="adaptive", threshold=0.6),
     "adaptive, capped": Policy(confidence="entropy", vocabulary="adaptive", threshold=0.6, k=9, adaptive_cap=True),
+    "frequent": Policy(confidence="softmax", threshold=0.5, k=20, copy_share=0.7, **FREQUENT),
+    "frequent, whole head": Policy(confidence="entropy", threshold=0.5, k=20, copy_share=0.0, **FREQUENT),
+    "frequent, JSD": Policy(
+        confidence="JSD_contrastive_confidence", threshold=0.8, first_exit=3, k=12, copy_share=1.0, **FREQUENT
+    ),
+    "frequent, JSD, text": Policy(
+        confidence="JSD_contrastive_text", threshold=0.4, first_exit=2, k=9, copy_share=1.0, **FREQUENT
+    ),
+    "frequent, weighted": Policy(
+        confidence="reweight_contrastive_decoding", threshold=0.6, k=25, copy_share=1.0, **FREQUENT
+    ),
     "contrastive": Policy(confidence="contrastive_decoding", threshold=0.5),
     "weighted": Policy(confidence="reweight_contrastive_decoding", threshold=0.6, alpha=0.3),
     "JSD": Policy(confidence="JSD_contrastive_confidence", threshold=0.7, first_exit=2),
@@ -440,6 +467,9 @@ POLICIES = {
     "FREE, pruned": Policy(
         confidence="softmax", vocabulary="fixed", threshold=0.5, k=7, skipped="recompute", num_speculations=3
     ),
+    "FREE, frequent": Policy(
+        confidence="softmax", threshold=0.4, first_exit=2, last_exit=2, skipped="recompute", k=12, **FREQUENT
+    ),
     "FREE, contrastive": Policy(
         confidence="JSD_contrastive_confidence", threshold=0.8, first_exit=2, skipped="recompute"
     ),
@@ -454,5 +484,17 @@ POLICIES = {
     ),
     "lossless": Policy(
         confidence="softmax", threshold=0.3, skipped="recompute", verification="exact", num_speculations=3
+    ),
+    "lossless, frequent": Policy(
+        confidence="softmax",
+        threshold=0.0,
+        first_exit=2,
+        last_exit=2,
+        skipped="recompute",
+        verification="exact",
+        num_speculations=4,
+        k=12,
+        copy_share=1.0,
+        **FREQUENT,
     ),
 }

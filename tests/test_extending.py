@@ -50,12 +50,19 @@ def by_share(settings, layer: int, confidence: float, vocab_share: float) -> int
     return int(settings.vocabulary * vocab_share**layer)
 
 
+def low_ids(settings, given, low_share: float) -> list[torch.Tensor]:
+    """The lowest ids of the vocabulary, and those of the prompt."""
+    low = torch.arange(int(settings.vocabulary * low_share))
+    return [torch.cat([low, prompt, torch.tensor(given.ends)]) for prompt in given.prompts]
+
+
 def linear(level: float, position: int, length: int, exit_slope: float, exit_floor: float) -> float:
     """Falls by `exit_slope` over the longest answer, to `exit_floor` at least."""
     return max(exit_floor, level - exit_slope * position / length)
 
 
 SHARE_FLAG = Setting("vocab_share", "Of --type_vocab_reduct share: what stays, per layer.", SHARE, default=0.5)
+LOW = Setting("low_share", "Of --type_vocab_reduct low: what there is at every exit.", SHARE, default=0.25)
 SLOPE = Setting("exit_slope", "Let the threshold fall by this much over the longest answer.", FROM_ZERO)
 FLOOR = Setting("exit_floor", "Of --exit_slope: where it ends.", SHARE, default=0.05)
 
@@ -172,6 +179,20 @@ def test_a_pruning_with_a_setting_of_its_own(evaluate, tiny_tokenizer, monkeypat
     assert "softmax + share, vocab_share 0.3 > 0.9" in table
 
 
+@pytest.mark.parametrize("one_exit", [False, True])
+def test_a_pruning_that_says_what_survives_at_the_first_exit(evaluate, tiny_tokenizer, monkeypatch, one_exit):
+    monkeypatch.setitem(VOCABULARIES, "low", Pruning(first=low_ids, settings=(LOW,)))
+    exits = ["--use_shallow_deep", "True", "--shallow_exit_layer", "2", "--shallow2deep_conf_threshold", "0.9"]
+    flags = exits if one_exit else [*EXITS, "--exit_conf_threshold", "0.9"]
+    metrics, folder, said, _ = evaluate(*flags, "--type_vocab_reduct", "low", "--low_share", "0.1")
+    counts, size = metrics["eval_exit_counts"], len(tiny_tokenizer)
+    assert 0.1 * size - 1 < counts["rows_first"] / counts["first"] < size / 2
+    assert one_exit or counts["rows_later"] / counts["later"] < size / 2
+    assert metrics["eval_policy"]["extra"] == {"low_share": 0.1}
+    assert "-low0.1-" in folder and "low pruning of the vocabulary (low_share 0.1)" in said
+    assert "have no effect" not in said
+
+
 def test_what_is_not_given_has_its_default_and_says_so(evaluate, monkeypatch):
     monkeypatch.setitem(VOCABULARIES, "share", Pruning(by_share, settings=(SHARE_FLAG,)))
     metrics, folder, _, _ = evaluate(*EXITS, "--type_vocab_reduct", "share")
@@ -184,7 +205,7 @@ def test_an_own_setting_has_its_range_and_is_told_where_it_has_no_effect(monkeyp
     assert "argument --vocab_share: invalid value '2': valid are 0 to 1." in said
     with pytest.raises(ValueError, match="--vocab_share 2: valid are 0 to 1"):
         AdditionalArguments(extra={"vocab_share": 2})
-    with pytest.raises(ValueError, match="extra holds nonsense: valid are vocab_share"):
+    with pytest.raises(ValueError, match=r"extra holds nonsense: valid are .*vocab_share"):
         AdditionalArguments(extra={"nonsense": 2})
     with pytest.raises(ValueError, match="vocab_share is 2: valid are 0 to 1"):
         Policy(confidence="softmax", vocabulary="share", extra={"vocab_share": 2})

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, GenerationConfig
 import generate
 from jobs.generating import Continuation, Generator, shade
 from models import DeployGPT2LMHeadModel
+from scripts import count_tokens
 from support import plain_generate
 from util import AdditionalArguments, DecoderArguments
 from util.files import locked
@@ -79,6 +80,34 @@ def test_a_lossless_run_says_what_was_drafted_and_what_ran(run, tmp_path):
     (line,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (line["layers_run"], line["drafted"], line["accepted"]) == (found.passes, found.drafted, found.accepted)
     assert found.passes >= 4 * 12 - 4 and found.drafted > 0
+
+
+LOSSLESS = ("--use_shallow_deep", "True", "--shallow_exit_layer", 1, "--lossless", "True")
+
+
+def test_it_is_said_where_drafts_did_not_pay(run, tmp_path):
+    flags = ("-p", "The tower is", "-l", 24, *LOSSLESS)
+    (found,), shown = run(*flags, "--out", tmp_path / "out.jsonl")
+    assert (
+        found.undrafted and f"; {found.undrafted / 24:.0%} of the tokens not drafted, since drafts did not" in shown.err
+    )
+    assert "drafting stops where it does not pay" in shown.err
+    (again,), recalled = run(*flags, "--out", tmp_path / "out.jsonl")
+    assert again.undrafted == found.undrafted and recalled.err.splitlines()[-1] == shown.err.splitlines()[-1]
+    (always,), shown = run(*flags, "--draft_always", "True")
+    assert always.tokens == found.tokens and not always.undrafted and always.drafted > found.drafted
+    assert "not drafted" not in shown.err and "drafting stops" not in shown.err
+
+
+def test_drafts_on_frequent_tokens(run, tiny_gpt2_dir, tmp_path):
+    texts, counts = tmp_path / "texts.txt", tmp_path / "counts.json"
+    texts.write_text("The tower of Elm is old.\nThe river is wide.\n")
+    count_tokens.main([str(texts), "--model_name_or_path", str(tiny_gpt2_dir), "--out", str(counts)])
+    frequent = ("--type_vocab_reduct", "frequent", "--frequent_tokens", counts, "--k", 9)
+    (found,), shown = run("-p", "The tower is", "-l", 12, *LOSSLESS, *frequent)
+    (full,), _ = run("-p", "The tower is", "-l", 12)
+    assert found.tokens == full.tokens and "frequent pruning of the vocabulary (frequent_tokens counts-" in shown.err
+    assert "no effect" not in shown.err
 
 
 @pytest.mark.parametrize("divergence", ["paper", "code"])

@@ -108,9 +108,21 @@ class Acceptance:
             stopped = self._verify_ends(stopped)
         if stopped:
             text.running = [row for row in running if row not in set(stopped)]
+        self._end_rounds()
         for row in running if self.draws else ():
             if not self.call.states.pending(row, text.lengths[row] - 1):
                 self.drawn_from[row].clear()
+
+    def _end_rounds(self) -> None:
+        """Decide how many tokens are drafted next, in rows of which nothing is pending."""
+        call, text = self.call, self.text
+        if call.drafting is None:
+            return
+        for row in text.running:
+            if not call.states.pending(row, text.lengths[row] - 1):
+                drafts = call.drafting.rows[row]
+                undrafted = drafts.end_round(text.lengths[row])
+                call.recorder.drafted(row, undrafted, drafts.stops)
 
     def emit(self) -> None:
         """Give a streamer the tokens that no verification can roll back any more."""
@@ -157,6 +169,8 @@ class Acceptance:
         threshold = self.policy.rollback_threshold or 0.0  # of no meaning where verification is exact
         accepted, token = verification.verify(Draft(tokens, deep, drawn_from), threshold)
         self.call.recorder.verified(row, len(tokens), accepted)
+        if self.call.drafting is not None:
+            self.call.drafting.rows[row].verified(len(tokens), accepted)
         if self.exact:
             stays = accepted + (token is not None)
             said = tokens[:accepted].tolist() + ([] if token is None else [token])

@@ -23,22 +23,31 @@ from decoding.flops import Cost
 
 
 class HeadRows(NamedTuple):
-    """Copied rows of the head of n batch rows.
+    """Copied rows of the head: K of each of n batch rows, or K that all of them have in common.
 
     Attributes:
-        weight: [n, K, D].
-        bias: What each row of the head adds to its logit, [n, K]; None where the head has none.
+        weight: [n, K, D], or [K, D] in common.
+        bias: What each row of the head adds to its logit, [n, K] or [K]; None where the head has none.
     """
 
     weight: Tensor
     bias: Tensor | None
 
+    @property
+    def common(self) -> bool:
+        """Whether they are all batch rows'."""
+        return self.weight.dim() == 2
+
     def of(self, places: list[int]) -> HeadRows:
         """Those of the batch rows at `places`."""
+        if self.common:
+            return self
         return HeadRows(self.weight[places], None if self.bias is None else self.bias[places])
 
     def take(self, places: list[int], columns: Tensor) -> HeadRows:
         """Some of the rows copied once more: of the batch rows at `places` [m] those of `columns` [m, K]."""
+        if self.common:
+            return HeadRows(F.embedding(columns, self.weight), None if self.bias is None else self.bias[columns])
         rows, held, width = self.weight.shape
         index = columns + torch.tensor([place * held for place in places], device=columns.device)[:, None]
         bias = None if self.bias is None else self.bias.flatten()[index]
@@ -71,10 +80,10 @@ class Unembedding(Protocol):
         """Logits [n, V] of final-normed states [n, D]: of any tokens, or of a block's slots where one is given."""
 
     def rows(self, ids: Tensor) -> HeadRows:
-        """A copy of the head's rows `ids` [n, K]."""
+        """A copy of the head's rows `ids` [n, K] of n batch rows, or [K] in common."""
 
     def logits_on(self, rows: HeadRows, normed: Tensor) -> Tensor:
-        """Logits [n, J, K] of final-normed states [n, J, D] on copied rows of the head, n times K."""
+        """Logits [n, J, K] of final-normed states [n, J, D] on copied rows of the head, n times K or in common."""
 
 
 class KeyValues(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from decoding.adapter import Unembedding
 from decoding.logits import partition_of
+from decoding.survivors import Survivors
 
 
 class EarlierLayers:
@@ -17,15 +18,20 @@ class EarlierLayers:
     One per decode call; `begin` forgets the token before. Whole logits lie in one tensor, by layer, so that a measure
     takes any number of layers at once.
 
+    Args:
+        first: The survivors at the first exit where they were chosen before it: layers below are asked on no others.
+
     Attributes:
         logits_by_layer: [L + 1, B, V], of no meaning where they are not `known`; made at first use.
         partition_by_layer: What turns each layer's logits into probabilities, [L + 1, B, 2]; made at first use.
         known: Layer -> batch rows whose whole logits are there.
+        asked: Layer -> batch rows whose partition over the first survivors is there.
         tried: Layers whose exits were tried.
     """
 
-    def __init__(self, unembed: Unembedding, num_layers: int, batch: int):
+    def __init__(self, unembed: Unembedding, num_layers: int, batch: int, first: Survivors | None = None):
         self.unembed = unembed
+        self.first = first
         self.depth = num_layers + 1
         self.batch = batch
         self.logits_by_layer: Tensor | None = None
@@ -36,6 +42,7 @@ class EarlierLayers:
         """Start with the next token."""
         self.states: list[tuple[list[int], Tensor]] = []
         self.known: dict[int, set[int]] = {}
+        self.asked: dict[int, set[int]] = {}
         self.tried: set[int] = set()
 
     def ran(self, rows: list[int], hidden: Tensor) -> None:
@@ -62,6 +69,24 @@ class EarlierLayers:
         self.tried.add(layer)
         self._keep([layer], rows, partition[:, None], logits)
 
+    def see_partitions(self, layers: Sequence[int], rows: list[int]) -> list[int]:
+        """See to it that the partitions of `layers` are there, over the first survivors where there are such, else over
+        the whole vocabulary; how many rows of the head that took, by row."""
+        if self.first is None:
+            return self.multiply_whole(layers, rows)
+        spent = [0] * len(rows)
+        for index, missing, _ in self._by_missing(layers, rows, self.asked):
+            if not missing:
+                continue
+            group, absent = [rows[i] for i in index], [layers[j] for j in missing]
+            logits = self.first.logits(self.unembed, self.normed(absent, group), group)  # [g, J, K]
+            self._keep(absent, group, partition_of(logits), None)
+            for layer in absent:
+                self.asked.setdefault(layer, set()).update(group)
+            for i in index:
+                spent[i] = self.first.multiplied[rows[i]] * len(absent)
+        return spent
+
     def multiply_whole(self, layers: Sequence[int], rows: list[int]) -> list[int]:
         """See to it that the whole logits of `layers` are there; how many rows of the head that took, by row.
 
@@ -69,7 +94,7 @@ class EarlierLayers:
         """
         size = self.unembed.vocabulary_size
         spent = [0] * len(rows)
-        for index, missing, _ in self._by_missing(layers, rows):
+        for index, missing, _ in self._by_missing(layers, rows, self.known):
             if not missing:
                 continue
             group = [rows[i] for i in index]
@@ -102,7 +127,7 @@ class EarlierLayers:
         """
         found = torch.zeros(len(rows), len(layers), tokens.shape[1], device=tokens.device)
         spent = [0] * len(rows)
-        for index, missing, present in self._by_missing(layers, rows):
+        for index, missing, present in self._by_missing(layers, rows, self.known):
             group, width = [rows[i] for i in index], max(sizes[i] for i in index)
             wanted = (tokens if len(index) == len(rows) else tokens[index])[:, :width]
             place = self._index(index)[:, None]
@@ -119,11 +144,13 @@ class EarlierLayers:
                     spent[i] = sizes[i] * len(missing)
         return found, spent
 
-    def _by_missing(self, layers: Sequence[int], rows: list[int]) -> list[tuple[list[int], list[int], list[int]]]:
-        """Rows that lack the whole logits of the same layers: their places, places of layers they lack and have."""
+    def _by_missing(
+        self, layers: Sequence[int], rows: list[int], held: Mapping[int, set[int]]
+    ) -> list[tuple[list[int], list[int], list[int]]]:
+        """Rows that lack the same layers of what is held: their places, places of layers they lack and have."""
         groups: dict[tuple[bool, ...], list[int]] = {}
         for i, row in enumerate(rows):
-            groups.setdefault(tuple(row in self.known.get(layer, ()) for layer in layers), []).append(i)
+            groups.setdefault(tuple(row in held.get(layer, ()) for layer in layers), []).append(i)
         return [
             (index, [j for j, there in enumerate(known) if not there], [j for j, there in enumerate(known) if there])
             for known, index in groups.items()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from decoding.blocks import Block
 from decoding.call import Call, ShallowToken
+from decoding.drafting import Drafting
 from decoding.emission import Emission
 from decoding.exits import ExitState
 from decoding.policy import Policy
@@ -43,17 +44,19 @@ class Exits:
         thresholds: What a confidence must exceed, by batch row.
         emission: Gets the logits of rows that leave.
         final: The full model's likeliest token, [B], for the oracle; otherwise None.
-        survivors: Rows of the head that pruning has left so far; None for all of them.
+        survivors: Rows of the head that pruning has left so far; None for all of them. Those of the call at the
+            first exit.
     """
 
     call: Call
     thresholds: Sequence[float]
     emission: Emission
     final: Tensor | None = None
-    survivors: Survivors | None = None
+    survivors: Survivors | None = field(init=False)
 
     def __post_init__(self):
         self.layers = self.call.policy.exit_layers(self.call.adapter.num_layers)
+        self.survivors = self.call.first
 
     def try_exit(self, layer: int, block: Block) -> list[int]:
         """The live rows (positions in `live`) that leave after `layer`, whose logits are emitted."""
@@ -61,13 +64,15 @@ class Exits:
             return []
         call = self.call
         free = call.free_to_leave(block)
-        asked = free if call.estimator is None else list(range(len(block.live)))
+        asked = free if call.estimator is None else call.worth_asking(block)
         if not asked:
             return []
         exit = self._state(layer, block, asked)
         confidences = measure_confidence(call.policy, exit)
         self._record(exit, confidences, block)
         leaving = [i for i, row in enumerate(exit.rows) if confidences[i] > self.thresholds[row] and asked[i] in free]
+        if call.drafting is not None:
+            self._count(call.drafting, exit, [i for i, each in enumerate(asked) if each in free], leaving)
         if leaving:
             self._leave(exit, leaving)
         if len(leaving) < len(block.live) and layer + 1 in self.layers:
@@ -104,6 +109,14 @@ class Exits:
         slots = {span.row: span.end - 1 for span in block.live_spans}
         for row, confidence, token in zip(exit.rows, confidences, exit.likeliest.tolist(), strict=True):
             call.shallow[row][slots[row]] = ShallowToken(confidence, token)
+
+    def _count(self, drafting: Drafting, exit: ExitState, free: list[int], leaving: list[int]) -> None:
+        """Tell what the exit cost those of its rows that might leave; a measure that reads no logits costs those that
+        do the whole head."""
+        size, gone = self.call.vocabulary, set(leaving)
+        kept = exit.kept if exit.has_logits else [size * (i in gone) for i in range(len(exit.rows))]
+        for i in free:
+            drafting.rows[exit.rows[i]].asked(exit.layer, kept[i] / size * drafting.prices.head, i in gone)
 
     def _leave(self, exit: ExitState, leaving: list[int]) -> None:
         """Rows of the exit leave: their token is read from what it says."""

@@ -226,9 +226,10 @@ class ExitState:
         return logits if penalty is None else logits + penalty[:, None]
 
     def partitions(self, layers: Sequence[int], rows: list[int]) -> Tensor:
-        """`partition` of earlier layers, [s, J, 2]: over the whole vocabulary, or what survived at an exit tried."""
+        """`partition` of earlier layers, [s, J, 2]: over what survived at an exit tried; of the others over the whole
+        vocabulary, or over what survives at the first exit where that is known before."""
         untried = [layer for layer in layers if layer not in self.earlier.tried]
-        self._spend(rows, self.earlier.multiply_whole(untried, rows))
+        self._spend(rows, self.earlier.see_partitions(untried, rows))
         return self.earlier.partitions(layers, rows)
 
     def remember(self) -> None:

@@ -75,6 +75,13 @@ class Cost:
     reads_head: bool = False
     elementwise: Callable[[Tried], int] | None = None
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights that a token meets in one layer."""
+        attention = 2 * self.attention_width + 2 * self.kv_width
+        cross = 2 * self.attention_width if self.encoder_layers else 0
+        return self.width * (attention + cross) + self.feed_forward
+
     def row(self, index: int) -> Cost:
         """That of one row of the batch alone."""
         return replace(self, prompt=self.prompt[index : index + 1], source=self.source[index : index + 1])

@@ -22,7 +22,8 @@ def folder_name(policy: PolicyFields) -> str:
     exits = f"min{policy.first_exit}" if policy.last_exit is None else f"at{policy.first_exit}"
     verified = {"rollback": f"-rollback{policy.rollback_threshold}", "exact": "-lossless"}
     skipped = verified.get(policy.verification, "-recompute") if policy.recomputes else ""
-    return f"{policy.confidence}-{_threshold_name(policy)}{_pruning_name(policy)}{emitted}-{exits}{skipped}"
+    always = "-always" if policy.draft_always else ""
+    return f"{policy.confidence}-{_threshold_name(policy)}{_pruning_name(policy)}{emitted}-{exits}{skipped}{always}"
 
 
 def _threshold_name(policy: PolicyFields) -> str:
@@ -85,13 +86,15 @@ def _skipped_words(policy: PolicyFields) -> str:
         "rollback": f"; one whose cross entropy there is above {policy.rollback_threshold} is replaced",
         "exact": "; only what the full model would emit stands",
     }
+    if policy.drafts_where_it_pays:
+        word["exact"] += ", and drafting stops where it does not pay"
     pending = f", tokens that left{most} run the layers above together with one that does not leave"
     return pending + word.get(policy.verification, f"; verified by {policy.verification}")
 
 
 # ------------------------------------------------------------------------------------------------ of described policies
 def method(described: dict) -> str:
-    """A policy, as `Policy.describe` has it, but for its level, its first exit and how many tokens may be pending."""
+    """A policy, as `Policy.describe` has it, but for its level, its first exit and how drafts are bounded."""
     if described["method"] != "early_exit":
         return {"full": "full model", "static": "static"}[described["method"]]
     measure = CONFIDENCES.get(described["confidence"])

@@ -26,6 +26,7 @@ UNSAID: dict[str, Any] = {
     "verification": "none",
     "rollback_threshold": None,
     "num_speculations": None,
+    "draft_always": False,
     "causal": True,
     "extra": {},
 }
@@ -111,13 +112,19 @@ class Policy(PolicyFields):
         idle |= {name for name, off in UNSAID.items() if held[name] == off}
         return {"method": "early_exit", **{name: value for name, value in held.items() if name not in idle}}
 
-    def check(self, num_layers: int, vocabulary: int | None = None) -> None:
-        """Refuse exits that a model of `num_layers` decoder layers does not have, and more tokens than it knows.
+    def check(self, num_layers: int, vocabulary: int | None = None, tokenizer: str | None = None) -> None:
+        """Refuse exits that a model of `num_layers` decoder layers does not have, more tokens than it knows, and tokens
+        of another tokenizer.
+
+        Args:
+            vocabulary: V, rows of the head; None where it is not known.
+            tokenizer: What stands for its tokenizer's vocabulary, see `decoding.frequent.vocabulary_digest`; None where
+                it is not known.
 
         Raises:
             ValueError: One sentence per setting that does not fit.
         """
-        problems = policy_checks.problems_in_model(self, num_layers, vocabulary)
+        problems = policy_checks.problems_in_model(self, num_layers, vocabulary, tokenizer)
         if problems:
             raise ValueError(" ".join(problems))
 
@@ -146,6 +153,7 @@ def _skipped(config, one_exit: bool) -> dict:
         "verification": "exact" if lossless else "none" if rollback is None else "rollback",
         "rollback_threshold": rollback,
         "num_speculations": _given(config, "num_speculations", LOSSLESS_SPECULATIONS if lossless else None),
+        "draft_always": lossless and _switch(config, "draft_always"),
         "causal": _switch(config, "parallel_causal_mask", True),
     }
 

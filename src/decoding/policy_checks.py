@@ -8,7 +8,7 @@ from decoding.confidence import CONFIDENCES
 from decoding.policy_fields import PolicyFields
 from decoding.pruning import VOCABULARIES, Pruning
 from decoding.ranges import COUNT, FROM_TWO, FROM_ZERO, SHARE, Range
-from decoding.settings import Setting
+from decoding.settings import Setting, values
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS, Threshold
 from decoding.verification import VERIFICATIONS
@@ -66,9 +66,13 @@ def own_settings() -> dict[str, Setting]:
     return settings_of(VOCABULARIES) | settings_of(THRESHOLDS)
 
 
-def problems_in_model(policy: PolicyFields, num_layers: int, vocabulary: int | None) -> list[str]:
-    """A sentence per setting that a model of `num_layers` decoder layers, which knows so many tokens, does not have."""
+def problems_in_model(
+    policy: PolicyFields, num_layers: int, vocabulary: int | None, tokenizer: str | None = None
+) -> list[str]:
+    """A sentence per setting that a model of `num_layers` decoder layers, which knows so many tokens, those of such a
+    tokenizer, does not have."""
     problems = [*_exit_problems(policy, num_layers), *_vocabulary_problems(policy, vocabulary)]
+    problems += _own_pruning_problems(policy, vocabulary, tokenizer)
     if policy.static_exit is not None and not 1 <= policy.static_exit <= num_layers:
         problems.append(f"static_exit_layer is {policy.static_exit}: valid are 1 to {num_layers} for this decoder.")
     return problems
@@ -88,7 +92,7 @@ def _exit_problems(policy: PolicyFields, num_layers: int) -> list[str]:
             f"{policy.measure.first_layer}, so with {first} {policy.first_exit} of {num_layers} layers no token would "
             "ever leave."
         ]
-    if policy.prunes and tried == 1:
+    if policy.pruning is not None and policy.pruning.first is None and tried == 1:
         lower = "" if policy.last_exit is not None else f"lower {first} or "
         return [
             f"type_vocab_reduct is {policy.vocabulary!r}, but with {first} {policy.first_exit} of {num_layers} "
@@ -174,7 +178,15 @@ def _pruning_problems(policy: PolicyFields) -> list[str]:
             f"type_vocab_reduct is {policy.vocabulary!r}, but {policy.confidence} reads no probabilities, so there is "
             f"nothing to prune: valid measures are {reading}."
         )
-    return problems
+    return problems or _own_pruning_problems(policy, None, None)
+
+
+def _own_pruning_problems(policy: PolicyFields, vocabulary: int | None, tokenizer: str | None) -> list[str]:
+    """What the kind of pruning itself says of its settings, of a model that knows so many tokens."""
+    row = policy.pruning
+    if row is None or row.check is None:
+        return []
+    return row.check(vocabulary, tokenizer, **values(row.settings, policy.extra))
 
 
 def _skipped_problems(policy: PolicyFields) -> list[str]:
@@ -210,6 +222,12 @@ def _verification_problems(policy: PolicyFields) -> list[str]:
         problems.append(
             "lossless and rollback_conf_threshold exclude each other: the one keeps only what the full model "
             "would emit, the other what it finds likely enough."
+        )
+    verification = VERIFICATIONS.get(policy.verification)
+    if policy.draft_always and (verification is None or not verification.exact):
+        problems.append(
+            f"draft_always is True, but verification is {policy.verification!r}: drafts stop with lossless alone, so "
+            "leave it out."
         )
     if policy.verification == "exact" and not policy.causal:
         problems.append("lossless needs parallel_causal_mask True: the full model sees no token that is to come.")

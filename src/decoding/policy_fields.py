@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from decoding.confidence import CONFIDENCES, Measure
-from decoding.pruning import VOCABULARIES, Pruning, PruningSettings, Schedule
+from decoding.pruning import VOCABULARIES, First, Pruning, PruningSettings, Schedule
 from decoding.settings import values
 from decoding.thresholds import THRESHOLDS
 from decoding.verification import VERIFICATIONS, Verification
@@ -38,6 +38,7 @@ class PolicyFields:
         verification: Name in `VERIFICATIONS`, what becomes of drafted tokens once the full model's logits are known.
         rollback_threshold: Highest cross entropy of an accepted token, in nats, for rollback.
         num_speculations: Most drafted tokens that may be pending; None for no bound.
+        draft_always: Draft whatever it costs; otherwise drafts that are verified exactly stop where they do not pay.
         causal: Whether slots that run the deep layers together see only those before them (parallel_causal_mask).
         extra: Settings that the kind of pruning or of threshold brings along, see `decoding.settings.Setting`.
     """
@@ -63,6 +64,7 @@ class PolicyFields:
     verification: str = "none"
     rollback_threshold: float | None = None
     num_speculations: int | None = None
+    draft_always: bool = False
     causal: bool = True
     extra: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -83,7 +85,7 @@ class PolicyFields:
 
     @property
     def prunes(self) -> bool:
-        """Whether fewer rows of the head are multiplied after the first exit."""
+        """Whether fewer rows of the head than all are multiplied at exits, the first one perhaps aside."""
         return self.pruning is not None
 
     @property
@@ -92,6 +94,14 @@ class PolicyFields:
         row = self.pruning
         assert row is not None, "nothing is pruned, so there are no numbers of rows"
         return partial(row.schedule, **values(row.settings, self.extra)) if row.settings else row.schedule
+
+    @property
+    def first(self) -> First | None:
+        """What survives at the first exit, of a kind of pruning that knows it before."""
+        row = self.pruning
+        if row is None or row.first is None:
+            return None
+        return partial(row.first, **values(row.settings, self.extra))
 
     @property
     def threshold_kind(self) -> str:
@@ -112,10 +122,12 @@ class PolicyFields:
 
     @property
     def own_values(self) -> dict[str, Any]:
-        """Name -> value of what the kinds of pruning and of threshold in force bring along."""
+        """Name -> value, as results say it, of what the kinds of pruning and of threshold in force bring along."""
         pruned = () if self.pruning is None else self.pruning.settings
         settings = THRESHOLDS[self.threshold_kind].settings + pruned
-        return {name: value for name, value in values(settings, self.extra).items() if value is not None}
+        given = {name: value for name, value in values(settings, self.extra).items() if value is not None}
+        told = {setting.name: setting.told for setting in settings if setting.told is not None}
+        return {name: told[name](value) if name in told else value for name, value in given.items()}
 
     @property
     def looks_ahead(self) -> bool:
@@ -136,6 +148,11 @@ class PolicyFields:
     def reads_full_depth(self) -> bool:
         """Whether the full model's logits of drafted tokens are wanted at all."""
         return self.recomputes and (self.verifies is not None or self.adapts)
+
+    @property
+    def drafts_where_it_pays(self) -> bool:
+        """Whether drafting may stop, which changes no output: every drafted token is verified exactly."""
+        return self.recomputes and self.verifies is not None and self.verifies.exact and not self.draft_always
 
     @property
     def emits_contrast(self) -> bool:

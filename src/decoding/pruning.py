@@ -1,14 +1,16 @@
 """Vocabulary: which rows of the head are multiplied at the next exit.
 
-A kind of pruning is one function, from what the last exit said to k, the number of rows that survive, and one row of
-`VOCABULARIES`. `prune` keeps the k likeliest by the logits of that exit, among the survivors so far; so the sets are
-nested, and the likeliest token is always among them (arXiv:2410.18952).
+A kind of pruning is one row of `VOCABULARIES`. Its schedule goes from what the last exit said to k, the number of rows
+that survive; `prune` keeps the k likeliest by the logits of that exit, among the survivors so far, so the sets are
+nested, and the likeliest token is always among them (arXiv:2410.18952). A kind may also say which rows survive at the
+first exit already, before anything was multiplied: `first_survivors` makes them those of all exits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from decoding.adapter import Unembedding
 from decoding.exits import ExitState
+from decoding.frequent import FREQUENT_TOKENS, frequent, frequent_problems
 from decoding.settings import Setting, refuse_misfits
 from decoding.survivors import RECOPY_AT, Survivors
 
@@ -33,8 +36,8 @@ class PruningSettings:
     Attributes:
         vocabulary: V.
         num_layers: L.
-        first_exit: The first exit, where the head is multiplied whole.
-        k: Of fixed pruning, or None for that of the decaying formula at the first exit.
+        first_exit: The first exit, where the head is multiplied whole unless the kind says which rows.
+        k: How many survive, of the kinds that read it; None for the number that each has by itself.
         k_min, k_max: Of the formula; None for 250 and 35000, scaled where V is below T5's 32128.
         scale: Share of the vocabulary that adaptive pruning drops at confidence 1.
         cap: Whether adaptive pruning keeps no more than fixed pruning would.
@@ -82,6 +85,27 @@ def adaptive(settings: PruningSettings, layer: int, confidence: float) -> int:
 Schedule = Callable[[PruningSettings, int, float], int]
 
 
+def constant(settings: PruningSettings, layer: int, confidence: float, **own: object) -> int:
+    """What survived the exit before survives the next: of kinds that choose their rows before the first exit."""
+    return settings.vocabulary
+
+
+class Given(NamedTuple):
+    """What a call knows of its tokens before it decodes one.
+
+    Attributes:
+        prompts: Of each batch row the token ids it was given, without padding: the encoder's, of a model that has one.
+        ends: Token ids that end a text.
+    """
+
+    prompts: Sequence[Tensor]
+    ends: Sequence[int] = ()
+
+
+# (settings, what the call is given) -> of each batch row the tokens that survive at the first exit.
+First = Callable[[PruningSettings, Given], Sequence[Tensor]]
+
+
 @dataclass(frozen=True)
 class Pruning:
     """One row of the table.
@@ -90,10 +114,19 @@ class Pruning:
         schedule: (settings, layer, confidence at the exit before it) -> k at the exit after `layer`; the kind's own
             settings come as further arguments, by their names. `prune` keeps it between 2 and the survivors so far.
         settings: Its own, beside those of `PruningSettings`.
+        first: (settings, what the call is given) -> of each batch row the ids [n] of the tokens that survive at the
+            first exit, own settings as of `schedule`; None where the head is multiplied whole there. A kind that has
+            one prunes at a single exit too.
+        reads_k: Whether `PruningSettings.k` says how many survive.
+        check: (V, the vocabulary of the tokenizer or None where it is not known) and own settings -> a sentence per
+            setting that does not fit the model.
     """
 
-    schedule: Callable[..., int]
+    schedule: Callable[..., int] = constant
     settings: tuple[Setting, ...] = ()
+    first: Callable[..., Sequence[Tensor]] | None = None
+    reads_k: bool = False
+    check: Callable[..., list[str]] | None = None
 
     def __post_init__(self):
         refuse_misfits(self.schedule, 3, self.settings)
@@ -101,10 +134,47 @@ class Pruning:
 
 VOCABULARIES: dict[str, Pruning | None] = {
     "none": None,
-    "fixed": Pruning(fixed),
+    "fixed": Pruning(fixed, reads_k=True),
     "decaying": Pruning(decaying),
     "adaptive": Pruning(adaptive),
+    "frequent": Pruning(first=frequent, settings=(FREQUENT_TOKENS,), reads_k=True, check=frequent_problems),
 }
+
+
+def first_survivors(unembed: Unembedding, tokens: Sequence[Tensor], copy_share: float) -> Survivors:
+    """The survivors of the first exit, chosen before anything is multiplied.
+
+    All rows of the batch share one copy of the head's rows, made once per call, of the tokens of all of them; a row's
+    logits are -inf on those that are none of its own, so that it says in a batch what it says alone.
+
+    Args:
+        tokens: Of each batch row its ids, [n], at least two; doubles count once.
+        copy_share: Rows of the head are copied while they are at most this share of the vocabulary.
+
+    Raises:
+        ValueError: A row has fewer than two tokens, or one that the model does not know.
+    """
+    size, device = unembed.vocabulary_size, unembed.device
+    own = [each.to(device).unique() for each in tokens]  # in rising order
+    for each in own:
+        if len(each) < 2 or int(each[0]) < 0 or int(each[-1]) >= size:
+            raise ValueError(
+                f"A row begins with {len(each)} surviving tokens"
+                + (f" from {int(each[0])} to {int(each[-1])}" if len(each) else "")
+                + f": valid are two or more of 0 to {size - 1}."
+            )
+    rows, together = list(range(len(own))), torch.cat(own).unique()
+    kept = {row: len(each) for row, each in enumerate(own)}
+    copied = len(together) <= copy_share * size
+    columns = together if copied else torch.arange(size, device=device)
+    belongs = torch.stack([torch.isin(columns, each, assume_unique=True) for each in own])
+    penalty = (
+        None if bool(belongs.all()) else torch.zeros(belongs.shape, device=device).masked_fill_(~belongs, -torch.inf)
+    )
+    if not copied:
+        return Survivors(rows, kept, dict.fromkeys(rows, size), penalty=penalty)
+    ids = together.expand(len(rows), -1)
+    return Survivors(rows, kept, dict.fromkeys(rows, len(together)), ids, unembed.rows(together), penalty)
 
 
 def prune(

@@ -86,6 +86,11 @@ class Recorder:
         self.counts["drafted"][row] += drafted
         self.counts["accepted"][row] += accepted
 
+    def drafted(self, row: int, undrafted: bool, stops: int) -> None:
+        """Whether a row's token ran at full depth because drafting has stopped, and how often it has."""
+        self.counts["undrafted"][row] += undrafted
+        self.counts["stops"][row] = stops
+
     def rolled_back(self, row: int, position: int) -> None:
         """Tokens of a row from `position` on were rejected; the last layer emitted another one there instead."""
         self._enter("rolled back", row, self.num_layers, position)

@@ -31,6 +31,8 @@ class Decoding:
         process: Logits processors, (ids [B, t], scores [B, V]) to scores, or None where there are none.
         stop: Stopping criteria, (ids [B, t], scores) to done [B].
         pad_token_id: Written after a row's end.
+        prompts: Of each batch row the token ids it was given, without padding; empty where they are not known.
+        ends: Token ids that end a text.
         sample: Draw from the processed distribution instead of taking its argmax.
         streamer: Gets accepted tokens, position by position, or None.
         keep_scores, keep_logits, keep_logprobs: Collect per position what their names say.
@@ -41,6 +43,8 @@ class Decoding:
     stop: Callable[[Tensor, tuple | None], Tensor]
     process: Callable[[Tensor, Tensor], Tensor] | None = None
     pad_token_id: int = 0
+    prompts: Sequence[Tensor] = ()
+    ends: Sequence[int] = ()
     sample: bool = False
     streamer: Streamer | None = None
     keep_scores: bool = False

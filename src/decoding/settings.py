@@ -23,6 +23,7 @@ class Setting:
         help: What --help says.
         valid: The numbers it may have, or the words; (False, True) for a switch, () for any text.
         default: What counts where it is not given.
+        told: What results and names say of a value; the value itself where it is None.
 
     Raises:
         ValueError: The name cannot be an argument's.
@@ -32,6 +33,7 @@ class Setting:
     help: str
     valid: Range | tuple[str, ...] | tuple[bool, ...]
     default: float | str | None = None
+    told: Callable[[Any], Any] | None = None
 
     def __post_init__(self):
         if not self.name.isidentifier():

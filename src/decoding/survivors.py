@@ -23,8 +23,9 @@ class Survivors:
         rows: Batch rows of the tensors, N; some may have left since.
         kept: Batch row -> number of its survivors.
         multiplied: Batch row -> rows of the head multiplied for it.
-        ids: Token of each column, likeliest first when the rows were copied, [N, K]; None: the whole vocabulary.
-        head: The copied rows, N times K; None where the whole head is multiplied.
+        ids: Token of each column, [N, K]: likeliest first of an exit, when the rows were copied, and in rising order of
+            rows that were chosen before; None: the whole vocabulary.
+        head: The copied rows, N times K or in common; None where the whole head is multiplied.
         penalty: Added to the logits, 0 or -inf where a column was dropped, [N, K] or [N, V]; None where none was.
     """
 
@@ -39,7 +40,7 @@ class Survivors:
         """Logits of final-normed states of batch rows: [n, K] or [n, V] from [n, D], [n, J, K] from [n, J, D]."""
         if self.head is None:
             logits = unembed.logits(normed).float()
-        elif rows == self.rows:
+        elif rows == self.rows or self.head.common:
             logits = _multiply(unembed, self.head, normed)
         else:  # the products of rows that left cost less than a copy of the others' rows of the head
             places = [self.rows.index(row) for row in rows]
@@ -62,7 +63,9 @@ class Survivors:
     def of(self, rows: list[int]) -> Survivors:
         """Those of some of the batch rows; copied rows of the head are copied once more where half of them or fewer
         are left."""
-        if rows == self.rows or (self.head is not None and len(rows) > RECOPY_AT * len(self.rows)):
+        if rows == self.rows:
+            return self
+        if self.head is not None and (self.head.common or len(rows) > RECOPY_AT * len(self.rows)):
             return self
         head = None if self.head is None else self.head.of([self.rows.index(row) for row in rows])
         return replace(self, rows=rows, ids=self.ids_of(rows), head=head, penalty=self.penalty_of(rows))

@@ -19,7 +19,16 @@ PER_LAYER = {
 }
 PER_TOKEN = ("exit_layers", "depths", *PER_LAYER, "threshold", "step")
 # Per row: what verification and the synchronisation of pending slots came to.
-COUNTS = ("layers_in_turn", "synchronizations", "run_deep", "drafted", "accepted", "masked_keys")
+COUNTS = (
+    "layers_in_turn",
+    "synchronizations",
+    "run_deep",
+    "drafted",
+    "accepted",
+    "masked_keys",
+    "undrafted",
+    "stops",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ class ExitTrace:
             numbers [L] of PER_LAYER.
         counts: Of COUNTS, [B] each: layers_in_turn, run one after the other, each by one slot or by several together;
             synchronizations of pending slots; run_deep, the slots that ran the deep layers later on; drafted
-            and accepted tokens, of those that were verified; masked_keys, multiplied for slots that came before them.
+            and accepted tokens, of those that were verified; masked_keys, multiplied for slots that came before them;
+            undrafted, tokens that ran at full depth because drafts did not pay; stops, how often drafting stopped.
     """
 
     exit_layers: np.ndarray

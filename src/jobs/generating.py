@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
 from decoding.strategies import Strategy
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from jobs.output_lines import OutputLines
 from models import deploying_class
 from tasks.readers import read_records
@@ -27,6 +27,7 @@ from util.terminal import shows_colours
 # What a line of the output file names -> the field of `Continuation` it holds.
 LINE = {"prompt": "prompt", "continuation": "text", "tokens": "tokens", "exit_layers": "exit_layers"}
 LINE |= {"premature_layers": "premature_layers", "layers_run": "passes", "drafted": "drafted", "accepted": "accepted"}
+LINE |= {"undrafted": "undrafted"}
 
 # Colours of a terminal's 256, from shallow to deep.
 SHADES = (33, 39, 44, 48, 118, 190, 220, 214, 208, 196)
@@ -45,6 +46,7 @@ class Continuation:
         premature_layers: The layer each was contrasted with; None where none was.
         passes: Layers run in all, those of rejected drafts too; None where a strategy ran all of them.
         drafted, accepted: Tokens that were verified, and those of them that stood; None where none was.
+        undrafted: Tokens that ran at full depth because drafts did not pay; None where none was drafted.
         prompt_tokens: The prompt's ids.
     """
 
@@ -57,6 +59,7 @@ class Continuation:
     passes: int | None = None
     drafted: int | None = None
     accepted: int | None = None
+    undrafted: int | None = None
 
 
 class Generator:
@@ -76,6 +79,7 @@ class Generator:
         if self.strategy is not None and self.policy.exits:
             raise ValueError(f"--strategy {args.strategy} runs every layer: drop the flags of early exit.")
         self.tokenizer = load_tokenizer(model_args)
+        check_policy(self.policy, config, self.tokenizer)
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
@@ -153,7 +157,7 @@ class Generator:
             layers = trace.premature_layers[row, :length].tolist()
             return {"length": length, "exit_layers": None, "premature_layers": layers if strategy.rule else None}
         length = int(trace.lengths[row])
-        verified = ("drafted", "accepted") if trace.counts["drafted"][row] else ()
+        verified = ("drafted", "accepted", "undrafted") if trace.counts["drafted"][row] else ()
         counts = {name: int(trace.counts[name][row]) for name in verified}
         layers = trace.exit_layers[row, :length].tolist()
         return {"length": length, "exit_layers": layers, "passes": int(trace.passes[row]), **counts}
@@ -326,8 +330,14 @@ def depth_of(found: list[Continuation], depth: int) -> str:
     run = sum(each.passes for each in found) / max(1, len(layers))
     return (
         f"emitted after {mean:.2f} of {depth} layers on average, {run:.2f} layers run per token with verification, "
-        f"{stood:.0%} of {drafted} drafted tokens accepted"
+        f"{stood:.0%} of {drafted} drafted tokens accepted{_undrafted(found, len(layers))}"
     )
+
+
+def _undrafted(found: list[Continuation], tokens: int) -> str:
+    """What became of tokens that were not drafted because drafts did not pay."""
+    share = sum(each.undrafted or 0 for each in found) / tokens
+    return f"; {share:.0%} of the tokens not drafted, since drafts did not pay" if share else ""
 
 
 def line(found: Continuation, args: GenerateArguments) -> dict:

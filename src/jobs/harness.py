@@ -17,7 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from decoding.trace import ExitTrace
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from training.evaluation import padded
 from training.reporting import loading_bar
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
@@ -74,6 +74,7 @@ class EarlyExitLM(TemplateLM):
         update_autoconfig(config, flags, max_answer_length=MAX_NEW_TOKENS)
         self.policy = flags.policy(MAX_NEW_TOKENS)
         self.tokenizer = load_tokenizer(model_args)
+        check_policy(self.policy, config, self.tokenizer)
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, dtype)).to(where).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
@@ -214,7 +215,7 @@ class EarlyExitLM(TemplateLM):
     def _count(self, trace: ExitTrace) -> None:
         """Add what a call's tokens cost to that of those before."""
         found = {"tokens": trace.lengths, "layers": trace.exit_layers, "passes": trace.passes}
-        found |= {name: trace.counts[name] for name in ("drafted", "accepted")}
+        found |= {name: trace.counts[name] for name in ("drafted", "accepted", "undrafted")}
         self.counts.update({name: int(values.sum()) for name, values in found.items()})
 
     def get_model_info(self) -> dict:
@@ -223,6 +224,8 @@ class EarlyExitLM(TemplateLM):
         counts = self.counts
         depth = {name: counts[kind] / counts["tokens"] for name, kind in DEPTHS.items() if counts["tokens"]}
         verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
+        if counts["undrafted"]:
+            verified["undrafted_rate"] = counts["undrafted"] / counts["tokens"]
         return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth, **verified}
 
 

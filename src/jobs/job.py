@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PrinterCallback, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from decoding.policy import Policy
-from jobs.loading import fit_embeddings, load_config, load_model, load_tokenizer, refuse_long_blocks
+from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, refuse_long_blocks
 from jobs.resuming import SETTINGS, find_start
 from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model_dtype, quieten
 from losses.exits import LOSSES
@@ -121,6 +121,7 @@ class Job:
         self.exit_layers = exit_layers_of(additional_args.eval_exit_layers, num_layers)
         announce_policy(self.policy, overruled, num_layers)
         self.tokenizer = load_tokenizer(model_args)
+        check_policy(self.policy, config, self.tokenizer)
         self.longest_text = getattr(config, "max_position_embeddings", None)
         model = load_model(model_args, config, model_dtype(training_args))
         fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, training_args.do_train)
@@ -148,7 +149,10 @@ class Job:
         Raises:
             ValueError: the flags contradict each other or the model.
         """
-        return policy_for(self.trainer.model.config, additional_args, self._longest_answer)
+        config = self.trainer.model.config
+        policy = policy_for(config, additional_args, self._longest_answer)
+        check_policy(policy, config, self.tokenizer)
+        return policy
 
     def _take(self, additional_args: AdditionalArguments, policy: Policy) -> None:
         """Decode under a policy, and keep what the flags say."""

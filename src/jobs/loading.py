@@ -11,6 +11,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from decoding.frequent import vocabulary_digest
+from decoding.policy import Policy
 from models import deploying_class
 from training.reporting import only_our_bars
 from util import ModelArguments
@@ -76,6 +78,14 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_policy(policy: Policy, config, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse, with a ValueError, a policy that does not fit the model of this config, or counts another's tokens."""
+    depth = deploying_class(config).adapter_class.count_layers(config)
+    asks = policy.pruning is not None and policy.pruning.check is not None
+    vocabulary = vocabulary_digest(tokenizer.get_vocab()) if asks else None
+    policy.check(depth, getattr(config, "vocab_size", None), vocabulary)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -175,7 +175,7 @@ class EarlyExitGeneration(LibraryModel):
             policy = Policy.from_config(self.config)
             if policy.exits:
                 announce(f"Tokens leave the decoder early, as the model's config says: {policy.describe()}")
-        policy.check(self.num_exit_layers)
+        policy.check(self.num_exit_layers, self.get_input_embeddings().num_embeddings)
         if strategy is not None:
             strategy.check(self.num_exit_layers)
             if policy.exits:
@@ -231,6 +231,7 @@ class EarlyExitGeneration(LibraryModel):
         self._take_stop_strings(shared, kwargs)
         self._refuse_missing_weights(policy)
         seconds = self._run_encoder(shared, kwargs)
+        source = shared["inputs"] if shared["inputs"] is not None else kwargs.get("input_ids")
         results: list[Result] = []
 
         # A callable gets Hugging Face's preparation, but not the streamer, which the closure keeps, nor synced_gpus:
@@ -241,7 +242,8 @@ class EarlyExitGeneration(LibraryModel):
             if strategy is not None:
                 result = self._search(input_ids, strategy, *settings)
             else:
-                result = self._decode(input_ids, policy, *settings, **kept)
+                tokens = None if policy.first is None else self._prompts(input_ids, source, model_kwargs)
+                result = self._decode(input_ids, policy, *settings, **kept, prompts=tokens or ())
             results.append(result)
             return result.sequences.clone()  # inference tensors stay inside: callers may write into what they get
 
@@ -269,6 +271,23 @@ class EarlyExitGeneration(LibraryModel):
         decoding = _decoding(processors, criteria, generation_config, streamer, **kept)
         prefill = not self.config.is_encoder_decoder or prompt.shape[1] > 1
         return decode(adapter, prompt, policy, decoding, prefill, self._estimator(policy))
+
+    def _prompts(self, prompt, source, model_kwargs: dict) -> list[torch.Tensor]:
+        """The token ids that each row of the batch was given, without padding: the encoder's too where there is one.
+
+        Args:
+            prompt: What the decoder starts from, [B, P].
+            source: The encoder's input, before the library repeated its rows; None where it was handed over encoded.
+        """
+        masks = (model_kwargs.get("attention_mask"), model_kwargs.get("decoder_attention_mask"))
+        if not self.config.is_encoder_decoder:
+            return _without_padding(prompt, masks[0])
+        found = _without_padding(prompt, masks[1])
+        if source is None:
+            return found
+        source = source.repeat_interleave(len(prompt) // len(source), 0)
+        encoded = _without_padding(source, masks[0])
+        return [torch.cat(both) for both in zip(encoded, found, strict=True)]
 
     def _search(self, prompt, strategy, model_kwargs, processors, criteria, generation_config, streamer) -> Result:
         if generation_config.do_sample and strategy.beams > 1:
@@ -407,6 +426,13 @@ def _refuse_shape(name: str | None, source, mask_name: str, mask) -> None:
         )
 
 
+def _without_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
+    """Of each row of ids [B, T] those that the mask [B, T] does not hide."""
+    if mask is None or mask.shape != ids.shape:
+        return list(ids)
+    return [row[hidden != 0] for row, hidden in zip(ids, mask, strict=True)]
+
+
 def _set(shared: dict, kwargs: dict, name: str, value) -> None:
     """Set a generation setting of a call: in its generation_config where it has one, beside which the library wants
     no other, else as a keyword."""
@@ -420,12 +446,13 @@ def _set(shared: dict, kwargs: dict, name: str, value) -> None:
 
 def _decoding(processors, criteria, generation_config, streamer, **kept) -> Decoding:
     """What Hugging Face prepared, as the loop wants it."""
-    pad = generation_config._pad_token_tensor
+    pad, ends = generation_config._pad_token_tensor, generation_config._eos_token_tensor
     return Decoding(
         max_length=generation_config.max_length,
         process=processors if len(processors) else None,
         stop=criteria,
         pad_token_id=0 if pad is None else int(pad),
+        ends=() if ends is None else tuple(ends.flatten().tolist()),
         sample=bool(generation_config.do_sample),
         streamer=streamer,
         keep_scores=bool(generation_config.return_dict_in_generate and generation_config.output_scores),

@@ -65,20 +65,28 @@ class Unembed:
         if block is not None and are_few(normed, block):
             logits = product(normed, self.weight.t(), block)
             return logits if self.bias is None else logits + self.bias
-        if len(normed) == 1 or normed.is_cuda:
-            return F.linear(normed, self.weight, self.bias)
-        pieces = self.weight.split(HEAD_PIECE)
-        biases = [None] * len(pieces) if self.bias is None else self.bias.split(HEAD_PIECE)
-        return torch.cat([F.linear(normed, *piece) for piece in zip(pieces, biases, strict=True)], 1)
+        return _in_pieces(normed, self.weight, self.bias)
 
     def rows(self, ids: Tensor) -> HeadRows:
-        """A copy of the rows `ids` [n, K] of the head."""
+        """A copy of the rows `ids` of the head, [n, K] of n batch rows, or [K] that they have in common."""
         return HeadRows(F.embedding(ids, self.weight), None if self.bias is None else self.bias[ids])
 
     def logits_on(self, rows: HeadRows, normed: Tensor) -> Tensor:
-        """Logits [n, J, K] of final-normed states [n, J, D] on copied rows of the head, n times K."""
-        logits = torch.bmm(self._scaled(normed), rows.weight.transpose(1, 2))
+        """Logits [n, J, K] of final-normed states [n, J, D] on copied rows of the head, n times K or in common."""
+        normed = self._scaled(normed)
+        if rows.common:
+            return _in_pieces(normed.flatten(0, 1), rows.weight, rows.bias).view(*normed.shape[:2], -1)
+        logits = torch.bmm(normed, rows.weight.transpose(1, 2))
         return logits if rows.bias is None else logits + rows.bias[:, None]
 
     def _scaled(self, normed: Tensor) -> Tensor:
         return normed if self.scale is None else normed * self.scale
+
+
+def _in_pieces(scaled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """scaled [n, D] x weight [K, D], plus its bias: [n, K]; several states on a CPU piece by piece."""
+    if len(scaled) == 1 or scaled.is_cuda:
+        return F.linear(scaled, weight, bias)
+    pieces = weight.split(HEAD_PIECE)
+    biases = [None] * len(pieces) if bias is None else bias.split(HEAD_PIECE)
+    return torch.cat([F.linear(scaled, *piece) for piece in zip(pieces, biases, strict=True)], 1)

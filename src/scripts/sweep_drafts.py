@@ -49,7 +49,8 @@ def sweep_setting(name: str, setting, method: list[str], arguments: argparse.Nam
     speeds = Speeds(job, out / "speed.json", arguments.speed_examples, arguments.repetitions)
     quietly(job, policy_arguments(setting, []))
     for layer, drafted in product(arguments.layers or range(1, depth), arguments.drafts):
-        point = ["--shallow_exit_layer", str(layer), "--num_speculations", str(drafted)]
+        # What drafts cost is what the sweep is about: they are drafted where they do not pay, too.
+        point = ["--shallow_exit_layer", str(layer), "--num_speculations", str(drafted), "--draft_always", "True"]
         flags = policy_arguments(setting, [*method, *point])
         metrics = quietly(job, flags)
         (row,) = speeds.of([job.policy])

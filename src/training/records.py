@@ -10,7 +10,7 @@ from decoding.trace import PER_LAYER, ExitTrace
 from tasks import Feature
 
 # Of `ExitTrace.counts`, what is kept of an input.
-KEPT_COUNTS = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted")
+KEPT_COUNTS = ("layers_in_turn", "run_deep", "synchronizations", "drafted", "accepted", "undrafted", "stops")
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def exit_counts(trace: ExitTrace, row: int) -> dict[str, int]:
 
 def reference_rows(trace: ExitTrace, row: int, policy: Policy) -> int:
     """Rows of the head the reference counts: the surviving ones at every exit tried; under pruning at all but the first
-    of a token, where it multiplies the whole head as well."""
+    of a token, where it multiplies the whole head as well, which pruning from the first exit on does not."""
     if not trace.cost.reads_logits:
         return 0
     kept = trace.kept[row, : int(trace.lengths[row])]
     counted = kept > 0
-    if policy.prunes:
+    if policy.prunes and policy.first is None:
         counted &= counted.cumsum(1) > 1
     return int(kept[counted].sum())
 
@@ -137,6 +137,8 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
     totals = _total_flops(decoded)
     counts = {name: sum(each.counts[name] for each in decoded) for name in decoded[0].counts}
     verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
+    if counts.get("undrafted"):  # of runs continued from before they were counted there are none
+        verified |= {"undrafted_rate": counts["undrafted"] / len(exits), "draft_stops": counts["stops"]}
     deep = [counts[name] for name in ("run_deep", "synchronizations", "rolled_back")]
     return {
         "block_avg": float(exits.sum() + counts["layers_rolled_back"]) / len(exits),

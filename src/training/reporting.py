@@ -122,6 +122,8 @@ MEANINGS = {
     "layers_run": "mean layer passes per token, those of rejected drafts included",
     "layers_in_turn": "mean layers per token one after the other; tokens that pass a layer together count once",
     "acceptance_rate": "share of the drafted tokens that stood",
+    "undrafted_rate": "share of the tokens run at full depth because drafts did not pay",
+    "draft_stops": "how often drafting stopped, to be tried again later",
     "flops_decoder_per_sample": "FLOPs of the decoder per example",
     "samples": "examples",
     "generated_tokens": "tokens of all answers",

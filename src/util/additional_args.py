@@ -68,12 +68,14 @@ class PolicyArguments:
         None,
         f"Vocabulary pruning, one of {', '.join(VOCABULARIES)}: after the first exit only the likeliest k tokens "
         "survive and only their rows of the head are multiplied. fixed keeps --k at every exit, decaying fewer "
-        "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952).",
+        "and fewer, adaptive the fewer the more confident the last exit was; True is fixed (arXiv:2410.18952). "
+        "frequent keeps the --k most frequent of --frequent_tokens at every exit, the first too (arXiv:2502.14856).",
         group=groups.PRUNING,
     )
     k: int | None = flag(
         None,
-        "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer.",
+        "Tokens kept by fixed pruning; where not given, what the decaying formula gives at --exit_min_layer. By "
+        "frequent pruning, an eighth of the vocabulary where not given.",
         group=groups.PRUNING,
     )
     k_min: int | None = flag(
@@ -163,6 +165,13 @@ class PolicyArguments:
     num_speculations: int | None = flag(
         None,
         "Most drafted tokens that may be pending; 8 with --lossless where not given, else no bound.",
+        group=groups.SKIPPED,
+    )
+    draft_always: bool = flag(
+        False,
+        "With --lossless, draft whatever it costs. Otherwise tokens run at full depth where the acceptance seen so far "
+        "says that drafts cost more than they save, and a draft is tried again after 8, 16, 32, ... tokens. It changes "
+        "nothing but speed.",
         group=groups.SKIPPED,
     )
 

@@ -51,6 +51,7 @@ EXITS_ONLY = {
     "skipped_states": None,
     "rollback_conf_threshold": None,
     "lossless": False,
+    "draft_always": False,
     "num_speculations": None,
     "parallel_causal_mask": True,
 }
@@ -86,8 +87,15 @@ def without_effect(args: Any) -> list[str]:
         sentences += _idle(args, EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
         return sentences + _idle_loss(args) + _idle_own(args, None)
     policy = args.policy()
+    lossless = [] if args.lossless else _idle(args, {"draft_always": False}, "Without --lossless True")
     of_exits = _idle_with_one_exit if args.use_shallow_deep else _idle_with_several
-    return [*_idle_threshold(args, policy), *of_exits(args, policy), *_idle_loss(args), *_idle_own(args, policy)]
+    return [
+        *_idle_threshold(args, policy),
+        *of_exits(args, policy),
+        *lossless,
+        *_idle_loss(args),
+        *_idle_own(args, policy),
+    ]
 
 
 def _idle(args: Any, flags: dict, reason: str) -> list[str]:
@@ -110,22 +118,28 @@ def _idle_loss(args: Any) -> list[str]:
 
 
 def _idle_with_one_exit(args: Any, policy: Policy) -> list[str]:
-    several = {name: off for name, off in (EARLY_EXIT_ONLY | PRUNING_ONLY).items() if name != "exit_position_temp"}
-    sentences = _idle(args, several, "With --use_shallow_deep True")
+    both = ("exit_position_temp", "type_vocab_reduct")
+    several = {name: off for name, off in EARLY_EXIT_ONLY.items() if name not in both}
+    sentences = [*_idle(args, several, "With --use_shallow_deep True"), *_idle_pruning(args, policy)]
     if not policy.measure.contrasts:
         sentences += _idle(args, CONTRAST_ONLY, f"With --shallow2deep_conf_type {policy.confidence}")
     return sentences
 
 
 def _idle_with_several(args: Any, policy: Policy) -> list[str]:
-    sentences = _idle(args, _not_of_loss(args, SHALLOW_ONLY), "Without --use_shallow_deep True")
-    if not policy.prunes:
-        sentences += _idle(args, PRUNING_ONLY, "Without --type_vocab_reduct")
-    elif policy.vocabulary != "fixed" and not policy.adaptive_cap:
-        sentences += _idle(args, {"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
+    shallow = _not_of_loss(args, SHALLOW_ONLY)
+    sentences = [*_idle(args, shallow, "Without --use_shallow_deep True"), *_idle_pruning(args, policy)]
     if not policy.measure.contrasts:
         sentences += _idle(args, CONTRAST_ONLY, f"With --exit_conf_type {policy.confidence}")
     return sentences
+
+
+def _idle_pruning(args: Any, policy: Policy) -> list[str]:
+    if policy.pruning is None:
+        return _idle(args, PRUNING_ONLY, "Without --type_vocab_reduct")
+    if policy.pruning.reads_k or policy.adaptive_cap:
+        return []
+    return _idle(args, {"k": None}, f"With --type_vocab_reduct {policy.vocabulary}")
 
 
 def _idle_own(args: Any, policy: Policy | None) -> list[str]:

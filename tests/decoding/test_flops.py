@@ -68,9 +68,10 @@ def test_pruned_exits_cost_their_rows(name):
     policy = replace(POLICIES[name], threshold=1.0, copy_share=1.0)
     _, trace = model.generate(input_ids=ids, max_new_tokens=9, policy=policy, return_trace=True)
     width, size = model.config.d_model, model.config.vocab_size
-    tried = trace.kept[0][:, policy.first_exit - 1 : 5]
-    assert (tried[:, 0] == size).all() and (tried[:, 1:] < size).all() and (np.diff(tried, axis=1) <= 0).all()
-    rows = trace.rows[0][:, policy.first_exit - 1 : 5]
+    exits = slice(policy.first_exit - 1, 5 if policy.last_exit is None else policy.last_exit)
+    tried, rows = trace.kept[0][:, exits], trace.rows[0][:, exits]
+    assert ((tried[:, 0] < size) if policy.first else (tried[:, 0] == size)).all()
+    assert (tried[:, 1:] < size).all() and (np.diff(tried, axis=1) <= 0).all()
     assert (rows >= tried).all() and (rows[:, 1:] < size).all()
     assert trace.flops()["confidence"][0] == 2 * width * (rows.sum() + trace.amateur_rows.sum())
     if policy.vocabulary == "fixed":

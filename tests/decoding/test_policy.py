@@ -5,6 +5,7 @@ import pytest
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy
 from decoding.pruning import VOCABULARIES
+from support import FREQUENT
 
 
 def test_a_config_without_flags_is_the_full_model():
@@ -65,6 +66,8 @@ def test_every_measure_that_reads_probabilities_composes_with_every_pruning_and_
     for name, measure in CONFIDENCES.items():
         for vocabulary in VOCABULARIES:
             settings = {"confidence": name, "vocabulary": vocabulary, "threshold": 0.5, "temperature": 4.0}
+            if vocabulary == "frequent":
+                settings |= FREQUENT
             if measure.reads_logits or vocabulary == "none":
                 Policy(**settings).check(6)
             else:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from decoding.earlier import EarlierLayers
 from decoding.exits import ExitState
 from decoding.policy import Policy
-from decoding.pruning import VOCABULARIES, PruningSettings, likeliest, penalty_below, prune
+from decoding.pruning import VOCABULARIES, PruningSettings, first_survivors, likeliest, penalty_below, prune
 from support import inputs_for, scripted_unembed, tiny_t5
 
 T5_LARGE = PruningSettings(vocabulary=32128, num_layers=24, first_exit=7)
-SCHEDULES = {name: row.schedule for name, row in VOCABULARIES.items() if row is not None}
+SCHEDULES = {name: row.schedule for name, row in VOCABULARIES.items() if row is not None and row.first is None}
 
 
 # ------------------------------------------------------------------------------------------------------------ how many
@@ -135,7 +135,7 @@ def test_ids_are_likeliest_first():
 
 
 # ----------------------------------------------------------------------------------------------- what is multiplied
-def first_survivors(batch, k, size=80, copy_share=0.25, kind="fixed", **pruning):
+def survivors_of(batch, k, size=80, copy_share=0.25, kind="fixed", **pruning):
     logits = random(6, batch, size)
     exit = ExitState(scripted_unembed(size), 1, logits, logits)
     pruning = PruningSettings(size, 9, **({"k": k} | pruning))
@@ -144,20 +144,20 @@ def first_survivors(batch, k, size=80, copy_share=0.25, kind="fixed", **pruning)
 
 
 def test_rows_are_copied_while_rows_times_k_is_a_share_of_the_vocabulary():
-    copied, _, _ = first_survivors(2, k=10)
+    copied, _, _ = survivors_of(2, k=10)
     assert copied.head.weight.shape == (2, 10, 80) and copied.multiplied == {0: 10, 1: 10}
-    whole, _, _ = first_survivors(2, k=11)
+    whole, _, _ = survivors_of(2, k=11)
     assert whole.head is None and whole.multiplied == {0: 80, 1: 80} and whole.kept == {0: 11, 1: 11}
 
 
 def test_fixed_pruning_copies_once():
-    survivors, exit, pruning = first_survivors(2, k=9)
+    survivors, exit, pruning = survivors_of(2, k=9)
     again = ExitState(exit.unembed, 2, exit.hidden, exit.hidden, survivors)
     assert prune(exit.unembed, again, [0, 1], SCHEDULES["fixed"], pruning, [0.5, 0.5], 0.25) is survivors
 
 
 def test_copied_rows_are_copied_anew_when_half_of_them_are_left():
-    survivors, exit, _ = first_survivors(1, k=20)
+    survivors, exit, _ = survivors_of(1, k=20)
     for k, width in ((11, 20), (10, 10)):
         later = ExitState(exit.unembed, 2, exit.hidden, exit.hidden, survivors)
         found = prune(exit.unembed, later, [0], SCHEDULES["fixed"], PruningSettings(80, 9, k=k), [0.5], 0.25)
@@ -165,7 +165,7 @@ def test_copied_rows_are_copied_anew_when_half_of_them_are_left():
 
 
 def test_a_vocabulary_that_is_kept_whole_is_no_pruning():
-    survivors, _, _ = first_survivors(2, k=80)
+    survivors, _, _ = survivors_of(2, k=80)
     assert survivors is None
 
 
@@ -181,6 +181,51 @@ def test_two_tokens_survive_whatever_the_formula_says(copy_share):
     _, trace = model.generate(**inputs_for(model, 3, 3), policy=policy, return_trace=True)
     later = trace.kept[:, :, 1:3][trace.exit_layers > 0]
     assert later.min() == 2
+
+
+# ------------------------------------------------------------------------------------ chosen before the first exit
+@settings(max_examples=60)
+@given(
+    kind=st.sampled_from([None, *sorted(SCHEDULES)]),
+    make=st.sampled_from([random, adversarial]),
+    seed=st.integers(0, 10_000),
+    copy_share=st.sampled_from([0.0, 0.5, 1.0]),
+    data=st.data(),
+)
+def test_what_is_chosen_before_the_first_exit_has_the_whole_heads_logits(kind, make, seed, copy_share, data):
+    """Of each row its own tokens, doubles among them; a schedule goes on from there as from the whole vocabulary."""
+    batch, size, layers = 3, 40, 6
+    token = st.integers(0, size - 1)
+    own = [data.draw(st.lists(token, min_size=2, max_size=25).filter(lambda t: len(set(t)) > 1)) for _ in range(batch)]
+    unembed, rows = scripted_unembed(size), list(range(batch))
+    earlier, settings = EarlierLayers(unembed, layers, batch), PruningSettings(size, layers, k_min=3, k_max=30)
+    survivors = first_survivors(unembed, [torch.tensor(tokens) for tokens in own], copy_share)
+    together = len(set().union(*own))
+    assert set(survivors.multiplied.values()) == {together if together <= copy_share * size else size}
+    expected = {row: sorted(set(tokens)) for row, tokens in enumerate(own)}
+    for layer in range(1, layers):
+        logits = make(seed + layer, batch, size)
+        exit = ExitState(unembed, layer, logits[rows], logits[rows], survivors, rows=rows, earlier=earlier)
+        for i, row in enumerate(rows):
+            tokens = list(range(size)) if exit.ids is None else exit.ids[i].tolist()
+            held = dict(zip(tokens, exit.logits[i].tolist(), strict=True))
+            held = {token: value for token, value in held.items() if value > -np.inf}
+            assert held == {token: logits[row, token].item() for token in expected[row]}
+            assert exit.kept[i] == len(held) and exit.multiplied[i] >= len(held)
+            assert exit.likeliest[i].item() == truly_best(logits[row].tolist(), 1, expected[row])[0]
+        staying = list(range(len(rows)))[layer == 3 :]
+        if kind is not None:
+            for i in staying:
+                k = max(2, min(SCHEDULES[kind](settings, layer + 1, 0.5), len(expected[rows[i]])))
+                expected[rows[i]] = truly_best(logits[rows[i]].tolist(), k, expected[rows[i]])
+            survivors = prune(unembed, exit, staying, SCHEDULES[kind], settings, [0.5] * len(rows), copy_share)
+        rows = [rows[i] for i in staying]
+
+
+@pytest.mark.parametrize("tokens", [[], [3], [3, 3], [3, 40], [-1, 3]])
+def test_a_row_begins_with_two_tokens_that_there_are(tokens):
+    with pytest.raises(ValueError, match=r"surviving tokens.*valid are two or more of 0 to 39"):
+        first_survivors(scripted_unembed(40), [torch.tensor(tokens, dtype=torch.long)], 1.0)
 
 
 @pytest.mark.cuda

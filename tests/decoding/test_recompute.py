@@ -261,6 +261,7 @@ def scripted(drafts, full, monkeypatch, *, most=None, length=9, eos=1, verificat
         threshold=0.5,
         verification=verification,
         num_speculations=most,
+        draft_always=verification == "exact",
         **policy,
     )
     decoding = Decoding(length + 1, stop=lambda ids, scores: ids[:, -1] == eos, streamer=Streamer())
@@ -380,7 +381,9 @@ def test_flops_count_what_ran_in_vain():
     model = tiny_t5(5)
     inputs = inputs_for(model, 5, 2)
     _, full = model.generate(**inputs, return_trace=True)
-    _, trace = model.generate(**inputs, policy=replace(POLICIES["lossless"], threshold=0.0), return_trace=True)
+    _, trace = model.generate(
+        **inputs, policy=replace(POLICIES["lossless"], threshold=0.0, draft_always=True), return_trace=True
+    )
     assert trace.wasted
     for row in range(2):
         runs = int(trace.depths[row].sum()) + 4 * sum(each["row"] == row for each in trace.wasted)
