@@ -9,11 +9,14 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.integrations.gguf import read_gguf_metadata
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from models import deploying_class
 from training.reporting import only_our_bars
 from util import ModelArguments
+from util.gguf import is_gguf, parted
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +46,12 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
         encoder: Whether the model has to have one; None takes both kinds.
     """
     name = model_args.config_name or model_args.model_name_or_path
+    if is_gguf(name):
+        check_gguf(name, model_args)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")
     with one_sentence(f"The config of {name} cannot be read"):
-        config = AutoConfig.from_pretrained(name, **_hub_options(model_args))
+        config = AutoConfig.from_pretrained(**_source(name), **_hub_options(model_args))
     deploying_class(config)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -58,6 +63,26 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     return config
 
 
+def check_gguf(name: str, model_args: ModelArguments) -> None:
+    """Refuse a GGUF file that is broken, or of whose rotary positions the library would read a part alone.
+
+    Raises:
+        ValueError: The sentence says which.
+    """
+    folder, file = parted(name)
+    with one_sentence(f"{name} is not there"):
+        path = cached_file(folder, file, **_hub_options(model_args))
+    with one_sentence(f"{name} is no GGUF file, or was cut short"):
+        metadata, weights = read_gguf_metadata(path)
+    architecture = metadata["general.architecture"]
+    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if kind != "none" or "rope_freqs.weight" in weights:
+        raise ValueError(
+            f"{name} scales its rotary positions, which transformers does not read from a GGUF file: give the "
+            "checkpoint in safetensors."
+        )
+
+
 def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the checkpoint, or --tokenizer_name's; padding with end-of-sequence where it has no padding.
 
@@ -67,7 +92,7 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     name = model_args.tokenizer_name or model_args.model_name_or_path
     with one_sentence(f"The tokenizer of {name} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(
-            name, use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
+            **_source(name), use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
         )
         text = tokenizer.decode(tokenizer("the")["input_ids"], skip_special_tokens=True)
     if not text.strip():
@@ -102,7 +127,7 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
     only_our_bars()
     with one_sentence(f"The checkpoint {name} cannot be read"), _silent_library():
         model, report = deploying_class(config).from_pretrained(
-            name,
+            **_source(name),
             config=config,
             dtype=dtype,
             output_loading_info=True,
@@ -186,6 +211,12 @@ def _silent_library() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _source(name: str) -> dict[str, str]:
+    """What from_pretrained finds a checkpoint of this name by."""
+    folder, file = parted(name)
+    return {"pretrained_model_name_or_path": folder} | ({} if file is None else {"gguf_file": file})
 
 
 def _hub_options(model_args: ModelArguments) -> dict:

@@ -34,6 +34,7 @@ def loading_bar(total: int, label: str, off: bool = False) -> tqdm:
 
 def only_our_bars() -> None:
     """Have the libraries show no bars of their own, which look another way: of weights, of maps over examples."""
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # which asks for no setting
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
