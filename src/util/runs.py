@@ -317,7 +317,8 @@ def _cut(path: Path, size: int) -> None:
 
 
 def fingerprint_model(folder: str | Path) -> str:
-    """What stands for the content of a checkpoint, a folder or a GGUF file: another value for other weights or another config.
+    """What stands for the content of a checkpoint, a folder or a GGUF file: another value for other weights or another
+    config.
 
     Files of weights above 64 MB are read 4 KB in every MB, so a checkpoint of gigabytes takes a second.
     """
