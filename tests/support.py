@@ -150,7 +150,7 @@ def tiny_llama(seed: int = 0, *, kind: str = "llama", layers: int = 4, tied: boo
     deployed, config_class, special = LLAMAS[kind]
     settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers}
     settings |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-    return _spread(deployed(config_class(**settings, **TOKENS, tie_word_embeddings=tied, **special | config)))
+    return _spread(deployed(config_class(**settings | special | config, **TOKENS, tie_word_embeddings=tied)))
 
 
 def tiny_neox(seed: int = 0, *, layers: int = 4, tied: bool = False, **config):

@@ -50,7 +50,8 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
         check_gguf(name, model_args)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")
-    with one_sentence(f"The config of {name} cannot be read"):
+    kind = "is a GGUF file of no kind that transformers reads, or was cut short"
+    with one_sentence(f"{name} {kind}" if is_gguf(name) else f"The config of {name} cannot be read"):
         config = AutoConfig.from_pretrained(**_source(name), **_hub_options(model_args))
     deploying_class(config)
     if getattr(config, "quantization_config", None) is not None:
