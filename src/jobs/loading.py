@@ -1,5 +1,6 @@
 """Config, tokenizer and model of a job. What cannot be used is refused in one sentence, before anything is computed."""
 
+import json
 import logging
 import pickle
 import re
@@ -8,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.integrations.gguf import read_gguf_metadata
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
@@ -47,7 +49,7 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     """
     name = model_args.config_name or model_args.model_name_or_path
     if is_gguf(name):
-        check_gguf(name, model_args)
+        gguf_header(name, model_args)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")
     kind = "is a GGUF file of no kind that transformers reads, or was cut short"
@@ -64,24 +66,24 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     return config
 
 
-def check_gguf(name: str, model_args: ModelArguments) -> None:
-    """Refuse a GGUF file that is broken, or of whose rotary positions the library would read a part alone.
+def gguf_header(name: str, model_args: ModelArguments) -> tuple[dict, tuple[str, ...]]:
+    """Metadata of a GGUF file, its long lists as their lengths, and the names of its weights.
 
     Raises:
-        ValueError: The sentence says which.
+        ValueError: It is not there, broken, or scales its rotary positions, which the library would leave out.
     """
     folder, file = parted(name)
     with one_sentence(f"{name} is not there"):
         path = cached_file(folder, file, **_hub_options(model_args))
     with one_sentence(f"{name} is no GGUF file, or was cut short"):
         metadata, weights = read_gguf_metadata(path)
-    architecture = metadata["general.architecture"]
-    kind = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    kind = metadata.get(f"{metadata['general.architecture']}.rope.scaling.type", "none")
     if kind != "none" or "rope_freqs.weight" in weights:
         raise ValueError(
             f"{name} scales its rotary positions, which transformers does not read from a GGUF file: give the "
             "checkpoint in safetensors."
         )
+    return metadata, weights
 
 
 def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
@@ -95,6 +97,8 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             **_source(name), use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
         )
+        if is_gguf(name):
+            tokenizer = _without_more(tokenizer, gguf_header(name, model_args)[0]["tokenizer.ggml.tokens"])
         text = tokenizer.decode(tokenizer("the")["input_ids"], skip_special_tokens=True)
     if not text.strip():
         files = " or ".join(sorted(tokenizer.vocab_files_names.values()))
@@ -102,6 +106,23 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _without_more(tokenizer: PreTrainedTokenizerBase, size: int) -> PreTrainedTokenizerBase:
+    """A tokenizer without tokens beyond the `size` of its GGUF file: the library gives one of GPT-2's kind an
+    <|endoftext|> where it has none, and the model has no row for it."""
+    if len(tokenizer) <= size:
+        return tokenizer
+    held = json.loads(tokenizer.backend_tokenizer.to_str())
+    held["added_tokens"] = [token for token in held["added_tokens"] if token["id"] < size]
+    known = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    known = {name: token for name, token in known.items() if tokenizer.convert_tokens_to_ids(token) < size}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(held)),
+        chat_template=tokenizer.chat_template,
+        name_or_path=tokenizer.name_or_path,
+        **known,
+    )
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -45,6 +45,7 @@ def test_a_model_comes_back_with_its_tokenizer(kind, tiny_tokenizer, tmp_path):
         torch.testing.assert_close(found(ids).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
     answer = found.generate(ids, max_new_tokens=5, do_sample=False)
     assert answer.tolist() == plain_generate(found, input_ids=ids, max_new_tokens=5, do_sample=False).tolist()
+    assert len(tokenizer) == len(tiny_tokenizer) and tokenizer.eos_token == tokenizer.bos_token == "</s>"
     plain = tiny_tokenizer("What colour is it?", add_special_tokens=False)["input_ids"]
     assert tokenizer(" What colour is it?", add_special_tokens=False)["input_ids"] == plain
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi"

@@ -29,9 +29,8 @@ def test_the_checkpoint_is_the_same_model(file, tmp_path, dtype, capsys):
     assert "tiny.gguf is in" in capsys.readouterr().out and is_whole(tmp_path / "out")
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert type(found).__name__ == "LlamaForCausalLM" and found.dtype == getattr(torch, dtype)
-    ids = torch.arange(3, 12)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(found(ids).logits, model.to(found.dtype)(ids).logits)
+    held = found.state_dict()
+    assert all(torch.equal(held[name], each.to(found.dtype)) for name, each in model.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template and found.generation_config.eos_token_id == tokenizer.eos_token_id
     held = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -61,7 +60,7 @@ def test_what_cannot_be_converted_leaves_nothing(file, tmp_path, capsys, monkeyp
 
 
 def test_a_disk_that_is_full_all_at_once_leaves_nothing(file, tmp_path, capsys, monkeypatch):
-    path, model = file
+    path, _ = file
     before = left_in(tmp_path)
 
     def full(*args, **kwargs):

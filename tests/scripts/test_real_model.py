@@ -17,7 +17,7 @@ def pip(monkeypatch):
     class Pip:
         content: bytes | None = None
         error = ""
-        asked: list = []
+        asked = ()
 
         def run(self, command, **kwargs):
             self.asked = command

@@ -24,7 +24,7 @@ def make(path, text="whole"):
     with whole_folder(path) as temporary:
         (temporary / "made" / "part").write_text(text)
         (temporary / "fetched").write_text("goes")
-        assert not path.exists()
+        assert not (path / "part").exists()
 
 
 def test_it_is_there_when_all_of_it_is_and_nothing_else(tmp_path):
