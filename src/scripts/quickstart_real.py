@@ -169,6 +169,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Table:   {arguments.out / 'table.txt'}\nPicture: {arguments.out / 'prompt_lens.png'}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -130,6 +130,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.refuse(error)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The console command."""
     with terminal():
         main()
+
+
+if __name__ == "__main__":
+    command()
