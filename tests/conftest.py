@@ -25,6 +25,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([SRC, *filter(None, [os.environ.get("
 # --------------------------------------------------------------------------------------------------------------- seeds
 def pytest_addoption(parser):
     parser.addoption("--seed", default="0", help="What random tests draw from: a number, or fresh for a new one.")
+    parser.addoption("--real", help="Checkpoint of the tests marked real; that of real_model.sh where not given.")
+    parser.addoption("--real-prompts", help="Their prompts, a .txt or .jsonl file; twelve questions where not given.")
 
 
 def pytest_configure(config):

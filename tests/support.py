@@ -15,6 +15,7 @@ import hypothesis
 import numpy as np
 import torch
 from transformers import (
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
@@ -38,6 +39,7 @@ from decoding.frequent import TokenCounts
 from decoding.policy import Policy
 from decoding.recorder import Recorder
 from models import (
+    DeployGemma3ForCausalLM,
     DeployGPT2LMHeadModel,
     DeployGPTNeoXForCausalLM,
     DeployGraniteForCausalLM,
@@ -129,6 +131,22 @@ LLAMAS = {
         {"embedding_multiplier": 1.5, "residual_multiplier": 0.7, "attention_multiplier": 0.3, "logits_scaling": 1.7},
     ),
 }
+# Gemma 3: of its layers every other sees a window and turns by another base; its scores are scaled by another number
+# than the width of a head.
+LLAMAS["gemma3"] = (
+    DeployGemma3ForCausalLM,
+    Gemma3TextConfig,
+    {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "sliding_window": 7,
+        "head_dim": 10,
+        "query_pre_attn_scalar": 7,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0},
+        },
+    },
+)
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 
 
@@ -138,7 +156,7 @@ def tiny_llama(seed: int = 0, *, kind: str = "llama", layers: int = 4, tied: boo
     deployed, config_class, special = LLAMAS[kind]
     settings = {"vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers}
     settings |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
-    return _spread(deployed(config_class(**settings, **TOKENS, tie_word_embeddings=tied, **special | config)))
+    return _spread(deployed(config_class(**settings | special | config, **TOKENS, tie_word_embeddings=tied)))
 
 
 def tiny_neox(seed: int = 0, *, layers: int = 4, tied: bool = False, **config):
@@ -163,6 +181,7 @@ DECODERS = {
     "gpt2, untied": lambda seed: tiny_gpt2(seed, tie_word_embeddings=False),
     **{kind: lambda seed, kind=kind: tiny_llama(seed, kind=kind) for kind in LLAMAS},
     "llama, tied": lambda seed: tiny_llama(seed, tied=True),
+    "gemma3, tied": lambda seed: tiny_llama(seed, kind="gemma3", tied=True),
     "neox": tiny_neox,
     "neox, in sequence, tied": lambda seed: tiny_neox(seed, tied=True, use_parallel_residual=False),
     "opt": tiny_opt,
@@ -191,6 +210,7 @@ def _spread(model):
             scale = 0.3 if parameter.dim() == 1 else 3 * parameter.shape[-1] ** -0.5
             scale = head_scale if parameter is head else scale
             centre = 1.0 if "norm" in name or ("ln_" in name and name.endswith("weight")) else 0.0
+            centre = 0.0 if "gemma" in model.config.model_type else centre  # whose norms add the 1
             parameter.copy_(centre + scale * torch.randn_like(parameter))
     return model.eval()
 

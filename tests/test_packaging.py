@@ -93,7 +93,14 @@ def checkout(tmp_path_factory) -> Path:
     """A checkout whose new .venv sees the packages of this Python."""
     folder = tmp_path_factory.mktemp("set_up") / "checkout"
     shutil.copytree(SRC, folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-dev.txt"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-gguf.txt",
+    ):
         shutil.copy(ROOT / name, folder)
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
     (packages,) = (folder / ".venv" / "lib").glob("python*/site-packages")

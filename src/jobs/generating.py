@@ -93,8 +93,8 @@ class Generator:
         """Everything that shapes a continuation, beside its prompt."""
         args, folder = self.args, Path(self.model_args.model_name_or_path)
         settings = {
-            "model": folder.resolve().name if folder.is_dir() else str(folder),
-            "fingerprint": fingerprint_model(folder) if folder.is_dir() else self.model.config._commit_hash,
+            "model": folder.resolve().name if folder.exists() else str(folder),
+            "fingerprint": fingerprint_model(folder) if folder.exists() else self.model.config._commit_hash,
             "names": [self.model_args.config_name, self.model_args.tokenizer_name],
             "policy": self.policy.describe(),
             "strategy": [args.strategy, self.strategy and asdict(self.strategy)],

@@ -385,7 +385,7 @@ class Job:
         generation.pop("transformers_version", None)
         settings = {
             "policy": self.policy.describe(),
-            "model": folder.resolve().name if folder.is_dir() else str(folder),
+            "model": folder.resolve().name if folder.exists() else str(folder),
             "model_fingerprint": fingerprint,
             "task": self.task.name,
             "file": self._file(stage) and Path(self._file(stage)).name,
@@ -413,7 +413,7 @@ class Job:
     def model_source(self) -> tuple[Path, str | None]:
         """The folder or hub name of the model in use, and what stands for its content."""
         folder = Path(self.args.output_dir if self.trained else self.model_args.model_name_or_path)
-        return folder, fingerprint_model(folder) if folder.is_dir() else self.trainer.model.config._commit_hash
+        return folder, fingerprint_model(folder) if folder.exists() else self.trainer.model.config._commit_hash
 
     @staticmethod
     def _recorded(name: str, value) -> bool:

@@ -1,5 +1,6 @@
 """Config, tokenizer and model of a job. What cannot be used is refused in one sentence, before anything is computed."""
 
+import json
 import logging
 import pickle
 import re
@@ -8,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.integrations.gguf import read_gguf_metadata
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from decoding.frequent import vocabulary_digest
@@ -16,6 +20,7 @@ from decoding.policy import Policy
 from models import deploying_class
 from training.reporting import only_our_bars
 from util import ModelArguments
+from util.gguf import is_gguf, parted
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +50,13 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
         encoder: Whether the model has to have one; None takes both kinds.
     """
     name = model_args.config_name or model_args.model_name_or_path
+    if is_gguf(name):
+        gguf_header(name, model_args)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")
-    with one_sentence(f"The config of {name} cannot be read"):
-        config = AutoConfig.from_pretrained(name, **_hub_options(model_args))
+    kind = "is a GGUF file of no kind that transformers reads, or was cut short"
+    with one_sentence(f"{name} {kind}" if is_gguf(name) else f"The config of {name} cannot be read"):
+        config = AutoConfig.from_pretrained(**_source(name), **_hub_options(model_args))
     deploying_class(config)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -60,6 +68,26 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     return config
 
 
+def gguf_header(name: str, model_args: ModelArguments) -> tuple[dict, tuple[str, ...]]:
+    """Metadata of a GGUF file, its long lists as their lengths, and the names of its weights.
+
+    Raises:
+        ValueError: It is not there, broken, or scales its rotary positions, which the library would leave out.
+    """
+    folder, file = parted(name)
+    with one_sentence(f"{name} is not there"):
+        path = cached_file(folder, file, **_hub_options(model_args))
+    with one_sentence(f"{name} is no GGUF file, or was cut short"):
+        metadata, weights = read_gguf_metadata(path)
+    kind = metadata.get(f"{metadata['general.architecture']}.rope.scaling.type", "none")
+    if kind != "none" or "rope_freqs.weight" in weights:
+        raise ValueError(
+            f"{name} scales its rotary positions, which transformers does not read from a GGUF file: give the "
+            "checkpoint in safetensors."
+        )
+    return metadata, weights
+
+
 def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer of the checkpoint, or --tokenizer_name's; padding with end-of-sequence where it has no padding.
 
@@ -69,8 +97,10 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     name = model_args.tokenizer_name or model_args.model_name_or_path
     with one_sentence(f"The tokenizer of {name} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(
-            name, use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
+            **_source(name), use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
         )
+        if is_gguf(name):
+            tokenizer = _without_more(tokenizer, gguf_header(name, model_args)[0]["tokenizer.ggml.tokens"])
         text = tokenizer.decode(tokenizer("the")["input_ids"], skip_special_tokens=True)
     if not text.strip():
         files = " or ".join(sorted(tokenizer.vocab_files_names.values()))
@@ -86,6 +116,23 @@ def check_policy(policy: Policy, config, tokenizer: PreTrainedTokenizerBase) -> 
     asks = policy.pruning is not None and policy.pruning.check is not None
     vocabulary = vocabulary_digest(tokenizer.get_vocab()) if asks else None
     policy.check(depth, getattr(config, "vocab_size", None), vocabulary)
+
+
+def _without_more(tokenizer: PreTrainedTokenizerBase, size: int) -> PreTrainedTokenizerBase:
+    """A tokenizer without tokens beyond the `size` of its GGUF file: the library gives one of GPT-2's kind an
+    <|endoftext|> where it has none, and the model has no row for it."""
+    if len(tokenizer) <= size:
+        return tokenizer
+    held = json.loads(tokenizer.backend_tokenizer.to_str())
+    held["added_tokens"] = [token for token in held["added_tokens"] if token["id"] < size]
+    known = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    known = {name: token for name, token in known.items() if tokenizer.convert_tokens_to_ids(token) < size}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(held)),
+        chat_template=tokenizer.chat_template,
+        name_or_path=tokenizer.name_or_path,
+        **known,
+    )
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -112,7 +159,7 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
     only_our_bars()
     with one_sentence(f"The checkpoint {name} cannot be read"), _silent_library():
         model, report = deploying_class(config).from_pretrained(
-            name,
+            **_source(name),
             config=config,
             dtype=dtype,
             output_loading_info=True,
@@ -196,6 +243,12 @@ def _silent_library() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _source(name: str) -> dict[str, str]:
+    """What from_pretrained finds a checkpoint of this name by."""
+    folder, file = parted(name)
+    return {"pretrained_model_name_or_path": folder} | ({} if file is None else {"gguf_file": file})
 
 
 def _hub_options(model_args: ModelArguments) -> dict:

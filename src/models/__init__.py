@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel
 
 from models.deploying import EarlyExitGeneration
+from models.deploying_gemma3 import DeployGemma3ForCausalLM
 from models.deploying_gpt2 import DeployGPT2LMHeadModel
 from models.deploying_gpt_neox import DeployGPTNeoXForCausalLM
 from models.deploying_granite import DeployGraniteForCausalLM
@@ -34,6 +35,7 @@ DEPLOYED = {
     "stablelm": DeployStableLmForCausalLM,
     "olmo2": DeployOlmo2ForCausalLM,
     "granite": DeployGraniteForCausalLM,
+    "gemma3_text": DeployGemma3ForCausalLM,
 }
 
 

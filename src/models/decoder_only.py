@@ -32,8 +32,15 @@ class Rotary:
         cos, sin: [capacity, R], R at most head_dim; the sine of the first half has its sign already.
     """
 
-    def __init__(self, module: Any, capacity: int, like: Tensor):
+    def __init__(self, module: Any, capacity: int, like: Tensor, layers: str | None = None):
+        """Of a module of the library.
+
+        Args:
+            layers: Of which kind of layers, where each kind has its own; None where all share one.
+        """
         kind, settings = module.rope_type, module.config.rope_parameters
+        if layers is not None:
+            kind, settings = kind[layers], settings[layers]
         trained = settings.get("original_max_position_embeddings") if kind == "longrope" else None
         trained = trained or module.original_max_seq_len
         if kind in STRETCHING and capacity > trained:
@@ -41,7 +48,8 @@ class Rotary:
                 f"The model's rotary positions are of the kind {kind!r}, which change beyond {trained} tokens: prompt "
                 f"and answer may take {capacity} together, so shorten the prompt or ask for fewer new tokens."
             )
-        cos, sin = module(like, torch.arange(capacity, device=like.device)[None])
+        own = () if layers is None else (layers,)
+        cos, sin = module(like, torch.arange(capacity, device=like.device)[None], *own)
         self.cos, self.sin = cos[0], sin[0].clone()
         self.half = self.cos.shape[-1] // 2
         self.sin[:, : self.half].neg_()
@@ -65,6 +73,7 @@ class LayerWeights:
 
     Attributes:
         attention_norm, feed_forward_norm: Of each block's input; of its output in OLMo 2.
+        attention_out_norm, feed_forward_out_norm: Of its output, beside those of its input; None where there is none.
         gate: Of a gated feed-forward block; None of one without.
     """
 
@@ -75,6 +84,8 @@ class LayerWeights:
     up: Linear
     down: Linear
     activation: Callable[[Tensor], Tensor]
+    attention_out_norm: Norm | None = None
+    feed_forward_out_norm: Norm | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +117,13 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
     Attributes:
         heads: Of queries, a multiple of `kv_heads`.
         layers: Their weights, first to last.
-        rotary: None where positions are embedded.
+        rotaries: Per layer, first to last, its rotary positions; empty where positions are embedded.
         windows: Per layer, first to last, how many of the last slots it sees; None for all of them.
     """
 
     heads: int
     layers: list[Weights]
-    rotary: Rotary | None = None
+    rotaries: Sequence[Rotary] = ()
     windows: Sequence[int | None] = ()
 
     def __init__(self, model, prompt: Tensor, model_kwargs: dict[str, Any], capacity: int):
@@ -123,7 +134,8 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
         self.prompt_bias = mask_bias(self.prompt_mask, self.kv_dtype)
         # Slots that a left-padded row spends on padding do not count as positions.
         self.padding = None if self.prompt_mask is None else (self.prompt_mask == 0).sum(1)
-        self._rotation: tuple[Block, Tensor, Tensor] | None = None
+        self._rotated: Block | None = None
+        self._rotations: dict[Rotary, tuple[Tensor, Tensor]] = {}
 
     def refuse_more_than(self, positions: int) -> None:
         """Refuse a text longer than the table of positions."""
@@ -184,9 +196,10 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
         """One layer for the block, [N * width, D]."""
         weights = self.layers[layer - 1]
         query, keys, values = self.project_qkv(weights, hidden, block)
-        if self.rotary is not None:
-            cos, sin = self._rotation_of(block, self.rotary)
-            query, keys = self.rotary.rotate(query, cos, sin), self.rotary.rotate(keys, cos, sin)
+        if self.rotaries:
+            rotary = self.rotaries[layer - 1]
+            cos, sin = self._rotation_of(block, rotary)
+            query, keys = rotary.rotate(query, cos, sin), rotary.rotate(keys, cos, sin)
         states.store(layer, block, keys, values)
         bias = block.bias
         if isinstance(bias, WindowedBias):
@@ -200,8 +213,9 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
 
     def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
         """What the layer makes of its input [n, D] and of its heads' context [n, heads * head_dim]."""
-        hidden = self.add(hidden, weights.attention_out(context, block))
-        return self.add(hidden, self.feed_forward(weights, weights.feed_forward_norm(hidden), block))
+        hidden = self.add(hidden, normed(weights.attention_out_norm, weights.attention_out(context, block)))
+        update = self.feed_forward(weights, weights.feed_forward_norm(hidden), block)
+        return self.add(hidden, normed(weights.feed_forward_out_norm, update))
 
     def add(self, hidden: Tensor, update: Tensor) -> Tensor:
         """The residual stream [n, D] with what a block adds to it."""
@@ -213,20 +227,23 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
             return weights.down(weights.activation(weights.up(normed, block)), block)
         return weights.down(weights.activation(weights.gate(normed, block)) * weights.up(normed, block), block)
 
-    def rotated(self, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
-        """Keys [P, kv_heads, head_dim] of some slots, each rotated to its own position."""
-        if self.rotary is None:
+    def rotated(self, layer: int, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
+        """A layer's keys [P, kv_heads, head_dim] of some slots, each rotated to its own position."""
+        if not self.rotaries:
             return keys
         positions = slots if self.padding is None else (slots - self.padding[rows]).clamp_min(0)
-        cos, sin = self.rotary.at(positions)
-        return self.rotary.rotate(keys, cos[:, None], sin[:, None])
+        rotary = self.rotaries[layer - 1]
+        cos, sin = rotary.at(positions)
+        return rotary.rotate(keys, cos[:, None], sin[:, None])
 
     def _rotation_of(self, block: Block, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the block's positions, [N or 1, 1, width, R]; the same for all layers it passes."""
-        if self._rotation is None or self._rotation[0] is not block:
+        """Cosines and sines of the block's positions, [N or 1, 1, width, R]; the same for layers that share them."""
+        if self._rotated is not block:
+            self._rotated, self._rotations = block, {}
+        if rotary not in self._rotations:
             cos, sin = rotary.at(self.positions(block))
-            self._rotation = (block, cos[:, None], sin[:, None])
-        return self._rotation[1:]
+            self._rotations[rotary] = (cos[:, None], sin[:, None])
+        return self._rotations[rotary]
 
     # ----------------------------------------------------------------------------------------------------------- sums
     def cost(self) -> Cost:
@@ -246,6 +263,11 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
         )
 
 
+def normed(norm: Callable[[Tensor], Tensor] | None, states: Tensor) -> Tensor:
+    """States [..., D] normed where there is a norm."""
+    return states if norm is None else norm(states)
+
+
 class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
     """Base of those with matrices of their own for queries, keys and values."""
 
@@ -262,7 +284,7 @@ class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
         given = self.attention_input(weights, hidden)
         keys = self.split_normed(weights.k.plain(given), 1, weights.k_norm)
         values = self.split(weights.v.plain(given), 1)
-        return self.rotated(keys[:, :, 0], rows, slots), values[:, :, 0]
+        return self.rotated(layer, keys[:, :, 0], rows, slots), values[:, :, 0]
 
     def attention_input(self, weights: SeparateWeights, hidden: Tensor) -> Tensor:
         """What queries, keys and values are projected from, [n, D]."""
@@ -272,8 +294,7 @@ class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
         self, projected: Tensor, width: int, norm: Callable[[Tensor], Tensor] | None, heads: int | None = None
     ) -> Tensor:
         """Queries or keys [N, heads, width, head_dim] of what was projected, each head normed where there is a norm."""
-        states = self.split(projected, width, heads)
-        return states if norm is None else norm(states)
+        return normed(norm, self.split(projected, width, heads))
 
 
 class ParallelBlocks(DecoderOnlyAdapter[Weights]):

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import GgufConfig, PreTrainedConfig
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import (
     EncoderNoRepeatNGramLogitsProcessor,
@@ -89,6 +89,7 @@ class EarlyExitGeneration(LibraryModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
         """The library's, of a checkpoint of this architecture: another one's weights would be left out and made anew.
+        Those of a GGUF file (`gguf_file=`) are widened to the dtype.
 
         Raises:
             ValueError: The checkpoint is another architecture's.
@@ -105,6 +106,8 @@ class EarlyExitGeneration(LibraryModel):
                 f"{pretrained_model_name_or_path} is a {held}, but {cls.__name__} loads {own} checkpoints: "
                 "models.deploying_class(config) gives the class for a config."
             )
+        if kwargs.get("gguf_file") is not None:
+            kwargs.setdefault("quantization_config", GgufConfig(dequantize=True))
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     def refuse_unsupported(self) -> None:

@@ -24,7 +24,7 @@ class GPTNeoXAdapter(ParallelBlocks[FusedWeights]):
         self.heads = self.kv_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // self.heads
         self.layers = [_layer_weights(layer, self.unembed.norm) for layer in decoder.layers]
-        self.rotary = Rotary(decoder.rotary_emb, capacity, self.unembed.weight)
+        self.rotaries = [Rotary(decoder.rotary_emb, capacity, self.unembed.weight)] * self.num_layers
         self.parallel = config.use_parallel_residual
 
     def project_qkv(self, weights: FusedWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +42,7 @@ class GPTNeoXAdapter(ParallelBlocks[FusedWeights]):
         bias = None if bias is None else bias.view(self.heads, 3, size)[:, 1:].reshape(-1)
         projected = Linear(matrix.t(), bias).plain(weights.attention_norm(hidden))
         keys, values = projected.view(len(hidden), self.heads, 2, size).unbind(2)
-        return self.rotated(keys, rows, slots), values
+        return self.rotated(layer, keys, rows, slots), values
 
 
 class DeployGPTNeoXForCausalLM(EarlyExitGeneration, CausalMixin, GPTNeoXForCausalLM):

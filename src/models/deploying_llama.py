@@ -25,8 +25,12 @@ class LlamaAdapter(SeparateAdapter):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.layers = [self.layer_weights(layer) for layer in decoder.layers]
-        self.rotary = Rotary(decoder.rotary_emb, capacity, self.unembed.weight)
+        self.rotaries = self.make_rotaries(decoder.rotary_emb)
         self.windows = [_window(config, layer) for layer in range(self.num_layers)]
+
+    def make_rotaries(self, module: Any) -> list[Rotary]:
+        """The rotary positions of each layer, first to last."""
+        return [Rotary(module, self.capacity, self.unembed.weight)] * self.num_layers
 
     def layer_weights(self, layer: Any) -> SeparateWeights:
         """Name the parameters of one layer; Qwen3 alone has norms of queries and keys."""

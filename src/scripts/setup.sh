@@ -17,7 +17,7 @@ find_python() {
     return 1
 }
 
-# set_up REQUIREMENTS: creates or completes .venv with requirements.txt and REQUIREMENTS, and defines $PYTHON.
+# set_up REQUIREMENTS...: creates or completes .venv with requirements.txt and each REQUIREMENTS, and defines $PYTHON.
 set_up() {
     PYTHON="$PWD/.venv/bin/python"
     if [ ! -x "$PYTHON" ]; then
@@ -26,13 +26,15 @@ set_up() {
         echo "Creating .venv with $("$base" --version)"
         "$base" -m venv .venv || exit 1
     fi
-    local pins
+    local pins each
     pins=$(cat requirements*.txt)
-    if stale "installed-$(basename "$1" .txt)" "$pins"; then
-        echo "Installing $1 (some minutes the first time)"
-        pip_install -r requirements.txt -r "$1"
-        fresh "installed-$(basename "$1" .txt)" "$pins"
-    fi
+    for each in "$@"; do
+        if stale "installed-$(basename "$each" .txt)" "$pins"; then
+            echo "Installing $each (some minutes the first time)"
+            pip_install -r requirements.txt -r "$each"
+            fresh "installed-$(basename "$each" .txt)" "$pins"
+        fi
+    done
     install_checkout
     export PYTHON
 }

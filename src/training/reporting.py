@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import datasets
 import torch
 import transformers
 from tqdm import tqdm
+from transformers import modeling_gguf_pytorch_utils
 from transformers.integrations import TensorBoardCallback, WandbCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -34,6 +36,7 @@ def loading_bar(total: int, label: str, off: bool = False) -> tqdm:
 
 def only_our_bars() -> None:
     """Have the libraries show no bars of their own, which look another way: of weights, of maps over examples."""
+    modeling_gguf_pytorch_utils.tqdm = partial(tqdm, disable=True)  # which asks for no setting
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 

@@ -10,6 +10,7 @@ from sacrebleu.metrics import BLEU
 from util import groups
 from util.additional_args import AdditionalArguments, flag
 from util.checks import beam_problems, data_problems, folder_problems, length_problems, raise_together
+from util.gguf import gguf_problems, is_gguf, joined
 from util.parser import ArgumentParser
 from util.ranges import range_problems
 from util.training_args import TrainingArguments
@@ -47,6 +48,9 @@ class ModelArguments:
         "A folder or a name on the hub; t5-large, mt5-large and the like stand for google-t5/t5-large, "
         "google/mt5-large. Without it the small model that comes with this repository.",
     )
+    gguf_file: str | None = flag(
+        None, "File of a GGUF checkpoint in that folder or model; or let --model_name_or_path itself end in .gguf."
+    )
     config_name: str | None = flag(None, "Config to use instead of the model's own.")
     tokenizer_name: str | None = flag(None, "Tokenizer to use instead of the model's own.")
     cache_dir: str | None = flag(None, "Folder of what is downloaded, instead of the hub's usual one.")
@@ -61,13 +65,19 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         problems = []
+        if self.gguf_file is not None and not is_gguf(self.gguf_file):
+            problems.append(f"--gguf_file {self.gguf_file} is no GGUF file: its name has to end in .gguf.")
         for name in ("model_name_or_path", "config_name", "tokenizer_name"):
             value = getattr(self, name)
             if value is None:
                 continue
             setattr(self, name, hub_name(value))
             if value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
-                problems.append(f"--{name} {value}: there is no such folder.")
+                kind = "file" if is_gguf(value) else "folder"
+                problems.append(f"--{name} {value}: there is no such {kind}.")
+        if not problems:
+            self.model_name_or_path = joined(self.model_name_or_path, self.gguf_file)
+            problems += [f"--model_name_or_path {each}" for each in gguf_problems(self.model_name_or_path)]
         raise_together(problems)
 
     @property

@@ -48,7 +48,7 @@ DETAILS = ("traces", "layers", "jsds")
 SYNC_EVERY = 1.0
 
 # Files of a model that hold weights, read in part; the others that shape its output are read whole.
-WEIGHTS = (".safetensors", ".bin")
+WEIGHTS = (".safetensors", ".bin", ".gguf")
 WHOLE_UP_TO = 64 * 2**20  # bytes
 SAMPLED_EVERY, SAMPLED = 2**20, 4096  # bytes
 
@@ -317,12 +317,14 @@ def _cut(path: Path, size: int) -> None:
 
 
 def fingerprint_model(folder: str | Path) -> str:
-    """What stands for the content of a checkpoint: another value for other weights or another config.
+    """What stands for the content of a checkpoint, a folder or a GGUF file: another value for other weights or another
+    config.
 
     Files of weights above 64 MB are read 4 KB in every MB, so a checkpoint of gigabytes takes a second.
     """
     hashed = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
+    folder = Path(folder)
+    for path in [folder] if folder.is_file() else sorted(folder.iterdir()):
         if path.suffix in WEIGHTS and path.name != "training_args.bin":
             hashed.update(f"{path.name} {path.stat().st_size}".encode())
             _hash_weights(hashed, path)

@@ -67,7 +67,7 @@ def test_an_unsupported_architecture_is_refused_with_those_that_are():
 
     with pytest.raises(ValueError, match=r"model_type is 'bloom'.* gpt2, llama, mistral, qwen2, qwen3, gpt_neox, opt"):
         deploying_class(Config)
-    kin = {"llama", "mistral", "qwen2", "qwen3", "phi", "stablelm", "olmo2", "granite"}
+    kin = {"llama", "mistral", "qwen2", "qwen3", "phi", "stablelm", "olmo2", "granite", "gemma3_text"}
     assert {"t5", "mt5", "gpt2", "gpt_neox", "opt"} | kin <= set(DEPLOYED)
 
 

@@ -1,0 +1,1 @@
+test_real_checkpoint.py
