@@ -192,26 +192,26 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
         if isinstance(bias, WindowedBias):
             bias = bias.all_slots if self.windows[layer - 1] is None else bias.window
         context = merge(states.attend(layer, query, block, self.scale(layer), bias))
-        return self.after_attention(weights, hidden, context, block)
+        return self.after_attention(weights, hidden, context)
 
     @abstractmethod
     def project_qkv(self, weights: Weights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
 
-    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor) -> Tensor:
         """What the layer makes of its input [n, D] and of its heads' context [n, heads * head_dim]."""
-        hidden = self.add(hidden, weights.attention_out(context, block))
-        return self.add(hidden, self.feed_forward(weights, weights.feed_forward_norm(hidden), block))
+        hidden = self.add(hidden, weights.attention_out(context))
+        return self.add(hidden, self.feed_forward(weights, weights.feed_forward_norm(hidden)))
 
     def add(self, hidden: Tensor, update: Tensor) -> Tensor:
         """The residual stream [n, D] with what a block adds to it."""
         return hidden + update
 
-    def feed_forward(self, weights: Weights, normed: Tensor, block: Block) -> Tensor:
+    def feed_forward(self, weights: Weights, normed: Tensor) -> Tensor:
         """What the feed-forward block makes of its input [n, D]."""
         if weights.gate is None:
-            return weights.down(weights.activation(weights.up(normed, block)), block)
-        return weights.down(weights.activation(weights.gate(normed, block)) * weights.up(normed, block), block)
+            return weights.down(weights.activation(weights.up(normed)))
+        return weights.down(weights.activation(weights.gate(normed)) * weights.up(normed))
 
     def rotated(self, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
         """Keys [P, kv_heads, head_dim] of some slots, each rotated to its own position."""
@@ -252,16 +252,16 @@ class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
     def project_qkv(self, weights: SeparateWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
         given = self.attention_input(weights, hidden)
-        query = self.split_normed(weights.q(given, block), block.width, weights.q_norm, self.heads)
-        keys = self.split_normed(weights.k(given, block), block.width, weights.k_norm)
-        return query, keys, self.split(weights.v(given, block), block.width)
+        query = self.split_normed(weights.q(given), block.width, weights.q_norm, self.heads)
+        keys = self.split_normed(weights.k(given), block.width, weights.k_norm)
+        return query, keys, self.split(weights.v(given), block.width)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, kv_heads, head_dim] each."""
         weights = self.layers[layer - 1]
         given = self.attention_input(weights, hidden)
-        keys = self.split_normed(weights.k.plain(given), 1, weights.k_norm)
-        values = self.split(weights.v.plain(given), 1)
+        keys = self.split_normed(weights.k(given), 1, weights.k_norm)
+        values = self.split(weights.v(given), 1)
         return self.rotated(keys[:, :, 0], rows, slots), values[:, :, 0]
 
     def attention_input(self, weights: SeparateWeights, hidden: Tensor) -> Tensor:
@@ -285,8 +285,8 @@ class ParallelBlocks(DecoderOnlyAdapter[Weights]):
 
     parallel: bool
 
-    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor) -> Tensor:
         if not self.parallel:
-            return super().after_attention(weights, hidden, context, block)
-        attended = hidden + weights.attention_out(context, block)
-        return attended + self.feed_forward(weights, weights.feed_forward_norm(hidden), block)
+            return super().after_attention(weights, hidden, context)
+        attended = hidden + weights.attention_out(context)
+        return attended + self.feed_forward(weights, weights.feed_forward_norm(hidden))
