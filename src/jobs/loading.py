@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from models import deploying_class
+from models.choosing import IN_FORCE
 from training.reporting import only_our_bars
 from util import ModelArguments
 
@@ -42,6 +43,7 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     Args:
         encoder: Whether the model has to have one; None takes both kinds.
     """
+    IN_FORCE.use(model_args.products)
     name = model_args.config_name or model_args.model_name_or_path
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")

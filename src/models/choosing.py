@@ -210,7 +210,7 @@ def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float]
 
     Args:
         samples: As of `samples_of`.
-        budget: Seconds it may take; what no time is left for keeps the library's.
+        budget: Seconds it may take; what no time is left for, as on a machine that others use, is left out.
         clock: Seconds, from any moment on.
     """
     found: Chosen = {shape: {} for shape in samples}
@@ -226,7 +226,9 @@ def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float]
         ]
         _time(trials, share, clock)
         for shape in samples:
-            found[shape][rows] = best_of([trial for trial in trials if trial.shape == shape])
+            name = best_of([trial for trial in trials if trial.shape == shape])
+            if name is not None:
+                found[shape][rows] = name
     return found
 
 
@@ -246,12 +248,12 @@ def _time(trials: Sequence[Trial], end: float, clock: Callable[[], float]) -> No
             turn += 1
 
 
-def best_of(trials: Sequence[Trial]) -> str:
-    """The name of the fastest way that was timed twice, since the first time makes it ready; the library's where none
-    is clearly faster."""
+def best_of(trials: Sequence[Trial]) -> str | None:
+    """The name of the fastest way, the library's where none is clearly faster; None where not all were timed twice, of
+    which the first time makes a way ready."""
     timed = {trial.name: trial.seconds for trial in trials if trial.rounds > 1}
-    if LIBRARY not in timed:
-        return LIBRARY
+    if len(timed) < len(trials):
+        return None
     name = min(timed, key=lambda each: timed[each])
     return name if timed[name] < CLEARLY * timed[LIBRARY] else LIBRARY
 
@@ -357,10 +359,11 @@ def _read(path: Path) -> dict:
 
 
 def _keep(path: Path, situation: str, found: Chosen) -> None:
-    """Add to the file, which is there whole or not at all."""
+    """Add what was measured whole to the file, which is there whole or not at all."""
     held = _read(path)
     old = held.get(situation)
-    texts = {str(shape): {str(rows): way for rows, way in ways.items()} for shape, ways in found.items()}
+    whole = {shape: ways for shape, ways in found.items() if len(ways) == len(ROWS)}
+    texts = {str(shape): {str(rows): way for rows, way in ways.items()} for shape, ways in whole.items()}
     held[situation] = (old if isinstance(old, dict) else {}) | texts
     try:
         write_json(path, {"machine": machine(), "chosen": held})
