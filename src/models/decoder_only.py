@@ -200,18 +200,22 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
 
     def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor) -> Tensor:
         """What the layer makes of its input [n, D] and of its heads' context [n, heads * head_dim]."""
-        hidden = self.add(hidden, weights.attention_out(context))
-        return self.add(hidden, self.feed_forward(weights, weights.feed_forward_norm(hidden)))
+        hidden = self.add(hidden, weights.attention_out, context)
+        return self.add(hidden, weights.down, self.inner(weights, weights.feed_forward_norm(hidden)))
 
-    def add(self, hidden: Tensor, update: Tensor) -> Tensor:
-        """The residual stream [n, D] with what a block adds to it."""
-        return hidden + update
+    def add(self, hidden: Tensor, out: Linear, states: Tensor) -> Tensor:
+        """The residual stream [n, D] with what a block's last layer makes of states [n, K] added to it."""
+        return out.added_to(hidden, states)
+
+    def inner(self, weights: Weights, normed: Tensor) -> Tensor:
+        """What the feed-forward block makes of its input [n, D] before its last layer, [n, F]."""
+        if weights.gate is None:
+            return weights.activation(weights.up(normed))
+        return weights.activation(weights.gate(normed)) * weights.up(normed)
 
     def feed_forward(self, weights: Weights, normed: Tensor) -> Tensor:
         """What the feed-forward block makes of its input [n, D]."""
-        if weights.gate is None:
-            return weights.down(weights.activation(weights.up(normed)))
-        return weights.down(weights.activation(weights.gate(normed)) * weights.up(normed))
+        return weights.down(self.inner(weights, normed))
 
     def rotated(self, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
         """Keys [P, kv_heads, head_dim] of some slots, each rotated to its own position."""

@@ -87,6 +87,8 @@ def weight_parts(matrix: Tensor, parts: int | None = None) -> Multiply:
 
     def multiply(states: Tensor, added: Tensor | None = None) -> Tensor:
         columns = _columns(states)  # [K, n]
+        if len(states) == 1 and rest is None and added is not None:  # one row is added to in the same operation
+            return torch.baddbmm(added.reshape(count, -1, 1), weight, columns.expand(count, -1, -1)).view(1, size)
         product = torch.bmm(weight, columns.expand(count, -1, -1)).view(whole, -1)
         if rest is not None:
             product = torch.cat([product, rest.mm(columns)])
