@@ -9,6 +9,7 @@ from decoding.blocks import Block
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
 from models.modeling_causal import CausalMixin
+from models.norms import Norm
 from models.products import Linear
 
 
