@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 import generate
 from models import DeployGPT2LMHeadModel
 from tasks.stories import invented_stories
-from training.perplexity import perplexities
+from training.exit_scores import perplexities
 from util.arguments import EMBEDDED_DECODER
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "assets"
