@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default=str(MODEL), help="a folder or a name on the hub; the one of real_model.sh")
     parser.add_argument("--out", type=output_folder, default="save/quickstart_real")
     parser.add_argument("--questions", type=COUNT, default=len(QUESTIONS), help=f"{len(QUESTIONS)} are there")
-    parser.add_argument("--new-tokens", type=COUNT, default=32, help="of each answer at most")
+    parser.add_argument("--new-tokens", type=COUNT, default=20, help="of each answer at most")
     arguments = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     try:
@@ -164,8 +164,9 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.refuse(error)
     print(
-        f"\n{table(rows)}\n\nOf {model.num_exit_layers} layers, by token: layers before it was said, and all that ran."
+        f"\n{table(rows)}\n\nBy token, of {model.num_exit_layers} layers: those before it was said, and all that ran;"
     )
+    print("FLOPs and seconds hold the prompt.")
     print(f"Table:   {arguments.out / 'table.txt'}\nPicture: {arguments.out / 'prompt_lens.png'}")
 
 
