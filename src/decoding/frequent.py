@@ -19,15 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from decoding.pruning_settings import Given, PruningSettings
 from decoding.settings import Setting
-
-if TYPE_CHECKING:
-    from decoding.pruning import Given, PruningSettings
 
 # What a file of counts says it is; another number where its fields are others.
 KIND = "token counts 1"

@@ -29,7 +29,7 @@ class PolicyFields:
         first_exit: Lowest layer with an exit (exit_min_layer), at least 1.
         last_exit: Highest layer with an exit; None for the last layer but one.
         static_exit: Every token runs exactly this many layers; None for all.
-        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning.PruningSettings`.
+        k, k_min, k_max, adaptive_scale, adaptive_cap: Of pruning, see `decoding.pruning_settings.PruningSettings`.
         copy_share: Rows of the head are copied while rows * k is at most this share of the vocabulary; otherwise the
             whole head is multiplied and the survivors are read out. It changes no result.
         alpha: V_head of contrastive measures are the tokens of at least alpha times the highest probability.

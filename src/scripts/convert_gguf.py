@@ -1,6 +1,8 @@
-"""A GGUF checkpoint as safetensors, its weights widened to a dtype, with tokenizer and chat template.
+r"""Save a GGUF checkpoint as safetensors, its weights widened to a dtype, with tokenizer and chat template.
 
     python src/scripts/convert_gguf.py --model_name_or_path model.gguf --out models/mine
+    python src/scripts/convert_gguf.py --model_name_or_path models/theirs --gguf_file model.Q4_K_M.gguf \
+        --out models/mine
 
 The folder is there when all of it is, or not at all.
 """
@@ -17,7 +19,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from jobs.converting import convert
-from util import DecoderArguments
+from util import DecoderArguments, groups
 from util.additional_args import flag
 from util.arguments import build, choice_problems
 from util.checks import raise_together
@@ -34,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 class ConvertArguments:
     """Where the checkpoint goes, and in which numbers."""
 
-    _argument_group_name = "conversion"
+    _argument_group_name = groups.OUTPUT
 
     out: str | None = flag(None, "Folder of the new checkpoint, which is not there yet.")
     dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.")
@@ -50,7 +52,7 @@ class ConvertArguments:
 
 def main(argv: list[str] | None = None) -> None:
     classes = (DecoderArguments, ConvertArguments)
-    parser = ArgumentParser(classes)
+    parser = ArgumentParser(classes, __doc__)
     transformers_logging.set_verbosity_error()
     try:
         model_args, args = build(classes, parser.given(sys.argv[1:] if argv is None else list(argv)))

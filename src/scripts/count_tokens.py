@@ -2,13 +2,11 @@
 
     python src/scripts/count_tokens.py texts.txt dialogues.jsonl --model_name_or_path DIR --out counts.json
     python src/scripts/count_tokens.py validation.jsonl --columns context --out counts.json
-    python src/generate.py -p "Once upon a time" --use_shallow_deep True --shallow_exit_layer 2 --lossless True \\
-        --type_vocab_reduct frequent --frequent_tokens counts.json --k 512
 
-Texts are those of .txt, .jsonl, .json and .csv files: a line each, or every text of a record, or of --columns of it.
-Take texts like those that will be generated. The file holds each token that occurs with its count, most frequent
-first, and names the vocabulary of the tokenizer; a model with another one refuses it. It is written whole or not
-at all.
+The file is for --frequent_tokens of every script that decodes. Texts are those of .txt, .jsonl, .json and .csv files: a
+line each, or every text of a record, or of --columns of it. Take texts like those that will be generated. The file
+holds each token that occurs with its count, most frequent first, and names the vocabulary of the tokenizer; a model
+with another one refuses it. It is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from decoding.frequent import TokenCounts, vocabulary_digest
 from jobs.loading import load_tokenizer
 from tasks.readers import read_records
-from util import ModelArguments
+from util import ModelArguments, groups
 from util.arguments import EMBEDDED_DECODER
 from util.commands import CommandParser, output_file
 from util.files import write_text
@@ -74,11 +72,13 @@ def _texts(value: Any) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> TokenCounts:
     parser = CommandParser(__doc__)
-    parser.add_argument("files", nargs="+", help=".txt, .jsonl, .json or .csv")
-    parser.add_argument("--columns", nargs="+", help="of a record; every text where not given")
-    parser.add_argument("--model_name_or_path", default=str(EMBEDDED_DECODER), help="whose tokenizer is used")
-    parser.add_argument("--tokenizer_name", help="of another tokenizer than the model's")
-    parser.add_argument("--out", type=output_file, required=True, help="the file of counts, JSON")
+    texts, output = parser.add_argument_group(groups.DATA), parser.add_argument_group(groups.OUTPUT)
+    model = parser.add_argument_group(groups.MODEL)
+    texts.add_argument("files", nargs="+", help=".txt, .jsonl, .json or .csv")
+    texts.add_argument("--columns", nargs="+", help="of a record; every text where not given")
+    model.add_argument("--model_name_or_path", default=str(EMBEDDED_DECODER), help="whose tokenizer is used")
+    model.add_argument("--tokenizer_name", help="of another tokenizer than the model's")
+    output.add_argument("--out", type=output_file, required=True, help="the file of counts, JSON")
     arguments = parser.parse_args(argv)
     try:
         names = {"model_name_or_path": arguments.model_name_or_path, "tokenizer_name": arguments.tokenizer_name}

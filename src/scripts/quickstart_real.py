@@ -1,6 +1,9 @@
-"""What early exit does to a real language model: the lens of a question, and questions under every kind of policy.
+"""Show what early exit does to a real language model: a question's lens, and questions under every kind of policy.
 
-    bash src/scripts/quickstart.sh --real
+    python src/scripts/quickstart_real.py
+    python src/scripts/quickstart_real.py --questions 4 --new-tokens 12 --out save/quickstart_few
+
+`bash src/scripts/quickstart.sh --real` fetches the model first.
 
 Every question is answered under all policies in turn, at batch 1, in this one process. What a policy says is compared
 with full depth, place by place; what parts once seldom meets again, so that share is of the whole answer.
@@ -25,7 +28,7 @@ from decoding.policy import Policy
 from decoding.ranges import COUNT
 from jobs.loading import load_config, load_model, load_tokenizer
 from scripts.real_model import MODEL
-from util import AdditionalArguments, DecoderArguments
+from util import AdditionalArguments, DecoderArguments, groups
 from util.commands import CommandParser, output_folder
 from util.files import write_json, write_text
 from util.terminal import terminal
@@ -143,10 +146,12 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("--model", default=str(MODEL), help="a folder or a name on the hub; the one of real_model.sh")
-    parser.add_argument("--out", type=output_folder, default="save/quickstart_real")
-    parser.add_argument("--questions", type=COUNT, default=len(QUESTIONS), help=f"{len(QUESTIONS)} are there")
-    parser.add_argument("--new-tokens", type=COUNT, default=32, help="of each answer at most")
+    model, run = parser.add_argument_group(groups.MODEL), parser.add_argument_group(groups.RUN)
+    output = parser.add_argument_group(groups.OUTPUT)
+    model.add_argument("--model", default=str(MODEL), help="a folder or a name on the hub; the one of real_model.sh")
+    output.add_argument("--out", type=output_folder, default="save/quickstart_real", help="folder of table and lens")
+    run.add_argument("--questions", type=COUNT, default=len(QUESTIONS), help=f"{len(QUESTIONS)} are there")
+    run.add_argument("--new-tokens", type=COUNT, default=20, help="of each answer at most")
     arguments = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     try:
@@ -164,8 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.refuse(error)
     print(
-        f"\n{table(rows)}\n\nOf {model.num_exit_layers} layers, by token: layers before it was said, and all that ran."
+        f"\n{table(rows)}\n\nBy token, of {model.num_exit_layers} layers: those before it was said, and all that ran;"
     )
+    print("FLOPs and seconds hold the prompt.")
     print(f"Table:   {arguments.out / 'table.txt'}\nPicture: {arguments.out / 'prompt_lens.png'}")
 
 

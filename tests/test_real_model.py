@@ -1,1 +1,0 @@
-test_real_checkpoint.py
