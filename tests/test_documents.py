@@ -179,6 +179,7 @@ def test_the_readme_is_read_in_a_minute():
 def test_the_documents_link_to_what_is_there():
     for document in (*DOCUMENTS, "REFERENCE.md"):
         linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text(encoding="utf-8"))
+        assert linked or document == "CONTRIBUTING.md"
         assert all((ROOT / path).exists() for path in linked), document
 
 
