@@ -54,6 +54,7 @@ from models import (
     DeployStableLmForCausalLM,
     DeployT5ForConditionalGeneration,
 )
+from models.lora import add_lora, merge_lora
 from models.unembed import Unembed
 from training import evaluation
 from util.files import write_text
@@ -195,6 +196,27 @@ T5S = {
     "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
     "mt5": lambda seed: tiny_t5(seed, mt5=True, gated=True, tied=False),
 }
+
+
+@torch.no_grad()
+def with_adapters(model, names: list[str] | None = None):
+    """The model with random adapters of low rank beside its weights."""
+    add_lora(model, "base", 2, 4.0, 0.0, names)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def with_merged_adapters(model):
+    """The model whose weights random adapters are merged into."""
+    model = with_adapters(model)
+    merge_lora(model)
+    return model
+
+
+T5S["adapters merged"] = lambda seed: with_merged_adapters(tiny_t5(seed))
+DECODERS["llama, adapters merged"] = lambda seed: with_merged_adapters(tiny_llama(seed))
 MODELS = T5S | DECODERS
 
 
