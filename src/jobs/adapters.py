@@ -60,9 +60,7 @@ def find_adapters(model_args: ModelArguments) -> Adapters | None:
     path = None if is_gguf(name) else find_adapter_config_file(name, **hub_options(model_args))
     if path is None:
         return None
-    raise_together(
-        package_problems(f"{name}, which holds adapters alone,", "peft", "give the model they are merged in")
-    )
+    raise_together(package_problems(f"{name}, of adapters alone,", "peft", "give the model they are merged in"))
     held = read_json(path)
     base, kind = held.get("base_model_name_or_path"), held.get("peft_type")
     if kind != "LORA":

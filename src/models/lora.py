@@ -70,7 +70,7 @@ def add_lora(model: Any, base: str, rank: int, alpha: float, dropout: float, nam
     known, modules = _chosen(model, model.lora_targets if names is None else names)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type] # peft says int, and divides by the rank
         lora_dropout=dropout,
         target_modules=known,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules),

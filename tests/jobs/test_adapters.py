@@ -91,7 +91,7 @@ def test_another_rank_is_another_training(answers, caplog):
     answers(*TRAINING, *LORA, "--eval_strategy", "no")
     answers(*TRAINING, *LORA, "--eval_strategy", "no")
     assert "Training was complete already" in caplog.text
-    with pytest.raises(ValueError, match="lora_rank was 2, is 3"):
+    with pytest.raises(ValueError, match=r"lora_rank was 2, is 3"):
         answers(*TRAINING, *LORA, "--eval_strategy", "no", "--lora_rank", "3")
 
 
@@ -120,7 +120,7 @@ def test_the_confidence_head_is_kept_with_the_adapters(answers, tiny_t5_dir, tmp
     assert all(torch.equal(stored(head)[name], value) for name, value in before.items())
     _, metrics = answers("--do_eval", *meta, model=head, out=tmp_path / "read")
     assert 1 <= metrics["eval_block_avg"] <= 4 and trained["train_loss"] > 0
-    with pytest.raises(ValueError, match="meta needs a trained confidence head, which .* lacks"):
+    with pytest.raises(ValueError, match=r"meta needs a trained confidence head, which .* lacks"):
         answers("--do_eval", *meta, model=tmp_path / "out", out=tmp_path / "refused")
 
 
@@ -144,17 +144,17 @@ def test_a_decoder_and_its_perplexities(tiny_gpt2_dir, tmp_path):
 
 
 def test_targets_that_match_nothing_leave_no_folder(answers, tmp_path):
-    with pytest.raises(ValueError, match="--lora_target_modules q_proj: valid are q, k, v, o, wi, wo in a t5"):
+    with pytest.raises(ValueError, match=r"--lora_target_modules q_proj: valid are q, k, v, o, wi, wo in a t5"):
         answers(*TRAINING, *LORA, "--lora_target_modules", "q_proj")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_done_is_told_in_a_sentence(answers, tiny_t5_dir, tmp_path, caplog):
     with pytest.raises(
-        ValueError, match="--use_lora without --do_train needs a checkpoint of adapters, which .* is not"
+        ValueError, match=r"--use_lora without --do_train needs a checkpoint of adapters, which .* is not"
     ):
         answers("--do_eval", "--use_lora")
-    with pytest.raises(ValueError, match="--output_dir .* holds the model that the adapters are of: give another"):
+    with pytest.raises(ValueError, match=r"--output_dir .* holds the model that the adapters are of: give another"):
         answers(*TRAINING, *LORA, out=tiny_t5_dir)
     answers(*TRAINING, "--lora_rank", "4", "--eval_strategy", "no")
     assert "Without --use_lora True these flags have no effect: --lora_rank." in caplog.text
@@ -168,7 +168,7 @@ def test_a_quantised_model_is_refused(answers, tiny_t5_dir, tmp_path):
     config = read_json(quantised / "config.json")
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (quantised / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="is quantised: .* give a checkpoint in fp32, bf16 or fp16"):
+    with pytest.raises(ValueError, match=r"is quantised: .* give a checkpoint in fp32, bf16 or fp16"):
         answers(*TRAINING, *LORA, model=quantised)
 
 
