@@ -208,9 +208,10 @@ class Job:
         """What makes another training of it; steps and epochs may be added to one, batches be cut otherwise."""
         names = ("model_name_or_path", "dataset_name", "train_file", "max_train_samples", "learning_rate", "seed")
         names += ("intermediate_loss_fn", "train_meta_cm_head", *self._settings_of_loss())
-        names += LORA_FLAGS if self.trainer.model.config.use_lora else ()
-        holders = (self.model_args, self.data_args, self.args, self.trainer.model.config)
-        return {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+        config = self.trainer.model.config
+        holders = (self.model_args, self.data_args, self.args, config)
+        settings = {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+        return settings | {name: getattr(config, name) if config.use_lora else None for name in LORA_FLAGS}
 
     def _settings_of_loss(self) -> list[str]:
         """What the loss over layers, if there is one, reads and brings along."""

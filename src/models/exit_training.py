@@ -12,7 +12,7 @@ from losses.layers import Layers, LayerStates
 from losses.meta_head import meta_head_loss
 from models.hugging_face import LibraryModel
 from models.layer_dropout import LayerDropout
-from models.lora import saved_lora
+from models.lora import has_lora, save_lora
 from models.norms import norm_of
 from models.unembed import Unembed
 
@@ -129,9 +129,12 @@ class ExitTraining(LibraryModel):
         for name in self.loss_modules or ():
             getattr(self, name).requires_grad_(True)
 
-    def get_adapter_state_dict(self, adapter_name=None, state_dict=None) -> dict[str, Tensor]:
-        """What `save_pretrained` saves of a model with adapters."""
-        return saved_lora(self, state_dict)
+    def save_pretrained(self, save_directory, is_main_process: bool = True, state_dict=None, **kwargs) -> None:
+        """The library's; of a model with adapters these alone are saved, see `models.lora`."""
+        if not has_lora(self):
+            super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        elif is_main_process:
+            save_lora(self, save_directory, state_dict)
 
     @property
     def output_scale(self) -> float:

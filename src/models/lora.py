@@ -7,16 +7,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 logger = logging.getLogger(__name__)
 
 # What peft calls the adapters of a model that has one set of them.
 NAME = "default"
+# What peft puts before the names of weights in a file.
+PREFIX = "base_model.model."
 
 
 def has_lora(model: nn.Module) -> bool:
@@ -95,7 +100,9 @@ def load_lora(model: Any, held: Any, weights: dict[str, Tensor], base: str) -> N
 
 
 def _inject(model: Any, config: Any, base: str) -> None:
-    model.add_adapter(config, NAME)
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(config, model, NAME)
     config.base_model_name_or_path = base
     config.modules_to_save = list(model.trained_whole) or None
     model.freeze_for_training()
@@ -114,6 +121,17 @@ def saved_lora(model: Any, state: dict[str, Tensor] | None = None) -> dict[str, 
     return adapters | {name: value for name, value in state.items() if name.split(".")[0] in model.trained_whole}
 
 
+def save_lora(model: Any, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+    """Adapters alone in a folder, in peft's form: their config and their weights.
+
+    Args:
+        state: As of `saved_lora`.
+    """
+    model.peft_config[NAME].save_pretrained(str(folder))
+    weights = {f"{PREFIX}{name}": weight.contiguous() for name, weight in saved_lora(model, state).items()}
+    save_file(weights, Path(folder) / ADAPTER_SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
 def restore_lora(model: Any, weights: dict[str, Tensor]) -> None:
     """Weights of a checkpoint, into the adapters that a model has; what is trained whole and not in it stays.
 
@@ -125,7 +143,7 @@ def restore_lora(model: Any, weights: dict[str, Tensor]) -> None:
     """
     from peft import set_peft_model_state_dict
 
-    named = {name.removeprefix("base_model.model."): weight for name, weight in weights.items()}
+    named = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
     own = saved_lora(model)
     whole = {name for name in own if name.split(".")[0] in model.trained_whole}
     missing = [name for name in own if name not in named and name not in whole]
@@ -171,4 +189,3 @@ def merge_lora(model: Any) -> None:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, module.get_base_layer())
     del model.peft_config
-    model._hf_peft_config_loaded = False
