@@ -79,7 +79,6 @@ def add_lora(model: Any, base: str, rank: int, alpha: float, dropout: float, nam
         lora_dropout=dropout,
         target_modules=known,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in modules),
-        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     _inject(model, config, base)
 

@@ -22,6 +22,7 @@ from support import (
 )
 
 BUILDERS = [tiny_t5, tiny_gpt2, tiny_llama]
+LOSSLESS = Policy(confidence="softmax", threshold=0.3, skipped="recompute", verification="exact", num_speculations=3)
 EXITS = {"shallow_exit_layer": 2, "distill_layer_alpha": 0.5, "do_layer_transformation": True, "layer_dropout": 0.5}
 
 
@@ -46,7 +47,7 @@ def test_merged_for_a_call_it_says_what_the_adapters_beside_the_weights_say(name
     with double_precision(model):
         before, inputs = held(model), inputs_for(model, 5, batch=3)
         expected, changed = plain_generate(model, **inputs), model.generate(**inputs, policy=Policy(static_exit=2))
-        for policy in (Policy(), Policy("softmax", 1.0), Policy("softmax", 0.3, lossless=True)):
+        for policy in (Policy(), Policy(confidence="softmax", threshold=1.0), LOSSLESS):
             found = model.generate(**inputs, policy=policy)
             for row in range(3):
                 assert answer_of(model, inputs, found, row) == answer_of(model, inputs, expected, row)
@@ -108,7 +109,7 @@ def test_layerskip_trains_adapters_of_every_architecture(name):
 def test_gradient_checkpointing_gives_the_same_gradients(build):
     gradients = []
     for checkpointing in (False, True):
-        model = with_adapters(build(3)).train()
+        model = with_adapters(build(3)).double().train()
         model.config.intermediate_loss_fn = "weighted_ce"
         for module in model.modules():
             if isinstance(module, nn.Dropout):
