@@ -2,8 +2,6 @@ r"""Train, evaluate or predict translation with a T5 whose tokens may leave the 
 
     echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_eval \
         --validation_file /tmp/pairs.jsonl --source_lang de --target_lang en --static_exit_layer 4
-    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_predict \
-        --test_file /tmp/pairs.jsonl --source_lang de --target_lang en --use_early_exit True --exit_conf_threshold 0.9
     echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_train \
         --train_file /tmp/pairs.jsonl --source_lang de --target_lang en --eval_strategy no --max_steps 2 \
         --output_dir save/translation_trained
