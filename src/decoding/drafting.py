@@ -64,6 +64,11 @@ class Prices:
         """Of a token at full depth: L + H."""
         return self.num_layers + self.head
 
+    def draft(self, layers: float, head: float) -> float:
+        """Of a drafted token: the layers below its exit, the exits tried, `head` in layers, and, together with the
+        token that verifies it, the layers above and the head once more."""
+        return layers + head + self.slot * (self.full - layers)
+
 
 def tokens_per_layer(
     drafts: int, *, acceptance: float, leaving: float, draft: float, staying: float, full: float
@@ -167,10 +172,8 @@ class RowDrafts:
     # ------------------------------------------------------------------------------------------------------- what to do
     @property
     def _draft(self) -> float:
-        """Layers that a drafted token costs: those below its exit, the exits tried, and, together with the token that
-        verifies it, the layers above and the head once more."""
-        layers = self._layers / self._left
-        return layers + self._rows_cost / self._left + self.prices.slot * (self.prices.full - layers)
+        """Layers that a drafted token costs, as seen so far."""
+        return self.prices.draft(self._layers / self._left, self._rows_cost / self._left)
 
     @property
     def _trial(self) -> int:
