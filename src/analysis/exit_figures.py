@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from analysis.drawing import finish, own_legend, panels, series, shared_legend
 from analysis.style import Look, look, nth
@@ -34,6 +35,8 @@ def paint_exits(values: dict) -> Figure:
             _line(panel, found, look_of(line, place), label_of(line))
         if name in LOGARITHMIC:
             panel.set_yscale("log")
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter(LogFormatter())
         if name == "auroc":
             panel.axhline(0.5, color="0.6", linewidth=0.8)
         finish(panel, "layer", label)

@@ -69,9 +69,9 @@ def exit_values(
         ValueError: No label counts.
     """
     labels = sum(label != IGNORED_LABEL for row in rows["labels"] for label in row)
-    every = max(1, -(-labels // most))
+    share = min(1.0, most / max(1, labels))
     held = HELD // (model.num_exit_layers + 1)
-    pieces = [_piece(model, some, measures, alpha) for some in labelled_positions(model, rows, batch_size, every, held)]
+    pieces = [_piece(model, some, measures, alpha) for some in labelled_positions(model, rows, batch_size, share, held)]
     if not pieces:
         raise ValueError("No label counts, so there is nothing that a layer could say: give texts of several tokens.")
     *columns, confidences = zip(*pieces, strict=True)

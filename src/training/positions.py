@@ -31,13 +31,15 @@ class Positions(NamedTuple):
 
 
 @torch.no_grad()
-def labelled_positions(model, rows: Dataset, batch_size: int, every: int = 1, held: int = HELD) -> Iterator[Positions]:
+def labelled_positions(
+    model, rows: Dataset, batch_size: int, share: float = 1.0, held: int = HELD
+) -> Iterator[Positions]:
     """The positions in the order of the data; the model's mode is restored at the end.
 
     Args:
         model: With `teacher_forced` and `unembed`, see `models.exit_training`.
         rows: Columns input_ids and labels, as for training.
-        every: Of the positions whose label counts each so manieth is taken.
+        share: Of the positions whose label counts so many are taken, evenly.
         held: What bounds memory: so many positions come together that their logits are at most so many numbers.
     """
     was_training = model.training
@@ -46,7 +48,8 @@ def labelled_positions(model, rows: Dataset, batch_size: int, every: int = 1, he
     for start in range(0, len(rows), batch_size):
         states, labels = model.teacher_forced(**_batch(rows[start : start + batch_size], model.device))
         row, column = (labels != IGNORED_LABEL).nonzero().unbind(1)
-        taken = (torch.arange(seen, seen + len(row), device=row.device) % every == 0).nonzero().flatten()
+        steps = (share * torch.arange(seen, seen + len(row) + 1, dtype=torch.float64, device=row.device)).floor()
+        taken = steps.diff().nonzero().flatten()
         seen += len(row)
         for some in taken.split(at_once):
             where = row[some], column[some]

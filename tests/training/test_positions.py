@@ -23,8 +23,8 @@ def test_every_label_comes_once_with_its_row():
 def test_some_of_them_are_those_that_every_batch_size_takes():
     model = DECODERS["gpt2"](0)
     for size in (1, 2, 3):
-        found = list(labelled_positions(model, ROWS, size, every=2))
-        assert torch.cat([each.labels for each in found]).tolist() == AHEAD[::2]
+        found = list(labelled_positions(model, ROWS, size, share=0.5))
+        assert torch.cat([each.labels for each in found]).tolist() == AHEAD[1::2]
 
 
 def test_no_more_come_at_once_than_memory_is_given_for():
