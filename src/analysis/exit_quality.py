@@ -30,11 +30,11 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis import calibration, intervals
 from analysis.drawing import Drawing
+from analysis.exit_advice import RANKS, advice, prices_of, rank_label
 from analysis.exit_figures import label_of, paint_exits, paint_reliability
 from analysis.exit_values import ExitValues, exit_values
 from analysis.tables import Table
 from decoding.confidence import CONFIDENCES
-from decoding.drafting import GAIN, SLOT_COST, Prices, tokens_per_layer
 from decoding.ranges import COUNT, FROM_TWO, SHARE
 from jobs.loading import load_config, load_model, load_tokenizer, refuse_long_blocks
 from tasks import KINDS, TASKS, find_task, load_examples, train_features
@@ -68,13 +68,6 @@ HANDED_ON += ("source_lang", "target_lang")
 # It compares whole distributions of all layers below, at every layer: thirty times the time of all others.
 SLOW = ("JSD_contrastive_text",)
 MEASURES = [name for name, row in CONFIDENCES.items() if not row.looks_ahead]
-RANKS = (0.5, 0.9, 0.99)
-# An exit is usable where it says the last layer's token at so many positions, at it and at every layer above.
-USABLE = 0.9
-# A confidence is sure in the last bin of a reliability figure.
-SURE = 1 - 1 / calibration.BINS
-# Drafted tokens at a time, as many as --num_speculations has.
-DRAFTS = 8
 SHOWN_LAYERS = 6
 
 
@@ -188,7 +181,7 @@ def _of_layer(
         "equal": quantity(calibration.mean(equal)),
         "perplexity": quantity(calibration.exponential(values.loss[:, place])),
         "divergence": quantity(calibration.mean(values.divergence[:, place])),
-        "rank": {f"{share:.0%} of positions": quantity(calibration.quantile(rank, share)) for share in RANKS},
+        "rank": {rank_label(share): quantity(calibration.quantile(rank, share)) for share in RANKS},
         "plausible": {
             "plausible rows": quantity(calibration.mean(plausible / vocabulary)),
             "positions with one": quantity(calibration.mean(plausible == 1)),
@@ -206,107 +199,6 @@ def _of_layer(
         for name, each in said.items()
     }
     return found
-
-
-# --------------------------------------------------------------------------------------------------------------- advice
-def advice(layers: Sequence[dict], vocabulary: int, prices: Prices) -> str:
-    """What to do about exits like these, in sentences."""
-    told = [_usable(layers), _believed(layers), _drafts(layers, prices), _pruned(layers, vocabulary)]
-    return " ".join(each for each in told if each)
-
-
-def first_usable(layers: Sequence[dict]) -> int | None:
-    """The lowest layer below the last from which on every layer says the last layer's token often enough."""
-    usable = None
-    for each in reversed(layers[:-1]):
-        if each["equal"]["value"] < USABLE:
-            break
-        usable = each["layer"]
-    return usable
-
-
-def _usable(layers: Sequence[dict]) -> str:
-    usable, depth = first_usable(layers), layers[-1]["layer"]
-    if usable == 1:
-        return f"Every exit says the last layer's token at {USABLE:.0%} of the positions or more."
-    last = (usable or depth) - 1
-    share = f"layer {last} says the last layer's token at {layers[last - 1]['equal']['value']:.0%} of the positions"
-    first = f"Exits below layer {usable}" if usable else f"The exits below layer {depth}, the last,"
-    return f"{first} are not usable as they are ({share}): train them (--intermediate_loss_fn)."
-
-
-def _believed(layers: Sequence[dict]) -> str:
-    """Which measure tells right from wrong best in the upper half, and from where on being sure means being right."""
-    upper = layers[len(layers) // 2 : -1] or layers[:-1]
-    found: dict[str, list[float]] = {}
-    for each in upper:
-        for name, area in each["auroc"].items():
-            if np.isfinite(area["value"]):
-                found.setdefault(name, []).append(area["value"])
-    if not found:
-        return ""
-    best = max(found, key=lambda name: np.mean(found[name]))
-    span = f"AUROC {min(found[best]):.2f} to {max(found[best]):.2f} from layer {upper[0]['layer']} on"
-    return f"The measure that knows best when a layer is right is {label_of(best)} ({span}). {_sure(layers)}".strip()
-
-
-def _sure(layers: Sequence[dict]) -> str:
-    right = {each["layer"]: _right_where_sure(each["reliability"].get("softmax", ())) for each in layers[:-1]}
-    right = {layer: share for layer, share in right.items() if share is not None}
-    if not right:
-        return ""
-    wrong = [layer for layer, share in right.items() if share < USABLE]
-    believed = [layer for layer in right if layer > max(wrong, default=0)]
-    from_there = f"from layer {believed[0]} on" if believed else "at no layer"
-    lowest = min(right, key=lambda layer: right[layer])
-    told = f"A softmax above {SURE:.1f} is right at {USABLE:.0%} of its positions or more {from_there}"
-    return f"{told}; at layer {lowest} it is at {right[lowest]:.0%}." if wrong else f"{told}."
-
-
-def _right_where_sure(bins: Sequence[dict]) -> float | None:
-    sure = [each["right"]["value"] for each in bins if each["confidence"] >= SURE]
-    return sure[0] if sure else None
-
-
-def promised(layers: Sequence[dict], prices: Prices) -> dict[int, float]:
-    """Layer -> tokens per layer that verified drafts from there promise, times those of full depth, where all are
-    drafted and as many stand as say the last layer's token."""
-    found = {}
-    for each in layers[:-1]:
-        draft = prices.draft(each["layer"], prices.head)
-        seen = {"acceptance": each["equal"]["value"], "leaving": 1.0, "draft": draft, "staying": 0.0}
-        lengths = range(1, DRAFTS + 1)
-        best = max(tokens_per_layer(drafts, **seen, full=prices.full) for drafts in lengths)
-        found[each["layer"]] = best * prices.full
-    return found
-
-
-def _drafts(layers: Sequence[dict], prices: Prices) -> str:
-    found = promised(layers, prices)
-    pays = [layer for layer, times in found.items() if times > GAIN]
-    best = max(found, key=lambda layer: found[layer])
-    if not pays:
-        return f"Lossless drafts pay from no layer (at best {found[best]:.2f} times full depth, from layer {best})."
-    return (
-        f"Lossless drafts promise to pay from layer {pays[0]} on, most from {best}: {found[best]:.2f} times full depth."
-    )
-
-
-def _pruned(layers: Sequence[dict], vocabulary: int) -> str:
-    layer = first_usable(layers) or layers[-1]["layer"] - 1
-    rank = layers[layer - 1]["rank"][f"{RANKS[-1]:.0%} of positions"]["value"]
-    kept = f"{rank:,.0f} of {vocabulary:,} rows"
-    return (
-        f"Pruning at layer {layer} has to keep {kept} for the last layer's token to survive at {RANKS[-1]:.0%} of the "
-        "positions."
-    )
-
-
-def prices_of(model) -> Prices:
-    """What a token costs this model, in layers."""
-    weights = [weight.numel() for weight in model.decoder_layers.parameters() if weight.dim() > 1]
-    head = model.unembed().weight.numel() * model.num_exit_layers / sum(weights)
-    return Prices(model.num_exit_layers, head, first_exit=1, slot=SLOT_COST.get(model.device.type, 0.0))
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -329,8 +221,12 @@ def _row(each: dict, measures: Sequence[str]) -> list[str]:
     cells += [f"{each['perplexity']['value']:.4g}", f"{each['divergence']['value']:.3f}", *ranks]
     cells += [f"{rows:.2g}", f"{alone:.3f}"]
     for name in measures:
-        cells += [f"{each[score][name]['value']:.3f}" if name in each[score] else "-" for score in ("auroc", "ece")]
+        cells += [_cell(each[score].get(name)) for score in ("auroc", "ece")]
     return cells
+
+
+def _cell(quantity: Quantity | None) -> str:
+    return f"{quantity['value']:.3f}" if quantity and np.isfinite(quantity["value"]) else "-"
 
 
 def as_csv(layers: Sequence[dict]) -> str:
@@ -396,6 +292,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         tokenizer = load_tokenizer(model_args)
         task, rows = load_rows(args, tokenizer, {"cache_dir": model_args.cache_dir, "token": model_args.token})
         model = load_model(model_args, config, torch.float32).eval()
+        if model.num_exit_layers < 2:
+            raise ValueError(f"{model_args.model_name_or_path} has one layer, so there is no exit below its last.")
         measures = chosen_measures(args.measures, model, model_args.model_name_or_path)
         values = exit_values(model, rows, args.batch_size, args.positions, measures, args.contrastive_alpha)
         vocabulary = model.unembed().vocabulary_size

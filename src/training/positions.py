@@ -51,7 +51,7 @@ def labelled_positions(
         steps = (share * torch.arange(seen, seen + len(row) + 1, dtype=torch.float64, device=row.device)).floor()
         taken = steps.diff().nonzero().flatten()
         seen += len(row)
-        for some in taken.split(at_once):
+        for some in taken.split(at_once) if len(taken) else ():
             where = row[some], column[some]
             yield Positions(states.at(where), labels[where], start + row[some])
     model.train(was_training)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from analysis.drawing import drawn_before
-from analysis.exit_quality import advice, as_csv, first_usable, main, promised, summary
+from analysis.exit_advice import advice, first_usable, promised
+from analysis.exit_quality import as_csv, main, summary
 from analysis.exit_values import ExitValues
 from analysis.figures import PAINTS
 from decoding.drafting import Prices
