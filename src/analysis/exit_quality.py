@@ -39,6 +39,7 @@ from decoding.ranges import COUNT, FROM_TWO, SHARE
 from jobs.loading import load_config, load_model, load_tokenizer, refuse_long_blocks
 from tasks import KINDS, TASKS, find_task, load_examples, train_features
 from tasks.language_modeling import blocks
+from tasks.loading import SPLIT_FILES
 from training.reporting import only_our_bars
 from util import (
     DecoderArguments,
@@ -145,10 +146,16 @@ def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source
     for place, key in enumerate(zip(examples["prompt"], examples["source"], examples["target"], strict=True)):
         different.setdefault(key, place)
     examples = examples.select(list(different.values())[: args.texts])
-    name = Path(args.validation_file).stem if args.validation_file else task.name
+    name = task.name if args.validation_file is None else _name_of(Path(args.validation_file))
+    name += f" ({args.text_column})" if args.text_column else ""
     if task.kind is KINDS["language_modeling"]:
         return name, blocks(examples, tokenizer, args.block_size, apart=True)
     return name, train_features(task, examples, tokenizer, data_args)
+
+
+def _name_of(file: Path) -> str:
+    """That of its folder where the file's is that of a split."""
+    return file.resolve().parent.name if file.stem in SPLIT_FILES else file.stem
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
