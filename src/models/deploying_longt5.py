@@ -4,7 +4,9 @@ of blocks."""
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from models.adapter import effective_mask
 from models.deploying import EarlyExitGeneration
 from models.deploying_t5 import T5Adapter
 from models.modeling_longt5 import EarlyExitLongT5ForConditionalGeneration
@@ -28,3 +30,13 @@ class DeployLongT5ForConditionalGeneration(EarlyExitGeneration, EarlyExitLongT5F
     """LongT5 with early exits."""
 
     adapter_class = LongT5Adapter
+
+    def _refuse_inputs(self, inputs, kwargs: dict) -> None:
+        """Those of every model, and padding in float16: the library hides keys by a number that is infinite there, so
+        that a token of padding, which sees none, becomes NaN, and after a layer all others with it."""
+        super()._refuse_inputs(inputs, kwargs)
+        if self.dtype == torch.float16 and effective_mask(kwargs.get("attention_mask")) is not None:
+            raise ValueError(
+                "LongT5's encoder in the library gives NaN for padded sources in float16: take bfloat16 or float32, or "
+                "one source at a time."
+            )

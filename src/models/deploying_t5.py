@@ -43,7 +43,7 @@ class T5LayerWeights(NamedTuple):
 
 
 def layer_weights(block: Any, norm: Norm) -> T5LayerWeights:
-    """Name the parameters of a Hugging Face T5 or mT5 decoder block."""
+    """Name the parameters of a Hugging Face T5, mT5 or LongT5 decoder block."""
     self_attention, cross_attention, feed_forward = block.layer[0], block.layer[1], block.layer[-1]
     dense = feed_forward.DenseReluDense
     gated = hasattr(dense, "wi_0")
