@@ -70,6 +70,7 @@ def paint_losses(values: dict) -> Figure:
             line = [row for row in found if (row["task"], row["loss"]) == (task, loss)]
             aside = 0.06 * (place - (len(losses) - 1) / 2)
             series(panel, _layers(line, aside), [row["score"] for row in line], nth(place), loss)
+        panel.set_xticks(sorted({row["layer"] for row in found}))
         (name,) = {row["score_name"] for row in found if row["task"] == task}
         finish(panel, "layer that every token leaves after", f"{name} (%)", task)
     shared_legend(figure)
