@@ -5,7 +5,7 @@ r"""Train the small T5 anew under every loss, and compare what its exits score.
 
 Every training begins with the same weights and sees the same batches in the same order; they differ in the loss alone.
 `plain` is the library's, of the last layer. Every exit is then scored on the same examples of both invented tasks, and
-so is FREE at the shallow exit that some losses train, at a quarter of the depth. A run that is killed continues where
+so is FREE at the shallow exit that some losses train. A run that is killed continues where
 it last saved, losses can be added later, and the figure and the table are drawn from the files after every loss. One
 thread is used unless OMP_NUM_THREADS says otherwise.
 """
@@ -42,13 +42,8 @@ from util.terminal import terminal
 
 SETTINGS = ("facts_trained", "dialogues_trained")
 # What all trainings of a folder share.
-SHARED = ("layers", "steps", "batch", "learning_rate", "seed")
+SHARED = ("layers", "shallow_exit_layer", "steps", "batch", "learning_rate", "seed")
 BATCH = 32  # examples decoded together
-
-
-def shallow_exit(arguments: argparse.Namespace) -> int:
-    """The layer of FREE's exit, at a quarter of the depth."""
-    return max(1, arguments.layers // 4)
 
 
 def train_model(loss: str, folder: Path, arguments: argparse.Namespace) -> None:
@@ -72,7 +67,8 @@ def train_model(loss: str, folder: Path, arguments: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODEL)
     name = None if loss == PLAIN else loss
-    model = train_body(build, tokenizer, intermediate_loss_fn=name, shallow_exit_layer=shallow_exit(arguments))
+    flags = {"intermediate_loss_fn": name, "shallow_exit_layer": arguments.shallow_exit_layer}
+    model = train_body(build, tokenizer, **flags)
     stored = make_config(build)  # nothing in it asks for training
     stored.architectures = ["T5ForConditionalGeneration"]
     store(model, tokenizer, folder, stored)
@@ -81,7 +77,7 @@ def train_model(loss: str, folder: Path, arguments: argparse.Namespace) -> None:
 
 def evaluate_model(loss: str, folder: Path, arguments: argparse.Namespace, clock: Clock) -> None:
     """Score every exit of a model, and FREE at its shallow exit, on both tasks."""
-    free = [*read_methods()["FREE"], "--shallow_exit_layer", str(shallow_exit(arguments))]
+    free = [*read_methods()["FREE"], "--shallow_exit_layer", str(arguments.shallow_exit_layer)]
     exits = [["--static_exit_layer", str(layer)] for layer in range(1, arguments.layers)]
     for name in SETTINGS:
         setting = read_settings()[name]
@@ -95,12 +91,18 @@ def evaluate_model(loss: str, folder: Path, arguments: argparse.Namespace, clock
         print(f"{clock}  {loss}: {name} is scored at every exit", flush=True)
 
 
-def refuse_other(arguments: argparse.Namespace) -> None:
-    """Refuses a folder whose trainings differ from these in more than their loss; writes what they share.
+def refuse_misfits(arguments: argparse.Namespace) -> None:
+    """Refuses a shallow exit that is none, and a folder whose trainings differ from these in more than their loss;
+    writes what they share.
 
     Raises:
-        ValueError: It holds others.
+        ValueError: The exit is not below the last layer, or the folder holds others.
     """
+    if arguments.shallow_exit_layer >= arguments.layers:
+        given = f"--shallow-exit-layer {arguments.shallow_exit_layer}"
+        raise ValueError(
+            f"{given}: valid are layers below the last, 1 to {arguments.layers - 1} of --layers {arguments.layers}."
+        )
     path, shared = arguments.out / "settings.json", {name: getattr(arguments, name) for name in SHARED}
     held = read_json(path) if path.is_file() else shared
     other = [f"--{name.replace('_', '-')} {value}" for name, value in held.items() if shared.get(name) != value]
@@ -131,6 +133,7 @@ def make_parser() -> CommandParser:
     training.add_argument("--learning-rate", type=POSITIVE, default=2e-3, help="peak of AdamW's")
     training.add_argument("--seed", type=NATURAL, default=0, help="of the initial weights")
     model.add_argument("--layers", type=FROM_TWO, default=6, help="of the decoder")
+    training.add_argument("--shallow-exit-layer", type=COUNT, default=2, help="of FREE and the losses that train it")
     data.add_argument("--batch", type=COUNT, default=32, help="questions in a batch; half as many dialogues")
     data.add_argument("--examples", type=COUNT, default=500, help="of each task, to score exits by")
     return parser
@@ -142,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     clock = Clock()
     try:
-        refuse_other(arguments)
+        refuse_misfits(arguments)
         for loss in (PLAIN, *arguments.losses):
             folder = arguments.out / "models" / loss
             train_model(loss, folder, arguments)

@@ -1,7 +1,7 @@
 r"""Measure the peak memory of one training step under every loss, each in a process of its own.
 
-    python src/scripts/measure_memory.py --out save/memory.json
-    python src/scripts/measure_memory.py --losses weighted_ce --layers 4 --vocabulary 4096 --width 64 --rows 2
+    python src/scripts/measure_memory.py --out save/memory
+    python src/scripts/measure_memory.py --losses weighted_ce --layers 4 --width 64 --out save/memory_small
 
 A T5 with random weights takes one step: forward, backward, and SGD, which holds nothing of its own. Counted is what the
 process holds at its peak beyond what it held before the model was there: weights, gradients, activations. The plain
@@ -19,16 +19,17 @@ import sys
 import torch
 from transformers import T5Config
 
+from analysis.loss_figures import PLAIN
+from analysis.tables import Table
 from decoding.ranges import COUNT, FROM_TWO
 from losses.exits import LOSSES
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
 from scripts.benchmark_decoding import peak_while
 from util import groups
-from util.commands import CommandParser, output_file
-from util.files import write_json
+from util.commands import CommandParser, output_folder
+from util.files import write_json, write_text
 from util.terminal import terminal
 
-PLAIN = "plain"
 HEAD_WIDTH = 64
 SIZES = ("layers", "vocabulary", "width", "rows", "source", "target")
 
@@ -73,8 +74,20 @@ def peak_alone(sizes: argparse.Namespace, loss: str) -> float:
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
-def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Measure, print a line per loss, and return the numbers."""
+def as_table(sizes: argparse.Namespace, peaks: dict[str, float]) -> Table:
+    """Table 10: the peak of each loss, and how many times the plain step's it is."""
+    rows = [[loss, f"{peak:.0f}", f"{peak / peaks[PLAIN]:.2f}"] for loss, peak in peaks.items()]
+    labels = sizes.rows * sizes.target
+    title = (
+        f"Table 10. Peak memory of a training step: {sizes.layers} layers of width {sizes.width}, V = "
+        f"{sizes.vocabulary}, {labels} labels"
+    )
+    note = "MiB: weights, gradients and activations in float32, of the process that takes the step.\n"
+    return Table(title, ["loss", "MiB", "times the plain step's"], rows, [], note)
+
+
+def make_parser() -> CommandParser:
+    """The flags."""
     parser = CommandParser(__doc__)
     model, data = parser.add_argument_group(groups.MODEL), parser.add_argument_group(groups.DATA)
     measured, output = parser.add_argument_group(groups.MEASUREMENT), parser.add_argument_group(groups.OUTPUT)
@@ -87,20 +100,22 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     names = ", ".join(LOSSES)
     measured.add_argument("--losses", nargs="+", choices=LOSSES, metavar="LOSS", default=[*LOSSES], help=f"of {names}")
     measured.add_argument("--peak-of", choices=[PLAIN, *LOSSES], help=argparse.SUPPRESS)
-    output.add_argument("--out", type=output_file, help="JSON file of the numbers")
-    sizes = parser.parse_args(argv)
+    output.add_argument("--out", type=output_folder, default="save/memory", help="folder of the table")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    sizes = make_parser().parse_args(argv)
     if sizes.peak_of:
         print(peak_of_step(sizes, sizes.peak_of))
-        return {}
-    found: dict[str, dict[str, float]] = {}
+        return
+    peaks: dict[str, float] = {}
     for loss in (PLAIN, *sizes.losses):
-        peak = peak_alone(sizes, loss)
-        found[loss] = {"MiB": peak, "times": peak / found.get(PLAIN, {}).get("MiB", peak)}
-        print(f"{loss:<24}{peak:>8.0f} MiB{found[loss]['times']:>7.2f} times the plain step's", flush=True)
-    if sizes.out:
-        held = {name: getattr(sizes, name) for name in SIZES}
-        write_json(sizes.out, {"sizes": held, "threads": torch.get_num_threads(), "peaks": found})
-    return found
+        peaks[loss] = peak_alone(sizes, loss)
+        print(f"{loss:<24}{peaks[loss]:>8.0f} MiB{peaks[loss] / peaks[PLAIN]:>7.2f} times the plain step's", flush=True)
+    table = as_table(sizes, peaks)
+    write_text(sizes.out / "table_10.txt", table.text())
+    write_json(sizes.out / "table_10.json", table.data())
 
 
 def command() -> None:

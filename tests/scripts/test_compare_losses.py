@@ -6,7 +6,7 @@ import torch
 from scripts import build_assets, compare_losses
 from util.files import read_json
 
-SMALL = ["--layers", "2", "--steps", "2", "--batch", "4", "--examples", "3"]
+SMALL = ["--layers", "2", "--shallow-exit-layer", "1", "--steps", "2", "--batch", "4", "--examples", "3"]
 
 
 @pytest.fixture
@@ -67,6 +67,13 @@ def test_a_training_that_was_killed_continues_to_the_same_weights(tmp_path, monk
     compare_losses.train_model("layerskip", tmp_path / "parts", arguments)
     whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_shallow_exit_that_is_none_is_refused_before_anything_is_written(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        compare_losses.main(["--layers", "2", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "--shallow-exit-layer 2: valid are layers below" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_loss_lists_the_valid_ones(capsys):

@@ -11,12 +11,12 @@ TINY = ["--layers", "2", "--vocabulary", "40", "--width", "16", "--rows", "1", "
 
 @pytest.mark.slow
 def test_each_loss_is_measured_against_the_plain_step(tmp_path, capsys):
-    found = measure_memory.main([*TINY, "--losses", "ce", "layerskip", "--out", str(tmp_path / "memory.json")])
-    assert list(found) == ["plain", "ce", "layerskip"] and found["plain"]["times"] == 1
-    assert all(each["MiB"] > 0 for each in found.values())
-    held = read_json(tmp_path / "memory.json")
-    assert held["peaks"] == found and held["sizes"]["vocabulary"] == 40
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(found)
+    measure_memory.main([*TINY, "--losses", "ce", "layerskip", "--out", str(tmp_path)])
+    rows = read_json(tmp_path / "table_10.json")["rows"]
+    assert [row[0] for row in rows] == ["plain", "ce", "layerskip"] and rows[0][2] == "1.00"
+    assert all(float(cell) > 0 for row in rows for cell in row[1:])
+    assert "2 layers of width 16, V = 40, 4 labels" in (tmp_path / "table_10.txt").read_text()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [row[0] for row in rows]
 
 
 @pytest.mark.parametrize("loss", ["plain", *LOSSES])
