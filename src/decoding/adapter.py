@@ -77,7 +77,7 @@ class Unembedding(Protocol):
         """The final norm of states [..., D] of any layer, not scaled, [..., D]."""
 
     def logits(self, normed: Tensor) -> Tensor:
-        """Logits [n, V] of final-normed states [n, D]."""
+        """Logits [..., V] of final-normed states [..., D]."""
 
     def rows(self, ids: Tensor) -> HeadRows:
         """A copy of the head's rows `ids` [n, K] of n batch rows, or [K] in common."""

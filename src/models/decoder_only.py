@@ -199,7 +199,8 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
         if self.rotaries:
             rotary = self.rotaries[layer - 1]
             cos, sin = self._rotation_of(block, rotary)
-            query, keys = rotary.rotate(query, cos, sin), rotary.rotate(keys, cos, sin)
+            both = rotary.rotate(torch.cat([query, keys], 1), cos, sin)
+            query, keys = both.split([self.heads, self.kv_heads], 1)
         states.store(layer, block, keys, values)
         bias = block.bias
         if isinstance(bias, WindowedBias):

@@ -57,8 +57,9 @@ class Unembed:
         return self.norm(hidden)
 
     def logits(self, normed: Tensor) -> Tensor:
-        """Logits [n, V] of final-normed states [n, D]."""
-        return self._multiply(self._scaled(normed))
+        """Logits [..., V] of final-normed states [..., D]."""
+        normed = self._scaled(normed)
+        return self._multiply(normed.flatten(0, -2)).view(*normed.shape[:-1], self.vocabulary_size)
 
     def rows(self, ids: Tensor) -> HeadRows:
         """A copy of the rows `ids` of the head, [n, K] of n batch rows, or [K] that they have in common."""

@@ -86,9 +86,12 @@ def weight_parts(matrix: Tensor, parts: int | None = None) -> Multiply:
     rest = matrix.t()[whole:] if whole < size else None
 
     def multiply(states: Tensor, added: Tensor | None = None) -> Tensor:
+        if len(states) == 1 and rest is None:  # in as few operations as it takes
+            column = states.t().expand(count, -1, -1)
+            if added is None:
+                return torch.bmm(weight, column).view(1, size)
+            return torch.baddbmm(added.reshape(count, -1, 1), weight, column).view(1, size)
         columns = _columns(states)  # [K, n]
-        if len(states) == 1 and rest is None and added is not None:  # one row is added to in the same operation
-            return torch.baddbmm(added.reshape(count, -1, 1), weight, columns.expand(count, -1, -1)).view(1, size)
         product = torch.bmm(weight, columns.expand(count, -1, -1)).view(whole, -1)
         if rest is not None:
             product = torch.cat([product, rest.mm(columns)])

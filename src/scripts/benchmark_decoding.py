@@ -2,12 +2,14 @@
 
     python src/scripts/benchmark_decoding.py --of depth --batch 1 --tokens 8 --repetitions 3 --no-memory
     python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning --out benchmark.json
+    python src/scripts/benchmark_decoding.py --of products --batch 1 2 4 8 16 --tokens 16 --repetitions 5 --no-memory
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
 repetition, printed as median and spread. Two bounds are measured on the spot. A policy's own is the library's product
 of the weight matrices that it reads, in its order and nothing else; memory's is the shortest time in which the same
 threads were seen to read as many bytes, by a sum or by any way to multiply. The encoder runs once, before, and is part
-of no time. --threads 1 2 4 says which number decodes fastest here, and goes on with that.
+of no time. --of products times policies with the products chosen here against the library's. --threads 1 2 4 says
+which number decodes fastest here, and goes on with that.
 
 Weights are random, and with them what the layers say. Where that decides what a policy costs it is set: the head's
 scale, so that about --several of the exits tried have several plausible tokens, as trained models were seen to have
@@ -41,7 +43,7 @@ from decoding.policy import Policy
 from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
-from models.choosing import AUTO, IN_FORCE
+from models.choosing import AUTO, IN_FORCE, LIBRARY
 from models.ways import WAYS
 from scripts.benchmark_bounds import Passes, bound, memory_seconds, readers, straight
 from scripts.benchmark_models import DECODER_SIZES, POSITIONS, SIZES, Workload, make_workload
@@ -51,7 +53,17 @@ from util.commands import CommandParser, output_file
 from util.files import write_json
 from util.terminal import terminal
 
-GROUPS = ("depth", "pruning", "contrast", "free", "search")
+GROUPS = ("depth", "pruning", "contrast", "free", "search", "products")
+# Policies that are timed with the chosen products and with the library's.
+MULTIPLIED = (
+    "full depth",
+    "half depth",
+    "softmax",
+    "fixed",
+    "JSD",
+    "FREE, every 8th deep",
+    "lossless from L/6, always",
+)
 # Contenders whose peak memory is compared.
 PEAKS = ("hf generate", "full depth")
 # Confidences that adaptive pruning is timed at.
@@ -119,6 +131,12 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
     return found
 
 
+def asked(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
+    """Name -> policy, of the groups of figures asked for, and those whose products are compared if that is asked."""
+    found = policies(num_layers, groups)
+    return {name: policies(num_layers, GROUPS)[name] for name in MULTIPLIED if "products" in groups} | found
+
+
 def scripted(confidence: float) -> Callable[[ExitState], torch.Tensor]:
     """A measure that costs what softmax costs, and says the same of every token."""
     return lambda exit: softmax_gap(exit) * 0 + confidence
@@ -145,11 +163,20 @@ def contenders(workload: Workload, batch: int, tokens: int, groups: Sequence[str
     def generate(function, **kwargs):
         return function(**workload.inputs(), max_new_tokens=tokens, **kwargs)
 
+    def with_library(run: Callable) -> Callable:
+        def timed():
+            with IN_FORCE.using(LIBRARY):
+                run()
+
+        return timed
+
     runs = {}
-    if {"depth", "free"} & set(groups):
+    if {"depth", "free", "products"} & set(groups):
         runs["hf generate"] = lambda: generate(lambda **kw: workload.library.generate(model, **kw))
-    for name, (policy, passes) in policies(model.num_exit_layers, groups).items():
-        runs[name] = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
+    for name, (policy, passes) in asked(model.num_exit_layers, groups).items():
+        runs[name] = run = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
+        if "products" in groups and name in MULTIPLIED:
+            runs[f"{name}: library"] = with_library(run)
         if passes is not None and {"depth", "free"} & set(groups):
             runs[f"{name}: bound"] = lambda passes=passes: bound(workload, passes, batch, tokens)
     if any(name.endswith(": bound") for name in runs) and workload.prompt.device.type == "cpu":
@@ -265,6 +292,7 @@ FIGURES = {
         )
         for part in DRAFT_DEPTHS
     },
+    **{f"{name}: chosen products / the library's": (name, f"{name}: library") for name in MULTIPLIED},
 }
 
 
@@ -403,7 +431,7 @@ def timed(workload: Workload, arguments: argparse.Namespace, batch: int, runs: d
     """Seconds of everything that is timed at a batch size; memory's bounds among them, the same in every repetition."""
     seconds = measure(runs, arguments.repetitions, arguments.device)
     if any(name.startswith("read: ") for name in seconds):
-        for name, (_, passes) in policies(workload.model.num_exit_layers, arguments.of).items():
+        for name, (_, passes) in asked(workload.model.num_exit_layers, arguments.of).items():
             if passes is not None:
                 least = memory_seconds(workload, passes, batch, arguments.tokens, seconds)
                 seconds[f"{name}: memory"] = [least] * arguments.repetitions

@@ -23,7 +23,8 @@ def test_figures_are_written_for_every_batch(benchmark, tmp_path, capsys):
     report = read_json(out)
     assert set(report["batches"]) == {"1", "3"}
     for figures in report["batches"].values():
-        assert set(figures) == {name for name in benchmark["FIGURES"] if not name.startswith("contrastive generation")}
+        others = ("contrastive generation", "chosen products")  # of groups that are not asked for here
+        assert set(figures) == {name for name in benchmark["FIGURES"] if not any(other in name for other in others)}
         assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in figures.values())
     shown = capsys.readouterr().out
     assert "half depth / full depth" in shown and "copying rows pays up to" in shown
@@ -72,6 +73,34 @@ def test_one_group_of_figures_can_be_asked_for(benchmark, capsys):
     report = benchmark["main"]([*arguments, "--of", "pruning"])
     assert "fixed pruning k=512 / softmax" in report["batches"]["1"]
     assert not any("hf generate" in name or "JSD" in name for name in report["batches"]["1"])
+
+
+def test_the_chosen_products_are_timed_against_the_librarys(benchmark, capsys):
+    modes = []
+    timed = benchmark["contenders"](
+        benchmark["make_workload"]("tiny", torch.float32, "cpu", 0.2, 1, 4), 1, 4, ["products"]
+    )
+    for name in benchmark["MULTIPLIED"]:
+        with benchmark["IN_FORCE"].using("padded"):
+            timed[name]()
+            timed[f"{name}: library"]()
+            modes.append(benchmark["IN_FORCE"].mode)
+    assert modes == ["padded"] * len(benchmark["MULTIPLIED"])
+    arguments = [
+        "--size",
+        "tiny",
+        "--batch",
+        "1",
+        "--source",
+        "4",
+        "--tokens",
+        "4",
+        "--repetitions",
+        "1",
+        "--no-memory",
+    ]
+    found = benchmark["main"]([*arguments, "--of", "products"])["batches"]["1"]
+    assert {f"{name}: chosen products / the library's" for name in benchmark["MULTIPLIED"]} <= set(found)
 
 
 def test_a_decoder_only_model_and_its_contrastive_search(benchmark, capsys):
