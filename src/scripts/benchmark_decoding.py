@@ -2,7 +2,6 @@
 
     python src/scripts/benchmark_decoding.py --of depth --batch 1 --tokens 8 --repetitions 3 --no-memory
     python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning --out benchmark.json
-    python src/scripts/benchmark_decoding.py --of products --batch 1 2 4 8 16 --tokens 16 --repetitions 5 --no-memory
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
 repetition, printed as median and spread. Two bounds are measured on the spot. A policy's own is the library's product
@@ -53,7 +52,8 @@ from util.commands import CommandParser, output_file
 from util.files import write_json
 from util.terminal import terminal
 
-GROUPS = ("depth", "pruning", "contrast", "free", "search", "products")
+BY_DEFAULT = ("depth", "pruning", "contrast", "free")
+GROUPS = (*BY_DEFAULT, "search", "products")
 # Policies that are timed with the chosen products and with the library's.
 MULTIPLIED = (
     "full depth",
@@ -378,7 +378,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
     model.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     timing = parser.add_argument_group(groups.TIMING)
-    timing.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
+    timing.add_argument("--of", nargs="+", choices=GROUPS, default=list(BY_DEFAULT), help="groups of figures")
     timing.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8], help="rows decoded together")
     timing.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
     timing.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
