@@ -67,7 +67,7 @@ def _believed(layers: Sequence[dict]) -> str:
 
 
 def _sure(layers: Sequence[dict]) -> str:
-    right = {each["layer"]: _right_where_sure(each["reliability"].get("softmax", ())) for each in layers[:-1]}
+    right = {each["layer"]: right_where_sure(each["reliability"].get("softmax", ())) for each in layers[:-1]}
     right = {layer: share for layer, share in right.items() if share is not None}
     if not right:
         return ""
@@ -79,7 +79,8 @@ def _sure(layers: Sequence[dict]) -> str:
     return f"{told}; at layer {lowest} it is at {right[lowest]:.0%}." if wrong else f"{told}."
 
 
-def _right_where_sure(bins: Sequence[dict]) -> float | None:
+def right_where_sure(bins: Sequence[dict]) -> float | None:
+    """The share that is right of what is in the last bin; None where nothing is."""
     sure = [each["right"]["value"] for each in bins if each["confidence"] >= SURE]
     return sure[0] if sure else None
 

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis import calibration, intervals
 from analysis.drawing import Drawing
-from analysis.exit_advice import RANKS, advice, prices_of, rank_label
+from analysis.exit_advice import RANKS, advice, prices_of, rank_label, right_where_sure
 from analysis.exit_figures import label_of, paint_exits, paint_reliability
 from analysis.exit_values import ExitValues, exit_values
 from analysis.tables import Table
@@ -211,12 +211,14 @@ def _of_layer(
 # --------------------------------------------------------------------------------------------------------------- output
 HEAD = ["layer", "equal", "95% interval", "perplexity", "KL", *(f"rank {share:.0%}" for share in RANKS)]
 HEAD += ["plausible", "one alone"]
+# Of every measure.
+SCORES = ("AUROC", "ECE", "right if sure:")
 
 
 def table(title: str, layers: Sequence[dict], measures: Sequence[str], note: str) -> Table:
     """A row per layer."""
     scored = [name for name in measures if any(name in each["auroc"] for each in layers)]
-    head = [*HEAD, *(f"{score} {label_of(name)}" for name in scored for score in ("AUROC", "ECE"))]
+    head = [*HEAD, *(f"{score} {label_of(name)}" for name in scored for score in SCORES)]
     return Table(title, head, [_row(each, scored) for each in layers], [], note)
 
 
@@ -228,12 +230,13 @@ def _row(each: dict, measures: Sequence[str]) -> list[str]:
     cells += [f"{each['perplexity']['value']:.4g}", f"{each['divergence']['value']:.3f}", *ranks]
     cells += [f"{rows:.2g}", f"{alone:.3f}"]
     for name in measures:
-        cells += [_cell(each[score].get(name)) for score in ("auroc", "ece")]
+        scores = [each[score].get(name, {}).get("value") for score in ("auroc", "ece")]
+        cells += map(_cell, [*scores, right_where_sure(each["reliability"].get(name, ()))])
     return cells
 
 
-def _cell(quantity: Quantity | None) -> str:
-    return f"{quantity['value']:.3f}" if quantity and np.isfinite(quantity["value"]) else "-"
+def _cell(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None and np.isfinite(value) else "-"
 
 
 def as_csv(layers: Sequence[dict]) -> str:
