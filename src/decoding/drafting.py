@@ -21,7 +21,7 @@ from decoding.flops import Cost
 
 # Predictions that differ by less are equal: a draft has to promise so many times the tokens per layer of full depth,
 # and the longest is taken of those that promise as much as the best.
-GAIN = 1.02
+GAIN = 1.01
 # What the longest draft has to promise if all of it stood, for one to be tried at all: a trial costs about a token.
 WORTH_TRYING = 1.1
 # What earlier rounds count at each further one (omega of DEL), and what they count when a draft is tried again.
