@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,7 +43,7 @@ class T5LayerWeights(NamedTuple):
 
 
 def layer_weights(block: Any, norm: Norm) -> T5LayerWeights:
-    """Name the parameters of a Hugging Face T5 or mT5 decoder block."""
+    """Name the parameters of a Hugging Face T5, mT5 or LongT5 decoder block."""
     self_attention, cross_attention, feed_forward = block.layer[0], block.layer[1], block.layer[-1]
     dense = feed_forward.DenseReluDense
     gated = hasattr(dense, "wi_0")
@@ -152,17 +153,24 @@ class T5Adapter(Adapter):
         batch, source_length, _ = self.source.shape
         weights = self.layers[0]
         inner = config.num_heads * config.d_kv
+        feed_forward = config.d_model * config.d_ff * (len(weights.wi) + 1)
+        source = true_lengths(self.source_mask, batch, source_length)
+        passed = 2 * (4 * config.d_model * inner + feed_forward)  # of a token, by the matrices of an encoder layer
         return Cost(
             num_layers=self.num_layers,
             width=config.d_model,
             attention_width=inner,
             kv_width=inner,
-            feed_forward=config.d_model * config.d_ff * (len(weights.wi) + 1),
+            feed_forward=feed_forward,
             prompt=true_lengths(self.prompt_mask, batch, self.prompt_length),
             prefilled=self.prompt_length > 1,
-            source=true_lengths(self.source_mask, batch, source_length),
-            encoder_layers=config.num_layers,
+            source=source,
+            encoder=config.num_layers * (source * passed + self.encoder_attention(source)),
         )
+
+    def encoder_attention(self, lengths: np.ndarray) -> np.ndarray:
+        """FLOPs of one encoder layer beside the matrices that every token meets, of sources so long, [B]."""
+        return 2 * 2 * self.kv_heads * self.head_dim * lengths**2
 
     def _distance_bias(self, capacity: int) -> Tensor:
         """[heads, capacity + future]: the bias by distance, capacity - 1 down to 0, then a mask for slots to come."""
