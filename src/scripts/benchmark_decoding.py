@@ -1,7 +1,6 @@
 """Time decoding policies against the bound of their own weights and against Hugging Face's generate.
 
     python src/scripts/benchmark_decoding.py --of depth --batch 1 --tokens 8 --repetitions 3 --no-memory
-    python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning --out benchmark.json
     python src/scripts/benchmark_decoding.py --model_name_or_path gpt2 --prompt_file prompts.txt --new_tokens 64 \
         --batch 1 --repetitions 3 --policy "--static_exit_layer 6" --policy "--use_early_exit True"
 

@@ -81,7 +81,7 @@ def test_what_a_layer_costs_beside_its_weights_makes_heads_and_slots_dearer_or_c
     """Of a small model layers and exits cost nearly the same, and further slots nearly nothing; of a large one it is
     as the weights are; rows of the head that are not multiplied cost less, but not nothing."""
     sizes = {"num_layers": 8, "width": 64, "attention_width": 64, "kv_width": 64, "feed_forward": 0}
-    small = Cost(**sizes, prompt=np.ones(1, int), prefilled=True, source=np.zeros(1, int), encoder_layers=0)
+    small = Cost(**sizes, prompt=np.ones(1, int), prefilled=True, source=np.zeros(1, int))
     fixed, slot = DEVICES["cpu"]
     prices, elsewhere = Prices.of(small, 1000, 2, "cpu"), Prices.of(small, 1000, 2, "elsewhere")
     weights = small.layer_weights
