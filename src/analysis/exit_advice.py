@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.calibration import BINS
 from analysis.exit_figures import label_of
-from decoding.drafting import GAIN, SLOT_COST, Prices, tokens_per_layer
+from decoding.drafting import GAIN, Prices, tokens_per_layer
 
 # Quantiles of ranks: pruning has to keep so many rows for so many positions.
 RANKS = (0.5, 0.9, 0.99)
@@ -90,11 +90,10 @@ def promised(layers: Sequence[dict], prices: Prices) -> dict[int, float]:
     drafted and as many stand as say the last layer's token."""
     found = {}
     for each in layers[:-1]:
-        draft = prices.draft(each["layer"], prices.head)
-        seen = {"acceptance": each["equal"]["value"], "leaving": 1.0, "draft": draft, "staying": 0.0}
-        lengths = range(1, DRAFTS + 1)
-        best = max(tokens_per_layer(drafts, **seen, full=prices.full) for drafts in lengths)
-        found[each["layer"]] = best * prices.full
+        acceptance, draft = each["equal"]["value"], prices.draft(each["layer"], prices.head)
+        stands = [acceptance**together for together in range(1, DRAFTS + 1)]
+        promises = tokens_per_layer(stands, leaving=1.0, draft=draft, staying=0.0, full=prices.full)
+        found[each["layer"]] = max(promises[1:]) * prices.full
     return found
 
 
@@ -121,6 +120,6 @@ def _pruned(layers: Sequence[dict], vocabulary: int) -> str:
 
 def prices_of(model) -> Prices:
     """What a token costs this model, in layers."""
-    weights = [weight.numel() for weight in model.decoder_layers.parameters() if weight.dim() > 1]
-    head = model.unembed().weight.numel() * model.num_exit_layers / sum(weights)
-    return Prices(model.num_exit_layers, head, first_exit=1, slot=SLOT_COST.get(model.device.type, 0.0))
+    weights = sum(weight.numel() for weight in model.decoder_layers.parameters() if weight.dim() > 1)
+    depth, head = model.num_exit_layers, model.unembed().weight.numel()
+    return Prices.of_weights(depth, weights / depth, head, first_exit=1, device=model.device.type)
