@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerFast, T5Config
 
 from jobs.setup import LOGGERS
 from models import DeployT5ForConditionalGeneration
-from support import away_from_ties, seed_everything, tiny_gpt2
+from support import away_from_ties, seed_everything, tiny_gpt2, tiny_t5
 
 # Scripts that a test starts import this checkout, whichever is installed.
 SRC = str(Path(__file__).resolve().parents[1] / "src")
 os.environ["PYTHONPATH"] = os.pathsep.join([SRC, *filter(None, [os.environ.get("PYTHONPATH")])])
+# Which way is fast is the machine's affair, and they round differently: the library's, but where ways are tested.
+os.environ["EARLY_EXIT_PRODUCTS"] = "library"
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds
@@ -157,6 +159,16 @@ def tiny_t5_dir(tmp_path_factory, tiny_tokenizer) -> Path:
         model.shared.weight.mul_(2)
     folder = tmp_path_factory.mktemp("tiny_t5")
     model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_longt5_dir(tmp_path_factory, tiny_tokenizer) -> Path:
+    """A random LongT5 of four decoder layers, with dropout, that sees summaries of its source."""
+    folder = tmp_path_factory.mktemp("tiny_longt5")
+    special = {"vocab_size": len(tiny_tokenizer), "local_radius": 15, "global_block_size": 8, "dropout_rate": 0.1}
+    tiny_t5(0, kind="longt5, global", **special).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
 

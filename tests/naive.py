@@ -15,6 +15,7 @@ from support import VOCABULARY
 LAYERS = {
     "t5": "decoder.block",
     "mt5": "decoder.block",
+    "longt5": "decoder.block",
     "gpt2": "transformer.h",
     "gpt_neox": "gpt_neox.layers",
     "opt": "model.decoder.layers",

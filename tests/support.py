@@ -20,6 +20,7 @@ from transformers import (
     GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    LongT5Config,
     MistralConfig,
     MT5Config,
     Olmo2Config,
@@ -44,6 +45,7 @@ from models import (
     DeployGPTNeoXForCausalLM,
     DeployGraniteForCausalLM,
     DeployLlamaForCausalLM,
+    DeployLongT5ForConditionalGeneration,
     DeployMistralForCausalLM,
     DeployMT5ForConditionalGeneration,
     DeployOlmo2ForCausalLM,
@@ -71,9 +73,24 @@ def seed_everything(seed: int, test=None) -> None:
         hypothesis.seed(seed)(test)
 
 
-def tiny_t5(seed: int = 0, *, layers: int = 4, gated: bool = False, tied: bool = True, mt5: bool = False, **config):
-    """A random T5 with peaky logits, so that confidences spread and few argmaxes are close."""
+# Of T5's kin: name -> the deployed class, the config's class, and what is special about the tiny one. Sources of the
+# tests are longer than a block of its encoder, and no multiple of one.
+T5_KIN = {
+    "t5": (DeployT5ForConditionalGeneration, T5Config, {}),
+    "mt5": (DeployMT5ForConditionalGeneration, MT5Config, {}),
+    "longt5": (DeployLongT5ForConditionalGeneration, LongT5Config, {"local_radius": 1}),
+    "longt5, global": (
+        DeployLongT5ForConditionalGeneration,
+        LongT5Config,
+        {"local_radius": 1, "global_block_size": 2, "encoder_attention_type": "transient-global"},
+    ),
+}
+
+
+def tiny_t5(seed: int = 0, *, kind: str = "t5", layers: int = 4, gated: bool = False, tied: bool = True, **config):
+    """A random T5, or one of its kin, with peaky logits, so that confidences spread and few argmaxes are close."""
     torch.manual_seed(seed)
+    deployed, config_class, special = T5_KIN[kind]
     settings = {
         "vocab_size": VOCABULARY,
         "d_model": 24,
@@ -88,12 +105,8 @@ def tiny_t5(seed: int = 0, *, layers: int = 4, gated: bool = False, tied: bool =
         "eos_token_id": 1,
         "tie_word_embeddings": tied,
         "dropout_rate": 0.0,
-        **config,
     }
-    if mt5:
-        model = DeployMT5ForConditionalGeneration(MT5Config(**settings))
-    else:
-        model = DeployT5ForConditionalGeneration(T5Config(**settings))
+    model = deployed(config_class(**settings | special | config))
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
     return _spread(model)
@@ -194,7 +207,9 @@ T5S = {
     "tied": tiny_t5,
     "untied": lambda seed: tiny_t5(seed, tied=False),
     "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
-    "mt5": lambda seed: tiny_t5(seed, mt5=True, gated=True, tied=False),
+    "mt5": lambda seed: tiny_t5(seed, kind="mt5", gated=True, tied=False),
+    "longt5": lambda seed: tiny_t5(seed, kind="longt5", gated=True, tied=False),
+    "longt5, global": lambda seed: tiny_t5(seed, kind="longt5, global"),
 }
 
 

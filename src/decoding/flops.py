@@ -55,7 +55,7 @@ class Cost:
         prompt_slots: The same with the padding of a batch; None where there is none.
         prefilled: Whether these ran at full depth, and the first token came from them.
         source: Encoder tokens, [B]; zeros for a decoder-only model.
-        encoder_layers: 0 for a decoder-only model.
+        encoder: FLOPs of the encoder, [B]; None for a decoder-only model.
         recomputes: Whether skipped layers are run later on, instead of filled by projection.
         reads_logits, reads_head, elementwise: The confidence measure's row of the table.
     """
@@ -69,7 +69,7 @@ class Cost:
     prefilled: bool
     source: np.ndarray
     prompt_slots: int | None = None
-    encoder_layers: int = 0
+    encoder: np.ndarray | None = None
     recomputes: bool = False
     reads_logits: bool = True
     reads_head: bool = False
@@ -79,12 +79,14 @@ class Cost:
     def layer_weights(self) -> int:
         """Weights that a token meets in one layer."""
         attention = 2 * self.attention_width + 2 * self.kv_width
-        cross = 2 * self.attention_width if self.encoder_layers else 0
+        cross = 0 if self.encoder is None else 2 * self.attention_width
         return self.width * (attention + cross) + self.feed_forward
 
     def row(self, index: int) -> Cost:
         """That of one row of the batch alone."""
-        return replace(self, prompt=self.prompt[index : index + 1], source=self.source[index : index + 1])
+        own = slice(index, index + 1)
+        encoder = None if self.encoder is None else self.encoder[own]
+        return replace(self, prompt=self.prompt[own], source=self.source[own], encoder=encoder)
 
 
 def count_flops(trace) -> dict[str, np.ndarray]:
@@ -115,7 +117,7 @@ def _count_row(trace, index: int) -> dict[str, float]:
         per_pass = 2 * 2 * cost.width * cost.attention_width + scores * source
         cross = passes * per_pass + deepest * source * 2 * 2 * cost.width * cost.kv_width
     return {
-        "encoder": cost.encoder_layers * source * (project + scores * source + 2 * cost.feed_forward),
+        "encoder": 0 if cost.encoder is None else cost.encoder[index],
         "self_attention": passes * project + scores * ((depths * keys).sum() + cost.num_layers * redone.sum() + masked),
         "cross_attention": cross,
         "feed_forward": passes * 2 * cost.feed_forward,

@@ -19,6 +19,7 @@ from decoding.frequent import vocabulary_digest
 from decoding.policy import Policy
 from jobs.adapters import find_adapters, hub_options
 from models import deploying_class
+from models.choosing import IN_FORCE
 from models.lora import merge_lora
 from training.reporting import only_our_bars
 from util import ModelArguments
@@ -51,6 +52,7 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     Args:
         encoder: Whether the model has to have one; None takes both kinds.
     """
+    IN_FORCE.use(model_args.products)
     adapters = find_adapters(model_args)
     if adapters is not None:
         config = load_config(adapters.base_arguments(model_args), encoder)

@@ -13,6 +13,7 @@ from models.deploying_llama import (
     DeployQwen2ForCausalLM,
     DeployQwen3ForCausalLM,
 )
+from models.deploying_longt5 import DeployLongT5ForConditionalGeneration
 from models.deploying_olmo2 import DeployOlmo2ForCausalLM
 from models.deploying_opt import DeployOPTForCausalLM
 from models.deploying_phi import DeployPhiForCausalLM
@@ -24,6 +25,7 @@ from models.loaded import refuse_wrapped, view
 DEPLOYED = {
     "t5": DeployT5ForConditionalGeneration,
     "mt5": DeployMT5ForConditionalGeneration,
+    "longt5": DeployLongT5ForConditionalGeneration,
     "gpt2": DeployGPT2LMHeadModel,
     "llama": DeployLlamaForCausalLM,
     "mistral": DeployMistralForCausalLM,

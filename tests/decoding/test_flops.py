@@ -9,13 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decoding.confidence import CONFIDENCES
 from decoding.flops import PARTS, Tried
 from decoding.policy import Policy
-from support import DECODERS, POLICIES, sources, tiny_t5
-
-MODELS = {
-    "tied": tiny_t5,
-    "gated": lambda seed: tiny_t5(seed, gated=True, tied=False),
-    **DECODERS,
-}
+from support import MODELS, POLICIES, sources, tiny_t5
 
 
 def plain_attention(query, key, value, attn_mask=None, scale=None):
@@ -28,8 +22,8 @@ def plain_attention(query, key, value, attn_mask=None, scale=None):
 COUNTED = [name for name, policy in POLICIES.items() if not policy.looks_ahead]
 
 
-# Of these the layers alone are others; what happens at their exits is counted as GPT-2's.
-OTHERS = [kind for kind in DECODERS if kind != "gpt2"]
+# Of these the layers alone are others; what happens at their exits is counted as T5's and GPT-2's.
+OTHERS = [kind for kind in MODELS if kind not in ("tied", "gated", "gpt2")]
 CASES = [(kind, name) for kind in MODELS for name in COUNTED if kind not in OTHERS]
 CASES += [(kind, name) for kind in OTHERS for name in ("full", "static", "softmax", "fixed", "FREE", "lossless")]
 

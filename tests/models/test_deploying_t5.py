@@ -3,10 +3,11 @@
 import copy
 import logging
 import re
+from functools import partial
 
 import pytest
 import torch
-from transformers import AutoConfig, GenerationConfig, LongT5Config, T5Config
+from transformers import AutoConfig, GenerationConfig, T5Config
 from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
 from decoding.confidence import CONFIDENCES, Measure
@@ -173,7 +174,7 @@ def test_weights_that_are_elsewhere_are_refused():
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
     config = T5Config()
     config.model_type = "elephant"
-    with pytest.raises(ValueError, match=r"elephant.*t5, mt5, gpt2"):
+    with pytest.raises(ValueError, match=r"elephant.*t5, mt5, longt5, gpt2"):
         deploying_class(config)
 
 
@@ -244,14 +245,14 @@ def test_a_measure_that_is_not_a_number_is_refused(monkeypatch):
         tiny_t5(9).generate(**inputs(), policy=Policy(confidence="own", threshold=0.5))
 
 
+KIN = [partial(tiny_t5, kind=kind) for kind in ("mt5", "longt5")]
+
+
 @pytest.mark.parametrize("loaded", [DeployT5ForConditionalGeneration, DeployGPT2LMHeadModel, DeployQwen2ForCausalLM])
-@pytest.mark.parametrize("held", [tiny_t5, tiny_gpt2, tiny_llama, lambda seed: tiny_t5(seed, mt5=True), "longt5"])
+@pytest.mark.parametrize("held", [tiny_t5, tiny_gpt2, tiny_llama, *KIN])
 @pytest.mark.parametrize("given", [False, True], ids=["by folder", "by config"])
 def test_a_checkpoint_of_another_architecture_is_refused(loaded, held, given, tmp_path):
-    if held == "longt5":
-        LongT5Config().save_pretrained(tmp_path)
-    else:
-        held(0).save_pretrained(tmp_path)
+    held(0).save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     more = {"config": config} if given else {}
     if config.model_type == loaded.config_class.model_type:

@@ -1,12 +1,15 @@
 """Layers that a training step leaves out: which rows, in which modes, and under gradient checkpointing."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from losses.layerskip import dropped_layers
 from support import tiny_gpt2, tiny_llama, tiny_neox, tiny_opt, tiny_t5
 
-BUILDERS = [tiny_t5, tiny_gpt2, tiny_llama, tiny_neox, tiny_opt]
+LONGT5S = [partial(tiny_t5, kind=kind) for kind in ("longt5", "longt5, global")]
+BUILDERS = [tiny_t5, *LONGT5S, tiny_gpt2, tiny_llama, tiny_neox, tiny_opt]
 
 
 def made(build, rate: float = 0.9, layers: int = 4):

@@ -6,9 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
+from transformers import (
+    LongT5Config,
+    LongT5ForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+from losses.exits import LOSSES, loss_over_layers
+from losses.layers import Layers, LayerStates
 from models.exit_training import wants_cm_head
+from models.modeling_longt5 import EarlyExitLongT5ForConditionalGeneration
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 from support import double_precision
 
@@ -32,6 +42,18 @@ FAMILY = {
         T5ForConditionalGeneration,
     ),
     "mt5": (MT5Config, {}, EarlyExitMT5ForConditionalGeneration, MT5ForConditionalGeneration),
+    "longt5": (
+        LongT5Config,
+        {"local_radius": 2, "tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"},
+        EarlyExitLongT5ForConditionalGeneration,
+        LongT5ForConditionalGeneration,
+    ),
+    "longt5, global": (
+        LongT5Config,
+        {"local_radius": 1, "global_block_size": 2, "encoder_attention_type": "transient-global"},
+        EarlyExitLongT5ForConditionalGeneration,
+        LongT5ForConditionalGeneration,
+    ),
 }
 
 
@@ -54,16 +76,22 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": torch.randint(2, 40, (2, 7)), "attention_mask": mask, "labels": labels}
 
 
+@torch.no_grad()
+def library_states(model, batch) -> tuple[LayerStates, torch.Tensor]:
+    """The library's own hidden states, and its logits."""
+    library = next(each for each in type(model).__mro__ if each.__module__.startswith("transformers.models."))
+    output = library.forward(model, **batch, output_hidden_states=True)
+    _, *below, last = output.decoder_hidden_states
+    return LayerStates(below, [*map(model.decoder.final_layer_norm, below), last]), output.logits
+
+
+@torch.no_grad()
 def layer_losses(model, batch) -> list[torch.Tensor]:
     """Cross entropy of each decoder layer from the library's own hidden states, with the head written out."""
-    library = next(each for each in type(model).__mro__ if each.__module__.startswith("transformers.models."))
-    with torch.no_grad():
-        output = library.forward(model, **batch, output_hidden_states=True)
-    states = [model.decoder.final_layer_norm(hidden) for hidden in output.decoder_hidden_states[1:-1]]
-    states.append(output.decoder_hidden_states[-1])
+    states, last = library_states(model, batch)
     scale = model.config.d_model**-0.5 if getattr(model.config, "scale_decoder_outputs", False) else 1.0
-    logits = [hidden * scale @ model.lm_head.weight.T for hidden in states]
-    torch.testing.assert_close(logits[-1], output.logits)
+    logits = [hidden * scale @ model.lm_head.weight.T for hidden in states.normed]
+    torch.testing.assert_close(logits[-1], last)
     return [functional.cross_entropy(each.flatten(0, 1), batch["labels"].flatten()) for each in logits]
 
 
@@ -87,10 +115,17 @@ def test_intermediate_loss_is_the_formula_over_hidden_states(member, name, weigh
         torch.testing.assert_close(model(**batch).loss.detach(), expected)
 
 
-def test_every_layer_learns_from_an_intermediate_loss(batch):
-    model = build("t5 tied", intermediate_loss_fn="ce")
-    model(**batch).loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+@pytest.mark.parametrize("member", FAMILY)
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_that_of_the_librarys_states_and_every_weight_learns(member, name, batch):
+    settings = {"intermediate_loss_fn": name, "shallow_exit_layer": 2, "layer_dropout": 0.0}
+    with double_precision(build(member, **settings).train()) as model:
+        states, _ = library_states(model, batch)
+        expected = loss_over_layers(name, Layers(states, batch["labels"], model.unembed(), model.config))
+        loss = model(**batch).loss
+        torch.testing.assert_close(loss.detach(), expected.detach())
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_logits_come_with_the_loss_in_evaluation_only(batch):

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from conftest import dialogues, write_jsonl
 from jobs.experiments import SCRIPTS, TABLES, read_settings, read_table
+from run_summarization import main
 from util import parse_arguments
 from util.additional_args import policy_for
 
@@ -259,3 +261,39 @@ def test_every_setting_has_runs_of_its_own_folder():
     for name in read_settings():
         (words,) = commands(FOLDER / "experiments" / "one_method.job", name, "full")
         assert words[words.index("--output_dir") + 1] == f"save/{name}"
+
+
+LONG_DOCUMENTS = {
+    "bigpatent": ("big_patent", "description", "abstract"),
+    "multinews": ("multi_news", "document", "summary"),
+}
+CALM_LOSS = "--intermediate_loss_fn weighted_ce"
+FREE_LOSS = "--intermediate_loss_fn shallowdeep_kd_dyna --shallow_exit_layer 2 --distill_layer_alpha 0.5"
+
+
+@pytest.mark.parametrize("job", LONG_DOCUMENTS)
+@pytest.mark.parametrize(
+    ("loss", "method", "exit"),
+    [(CALM_LOSS, "softmax", "--exit_min_layer 1"), (FREE_LOSS, "FREE_adaptive", "--shallow_exit_layer 2")],
+    ids=["CALM", "FREE"],
+)
+def test_a_job_on_long_documents_trains_and_decodes_a_longt5(tiny_longt5_dir, tmp_path, job, loss, method, exit):
+    """Its commands with model, data and lengths swapped, as FREE's two commands are: training, then deployment."""
+    name, text, summary = LONG_DOCUMENTS[job]
+    folder, trained = tmp_path / name, tmp_path / "trained"  # whose columns are those of the data set of its name
+    folder.mkdir()
+    records = [{text: each["dialogue"] * 5, summary: each["summary"]} for each in dialogues(6)]
+    for split in ("train", "validation"):
+        write_jsonl(folder / f"{split}.jsonl", records)
+    swapped = f"--dataset_name {folder} --max_source_length 80 --max_target_length 8 --use_cpu True"
+    train = f"--do_train {loss} --max_steps 2 --per_device_train_batch_size 2 --eval_strategy no --save_strategy no"
+    train = f"--model_name_or_path {tiny_longt5_dir} --output_dir {trained} {train} --per_device_eval_batch_size 4"
+    deploy = f"--model_name_or_path {trained} --output_dir {tmp_path / 'deployed'}"
+    metrics = []
+    for chosen, flags in (("full", train), (method, deploy)):
+        (words,) = commands(FOLDER / f"run_sum_{job}.sh", chosen, *shlex.split(f"{swapped} {flags}"))
+        if chosen == method:
+            words += exit.split()
+        metrics.append(main(*parsed(words))[1])
+    assert metrics[0]["train_loss"] > 0 and metrics[0]["eval_samples"] == metrics[1]["eval_samples"] == 6
+    assert 1 <= metrics[1]["eval_block_avg"] <= 4 == metrics[0]["eval_block_avg"]

@@ -415,6 +415,40 @@ JOBS = {
 }
 
 
+# FREE's jobs on long documents, each with the lines of one of its methods.
+LONG = (
+    "--model_name_or_path google/long-t5-tglobal-base --do_eval --overwrite_output_dir --predict_with_generate "
+    "--source_prefix 'summarize: ' --max_source_length 2048 --max_target_length 512 "
+)
+TRAINED = "--do_train --per_device_train_batch_size 2 --per_device_eval_batch_size 16 --learning_rate 1e-4 "
+TRAINED += "--num_train_epochs 3 --output_hidden_states_decoder True "
+DEPLOYED = "--per_device_eval_batch_size 1 --deploy_scenario True --use_synchronize True "
+LONG_DATA = {
+    "bigpatent": "--dataset_name big_patent --dataset_config_name e --output_dir ./save/bigpatent_longt5_base/ ",
+    "multinews": "--dataset_name multi_news --output_dir ./save/multi_news_longt5_base/ ",
+}
+LONG_METHODS = {
+    "trained as CALM": TRAINED + "--save_steps 2583 --intermediate_loss_fn weighted_ce",
+    "trained as FREE": TRAINED + "--save_steps 1000 --intermediate_loss_fn shallowdeep_kd_dyna --shallow_exit_layer 6 "
+    "--distill_layer_alpha 0.5 --do_layer_transformation False",
+    "CALM": DEPLOYED + "--use_early_exit True --exit_conf_type softmax --exit_conf_threshold 0.9 --exit_min_layer 4",
+    "FREE": DEPLOYED + "--use_shallow_deep True --shallow_exit_layer 6 --shallow2deep_conf_type softmax "
+    "--shallow2deep_conf_threshold 0.9 --use_adap_threshold True",
+    "static": DEPLOYED + "--static_exit_layer 6",
+}
+
+
+@pytest.mark.parametrize("data", LONG_DATA)
+@pytest.mark.parametrize("method", LONG_METHODS)
+def test_old_jobs_on_long_documents_parse(data, method):
+    line = LONG + LONG_DATA[data] + LONG_METHODS[method]
+    model_args, data_args, training_args, additional_args = parse_arguments(SummarizationArguments, shlex.split(line))
+    assert model_args.model_name_or_path == "google/long-t5-tglobal-base"
+    assert (data_args.max_source_length, data_args.max_target_length) == (2048, 512)
+    assert training_args.do_train == ("trained" in method)
+    additional_args.policy().check(12)
+
+
 @pytest.mark.parametrize(("data_class", "line"), JOBS.values(), ids=JOBS)
 def test_old_jobs_parse(data_class, line):
     model_args, data_args, training_args, additional_args = parse_arguments(data_class, shlex.split(line))
