@@ -20,6 +20,8 @@ from support import away_from_ties, seed_everything, tiny_gpt2, tiny_t5
 # Scripts that a test starts import this checkout, whichever is installed.
 SRC = str(Path(__file__).resolve().parents[1] / "src")
 os.environ["PYTHONPATH"] = os.pathsep.join([SRC, *filter(None, [os.environ.get("PYTHONPATH")])])
+# Which way is fast is the machine's affair, and they round differently: the library's, but where ways are tested.
+os.environ["EARLY_EXIT_PRODUCTS"] = "library"
 
 
 # --------------------------------------------------------------------------------------------------------------- seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ def _places(runs: Sequence[str]) -> str:
     if len(runs) <= 2:
         return "Runs: " + ", ".join(runs)
     parents = list(dict.fromkeys(Path(run).parent.as_posix() for run in runs))
+    if len(parents) > 4:
+        parents = [Path(os.path.commonpath(parents)).as_posix()]
     return f"{len(runs)} runs, listed in the .json beside this figure, of {', '.join(parents)}"
 
 

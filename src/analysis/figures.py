@@ -5,7 +5,7 @@
 
 save/grid is what src/scripts/local_grid.py leaves. A figure whose runs are not there is left out, with a line that says
 so. Beside each lies a .json of the numbers it shows and the runs they came from; --redraw paints the pictures of a
-folder anew from these files alone. Figures 16 to 21 and tables 2 to 8 have no counterpart in that post.
+folder anew from these files alone. Figures 16 to 22 and tables 2 to 9 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import interrupts  # noqa: F401 - before what takes time; not found? pip install
 
 from pathlib import Path
 
-from analysis import layer_figures, policy_figures, speed_figures, tradeoff
+from analysis import layer_figures, loss_figures, policy_figures, speed_figures, tradeoff
 from analysis.drawing import Runs, drawn_before
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
@@ -38,6 +38,7 @@ FIGURES = {
     "figure_17": speed_figures.benchmark,
     "figure_20": speed_figures.score_against_speed,
     "figure_21": speed_figures.draft_sweep,
+    "figure_22": loss_figures.what_training_buys,
     **policy_figures.SWEEPS,
 }
 
@@ -55,6 +56,7 @@ PAINTS = {
         speed_figures.paint_benchmark,
         speed_figures.paint_tradeoffs,
         speed_figures.paint_drafts,
+        loss_figures.paint_losses,
         tradeoff.paint_tradeoff,
     )
 }

@@ -67,7 +67,10 @@ class RunFiles:
     @property
     def clock(self) -> dict:
         """What its seconds depend on beside its policy."""
-        return {name: self.results.get("environment", {}).get(name) for name in CLOCK}
+        environment = self.results.get("environment", {})
+        return {name: environment.get(name) for name in CLOCK} | {
+            "products": environment.get("products", {}).get("mode")
+        }
 
     @property
     def method(self) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from analysis import intervals
 from analysis.drawing import Runs, sample_sizes
+from analysis.loss_figures import PLAIN, exits_by_loss, layer_of
 from analysis.quantities import mean_exit, score, seconds
 from analysis.runs import RunFiles, scaled, where
 from analysis.speed_figures import drafts, tradeoffs
@@ -255,5 +256,56 @@ def draft_lengths(runs: Runs) -> Table:
     )
 
 
+# Each loss is compared with the plain one; distillation adds something to the second.
+COMPARED = (PLAIN, "shallowdeep_ce")
+
+
+def what_losses_buy(runs: Runs) -> Table:
+    """Table 9: what each loss of the same training changes in the score of every exit, and of FREE's."""
+    rows, used = [], []
+    for task, by_loss in exits_by_loss(runs).items():
+        free = {name: where(runs.runs, task=task, model=name, method="FREE") for name in by_loss}
+        exits = {name: _by_exit([*found, *free[name]]) for name, found in by_loss.items()}
+        for name, found in exits.items():
+            for exit_name, run in found.items():
+                changes = [_change(run, exits.get(other, {}).get(exit_name)) for other in COMPARED]
+                numbers = [str(run.samples), f"{run.mean_exit:.2f}", f"{run.score:.2f}", _interval(score(run).interval)]
+                rows.append([task, name, exit_name, *numbers, *(cell for change in changes for cell in change)])
+                used.append(run)
+    columns = [cell for other in COMPARED for cell in (f"against {other}", f"interval against {other}")]
+    return Table(
+        "Table 9. What each loss buys",
+        ["task", "loss", "exit", "n", "mean exit", "score", "95% interval", *columns],
+        rows,
+        used,
+        "exit: the layer that every token leaves after, or FREE with its only exit. Changes are points, paired by\n"
+        "example, with 95% intervals. Trainings differ in the loss alone.\n",
+    )
+
+
+def _by_exit(found: Sequence[RunFiles]) -> dict[str, RunFiles]:
+    """Name of an exit -> the run."""
+    return {str(layer_of(run)) if run.first_exit is None else f"FREE at {run.first_exit}": run for run in found}
+
+
+def _change(run: RunFiles, other: RunFiles | None) -> tuple[str, str]:
+    """Points of a run against another on the same examples, with the interval; dashes where there is none."""
+    if other is None or other is run or not (run.example_scores and other.example_scores):
+        return "-", "-"
+    return f"{run.score - other.score:+.2f}", _interval(
+        intervals.of_difference(run.example_scores, other.example_scores), "+"
+    )
+
+
+def _interval(found: intervals.Interval, sign: str = "") -> str:
+    return f"{found[0]:{sign}.2f} to {found[1]:{sign}.2f}"
+
+
 TABLES = {"table_1": late_means, "table_2": paired_pruning, "table_3": plausible_sets, "table_4": equal_depth}
-TABLES |= {"table_5": every_run, "table_6": benchmark, "table_7": areas, "table_8": draft_lengths}
+TABLES |= {
+    "table_5": every_run,
+    "table_6": benchmark,
+    "table_7": areas,
+    "table_8": draft_lengths,
+    "table_9": what_losses_buy,
+}

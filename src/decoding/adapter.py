@@ -76,8 +76,8 @@ class Unembedding(Protocol):
     def normalise(self, hidden: Tensor) -> Tensor:
         """The final norm of states [..., D] of any layer, not scaled, [..., D]."""
 
-    def logits(self, normed: Tensor, block: Block | None = None) -> Tensor:
-        """Logits [n, V] of final-normed states [n, D]: of any tokens, or of a block's slots where one is given."""
+    def logits(self, normed: Tensor) -> Tensor:
+        """Logits [..., V] of final-normed states [..., D]."""
 
     def rows(self, ids: Tensor) -> HeadRows:
         """A copy of the head's rows `ids` [n, K] of n batch rows, or [K] in common."""

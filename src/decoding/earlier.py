@@ -100,7 +100,7 @@ class EarlierLayers:
             group = [rows[i] for i in index]
             absent = [layers[j] for j in missing]
             normed = self.normed(absent, group)  # [g, J, D]
-            logits = self.unembed.logits(normed.flatten(0, 1)).float().view(*normed.shape[:2], size)
+            logits = self.unembed.logits(normed).float()
             self._keep(absent, group, partition_of(logits), logits)
             for i in index:
                 spent[i] = size * len(absent)

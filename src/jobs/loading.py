@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from decoding.frequent import vocabulary_digest
 from decoding.policy import Policy
 from models import deploying_class
+from models.choosing import IN_FORCE
 from training.reporting import only_our_bars
 from util import ModelArguments
 from util.gguf import is_gguf, parted
@@ -49,6 +50,7 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     Args:
         encoder: Whether the model has to have one; None takes both kinds.
     """
+    IN_FORCE.use(model_args.products)
     name = model_args.config_name or model_args.model_name_or_path
     if is_gguf(name):
         gguf_header(name, model_args)

@@ -199,33 +199,39 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
         if self.rotaries:
             rotary = self.rotaries[layer - 1]
             cos, sin = self._rotation_of(block, rotary)
-            query, keys = rotary.rotate(query, cos, sin), rotary.rotate(keys, cos, sin)
+            both = rotary.rotate(torch.cat([query, keys], 1), cos, sin)
+            query, keys = both.split([self.heads, self.kv_heads], 1)
         states.store(layer, block, keys, values)
         bias = block.bias
         if isinstance(bias, WindowedBias):
             bias = bias.all_slots if self.windows[layer - 1] is None else bias.window
         context = merge(states.attend(layer, query, block, self.scale(layer), bias))
-        return self.after_attention(weights, hidden, context, block)
+        return self.after_attention(weights, hidden, context)
 
     @abstractmethod
     def project_qkv(self, weights: Weights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
 
-    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor) -> Tensor:
         """What the layer makes of its input [n, D] and of its heads' context [n, heads * head_dim]."""
-        hidden = self.add(hidden, normed(weights.attention_out_norm, weights.attention_out(context, block)))
-        update = self.feed_forward(weights, weights.feed_forward_norm(hidden), block)
-        return self.add(hidden, normed(weights.feed_forward_out_norm, update))
+        hidden = self.add(hidden, weights.attention_out, context, weights.attention_out_norm)
+        inner = self.inner(weights, weights.feed_forward_norm(hidden))
+        return self.add(hidden, weights.down, inner, weights.feed_forward_out_norm)
 
-    def add(self, hidden: Tensor, update: Tensor) -> Tensor:
-        """The residual stream [n, D] with what a block adds to it."""
-        return hidden + update
+    def add(self, hidden: Tensor, out: Linear, states: Tensor, norm: Norm | None = None) -> Tensor:
+        """The residual stream [n, D] with what a block's last layer makes of states [n, K] added to it, normed where
+        there is a norm of it."""
+        return out.added_to(hidden, states) if norm is None else hidden + norm(out(states))
 
-    def feed_forward(self, weights: Weights, normed: Tensor, block: Block) -> Tensor:
-        """What the feed-forward block makes of its input [n, D]."""
+    def inner(self, weights: Weights, normed: Tensor) -> Tensor:
+        """What the feed-forward block makes of its input [n, D] before its last layer, [n, F]."""
         if weights.gate is None:
-            return weights.down(weights.activation(weights.up(normed, block)), block)
-        return weights.down(weights.activation(weights.gate(normed, block)) * weights.up(normed, block), block)
+            return weights.activation(weights.up(normed))
+        return weights.activation(weights.gate(normed)) * weights.up(normed)
+
+    def feed_forward(self, weights: Weights, normed: Tensor) -> Tensor:
+        """What the feed-forward block makes of its input [n, D]."""
+        return weights.down(self.inner(weights, normed))
 
     def rotated(self, layer: int, keys: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
         """A layer's keys [P, kv_heads, head_dim] of some slots, each rotated to its own position."""
@@ -274,16 +280,16 @@ class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
     def project_qkv(self, weights: SeparateWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
         given = self.attention_input(weights, hidden)
-        query = self.split_normed(weights.q(given, block), block.width, weights.q_norm, self.heads)
-        keys = self.split_normed(weights.k(given, block), block.width, weights.k_norm)
-        return query, keys, self.split(weights.v(given, block), block.width)
+        query = self.split_normed(weights.q(given), block.width, weights.q_norm, self.heads)
+        keys = self.split_normed(weights.k(given), block.width, weights.k_norm)
+        return query, keys, self.split(weights.v(given), block.width)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, kv_heads, head_dim] each."""
         weights = self.layers[layer - 1]
         given = self.attention_input(weights, hidden)
-        keys = self.split_normed(weights.k.plain(given), 1, weights.k_norm)
-        values = self.split(weights.v.plain(given), 1)
+        keys = self.split_normed(weights.k(given), 1, weights.k_norm)
+        values = self.split(weights.v(given), 1)
         return self.rotated(layer, keys[:, :, 0], rows, slots), values[:, :, 0]
 
     def attention_input(self, weights: SeparateWeights, hidden: Tensor) -> Tensor:
@@ -306,8 +312,8 @@ class ParallelBlocks(DecoderOnlyAdapter[Weights]):
 
     parallel: bool
 
-    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
+    def after_attention(self, weights: Weights, hidden: Tensor, context: Tensor) -> Tensor:
         if not self.parallel:
-            return super().after_attention(weights, hidden, context, block)
-        attended = hidden + weights.attention_out(context, block)
-        return attended + self.feed_forward(weights, weights.feed_forward_norm(hidden), block)
+            return super().after_attention(weights, hidden, context)
+        attended = hidden + weights.attention_out(context)
+        return attended + self.feed_forward(weights, weights.feed_forward_norm(hidden))

@@ -38,6 +38,7 @@ from decoding.strategies import Strategy
 from decoding.thresholds import AdaptiveThreshold
 from decoding.trace import ExitTrace
 from models.adapter import Adapter, effective_mask
+from models.choosing import IN_FORCE
 from models.hugging_face import LibraryModel
 
 logger = logging.getLogger(__name__)
@@ -233,6 +234,7 @@ class EarlyExitGeneration(LibraryModel):
         streamer = shared["streamer"]
         self._take_stop_strings(shared, kwargs)
         self._refuse_missing_weights(policy)
+        IN_FORCE.choose(self)
         seconds = self._run_encoder(shared, kwargs)
         source = shared["inputs"] if shared["inputs"] is not None else kwargs.get("input_ids")
         results: list[Result] = []

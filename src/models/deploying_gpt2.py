@@ -40,7 +40,7 @@ class GPT2Adapter(DecoderOnlyAdapter[FusedWeights]):
         return scale / layer if config.scale_attn_by_inverse_layer_idx else scale
 
     def project_qkv(self, weights: FusedWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        projected = weights.qkv(weights.attention_norm(hidden), block)
+        projected = weights.qkv(weights.attention_norm(hidden))
         query, keys, values = (self.split(part, block.width) for part in projected.chunk(3, dim=-1))
         return query, keys, values
 
@@ -48,7 +48,7 @@ class GPT2Adapter(DecoderOnlyAdapter[FusedWeights]):
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
         weights, width = self.layers[layer - 1], hidden.shape[-1]
         bias = None if weights.qkv.bias is None else weights.qkv.bias[width:]
-        projected = Linear(weights.qkv.weight[:, width:], bias).plain(weights.attention_norm(hidden))
+        projected = Linear(weights.qkv.weight[:, width:], bias)(weights.attention_norm(hidden))
         keys, values = projected.view(len(hidden), 2, self.kv_heads, self.head_dim).unbind(1)
         return keys, values
 

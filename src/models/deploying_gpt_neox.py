@@ -28,7 +28,7 @@ class GPTNeoXAdapter(ParallelBlocks[FusedWeights]):
         self.parallel = config.use_parallel_residual
 
     def project_qkv(self, weights: FusedWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        projected = weights.qkv(weights.attention_norm(hidden), block)
+        projected = weights.qkv(weights.attention_norm(hidden))
         heads = projected.view(-1, block.width, self.heads, 3 * self.head_dim).transpose(1, 2)
         query, keys, values = heads.chunk(3, dim=-1)
         return query, keys, values
@@ -40,7 +40,7 @@ class GPTNeoXAdapter(ParallelBlocks[FusedWeights]):
         matrix = weights.qkv.weight.t().view(self.heads, 3, size, width)[:, 1:].reshape(-1, width)
         bias = weights.qkv.bias
         bias = None if bias is None else bias.view(self.heads, 3, size)[:, 1:].reshape(-1)
-        projected = Linear(matrix.t(), bias).plain(weights.attention_norm(hidden))
+        projected = Linear(matrix.t(), bias)(weights.attention_norm(hidden))
         keys, values = projected.view(len(hidden), self.heads, 2, size).unbind(2)
         return self.rotated(layer, keys, rows, slots), values
 

@@ -9,6 +9,8 @@ from decoding.blocks import Block
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
 from models.modeling_causal import CausalMixin
+from models.norms import Norm
+from models.products import Linear
 
 
 class GraniteAdapter(LlamaAdapter):
@@ -20,8 +22,8 @@ class GraniteAdapter(LlamaAdapter):
     def scale(self, layer: int) -> float:
         return self.model.config.attention_multiplier
 
-    def add(self, hidden: Tensor, update: Tensor) -> Tensor:
-        return hidden + update * self.model.config.residual_multiplier
+    def add(self, hidden: Tensor, out: Linear, states: Tensor, norm: Norm | None = None) -> Tensor:
+        return hidden + out(states) * self.model.config.residual_multiplier
 
 
 class DeployGraniteForCausalLM(EarlyExitGeneration, CausalMixin, GraniteForCausalLM):

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 from transformers import Olmo2ForCausalLM
 
-from decoding.blocks import Block
 from models.decoder_only import SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
@@ -44,9 +43,9 @@ class Olmo2Adapter(LlamaAdapter):
     ) -> Tensor:
         return self.split(projected if norm is None else norm(projected), width, heads)
 
-    def after_attention(self, weights: SeparateWeights, hidden: Tensor, context: Tensor, block: Block) -> Tensor:
-        hidden = hidden + weights.attention_norm(weights.attention_out(context, block))
-        return hidden + weights.feed_forward_norm(self.feed_forward(weights, hidden, block))
+    def after_attention(self, weights: SeparateWeights, hidden: Tensor, context: Tensor) -> Tensor:
+        hidden = hidden + weights.attention_norm(weights.attention_out(context))
+        return hidden + weights.feed_forward_norm(self.feed_forward(weights, hidden))
 
 
 class DeployOlmo2ForCausalLM(EarlyExitGeneration, CausalMixin, Olmo2ForCausalLM):

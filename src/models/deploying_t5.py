@@ -19,26 +19,26 @@ from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengt
 from models.deploying import EarlyExitGeneration
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 from models.norms import Norm
-from models.products import product
+from models.products import Linear
 
 
 class T5LayerWeights(NamedTuple):
     """The parameters of one decoder layer themselves, no copies: named once per call, because looking a parameter up
-    on a module costs as much as a small product. Matrices are transposed views, [in, out], ready to multiply."""
+    on a module costs as much as a small product."""
 
     self_norm: Norm
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
     cross_norm: Norm
-    cross_q: Tensor
-    cross_k: Tensor
-    cross_v: Tensor
-    cross_o: Tensor
+    cross_q: Linear
+    cross_k: Linear
+    cross_v: Linear
+    cross_o: Linear
     feed_forward_norm: Norm
-    wi: tuple[Tensor, ...]
-    wo: Tensor
+    wi: tuple[Linear, ...]
+    wo: Linear
     activation: Callable[[Tensor], Tensor]
 
 
@@ -49,18 +49,18 @@ def layer_weights(block: Any, norm: Norm) -> T5LayerWeights:
     gated = hasattr(dense, "wi_0")
     return T5LayerWeights(
         norm.of(self_attention.layer_norm),
-        *_transposed(self_attention.SelfAttention),
+        *_linear(self_attention.SelfAttention),
         norm.of(cross_attention.layer_norm),
-        *_transposed(cross_attention.EncDecAttention),
+        *_linear(cross_attention.EncDecAttention),
         norm.of(feed_forward.layer_norm),
-        (dense.wi_0.weight.t(), dense.wi_1.weight.t()) if gated else (dense.wi.weight.t(),),
-        dense.wo.weight.t(),
+        (Linear.of(dense.wi_0), Linear.of(dense.wi_1)) if gated else (Linear.of(dense.wi),),
+        Linear.of(dense.wo),
         dense.act,
     )
 
 
-def _transposed(attention: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return attention.q.weight.t(), attention.k.weight.t(), attention.v.weight.t(), attention.o.weight.t()
+def _linear(attention: Any) -> tuple[Linear, Linear, Linear, Linear]:
+    return Linear.of(attention.q), Linear.of(attention.k), Linear.of(attention.v), Linear.of(attention.o)
 
 
 class T5Adapter(Adapter):
@@ -76,8 +76,8 @@ class T5Adapter(Adapter):
         config, norm = model.config, self.unembed.norm
         self.kv_heads, self.head_dim = config.num_heads, config.d_kv
         self.layers = [layer_weights(block, norm) for block in model.decoder.block]
-        self.kv_dtype = self.layers[0].k.dtype
-        self.device = self.layers[0].k.device
+        self.kv_dtype = self.layers[0].k.weight.dtype
+        self.device = self.layers[0].k.weight.device
         self.source = model_kwargs["encoder_outputs"][0]  # [B, S, D]
         self.source_mask = effective_mask(model_kwargs.get("attention_mask"))
         self.source_bias = mask_bias(self.source_mask, self.kv_dtype)
@@ -123,29 +123,29 @@ class T5Adapter(Adapter):
         """One decoder layer for the block, [N * width, D]: self-attention, cross-attention, feed-forward."""
         weights, width = self.layers[layer - 1], block.width
         normed = weights.self_norm(hidden)
-        query, keys, values = (self.split(product(normed, w, block), width) for w in (weights.q, weights.k, weights.v))
+        query, keys, values = (self.split(w(normed), width) for w in (weights.q, weights.k, weights.v))
         states.store(layer, block, keys, values)
         assert not isinstance(block.bias, WindowedBias), "a T5 has no windows"
         context = states.attend(layer, query, block, self.scale, block.bias)
-        hidden = _add_product(hidden, merge(context), weights.o, block)
+        hidden = _add_product(hidden, merge(context), weights.o)
 
         normed = weights.cross_norm(hidden)
-        query = self.split(product(normed, weights.cross_q, block), width)
+        query = self.split(weights.cross_q(normed), width)
         context = attend(query, *self._cross_states(layer), block, self.source_bias, self.scale)
-        hidden = _add_product(hidden, merge(context), weights.cross_o, block)
+        hidden = _add_product(hidden, merge(context), weights.cross_o)
 
         normed = weights.feed_forward_norm(hidden)
-        inner = weights.activation(product(normed, weights.wi[0], block))
+        inner = weights.activation(weights.wi[0](normed))
         if len(weights.wi) == 2:
-            inner = inner * product(normed, weights.wi[1], block)
-        return _add_product(hidden, inner, weights.wo, block)
+            inner = inner * weights.wi[1](normed)
+        return _add_product(hidden, inner, weights.wo)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
         weights = self.layers[layer - 1]
         normed = weights.self_norm(hidden)
         shape = (len(hidden), self.kv_heads, self.head_dim)
-        return normed.mm(weights.k).view(shape), normed.mm(weights.v).view(shape)
+        return weights.k(normed).view(shape), weights.v(normed).view(shape)
 
     def cost(self) -> Cost:
         """Sizes for the FLOP counter."""
@@ -184,20 +184,18 @@ class T5Adapter(Adapter):
         held = self.cross[layer - 1]
         if held is None:
             weights, length = self.layers[layer - 1], self.source.shape[1]
-            source = self.source.to(weights.cross_k.dtype).flatten(0, 1)
-            keys, values = (self.split(source.mm(matrix), length) for matrix in (weights.cross_k, weights.cross_v))
+            source = self.source.to(weights.cross_k.weight.dtype).flatten(0, 1)
+            keys, values = (self.split(matrix(source), length) for matrix in (weights.cross_k, weights.cross_v))
             held = self.cross[layer - 1] = (keys.contiguous(), values.contiguous())
         return held
 
 
-def _add_product(hidden: Tensor, inner: Tensor, matrix: Tensor, block: Block) -> Tensor:
-    """hidden [n, D] + inner [n, K] x matrix [K, D], in one operation where it rounds as the library's two do.
+def _add_product(hidden: Tensor, inner: Tensor, out: Linear) -> Tensor:
+    """hidden [n, D] with what `out` makes of inner [n, K] added to it, [n, D].
 
     T5 overflows float16 in its residual stream, so that is clamped as the library does, but row by row.
     """
-    if inner.dtype in (torch.float32, torch.float64) and not block.multi_slot:
-        return torch.addmm(hidden, inner, matrix)
-    hidden = hidden + product(inner.to(matrix.dtype), matrix, block)
+    hidden = out.added_to(hidden, inner.to(out.weight.dtype))
     if hidden.dtype != torch.float16:
         return hidden
     limit = torch.finfo(torch.float16).max - 1000

@@ -1,41 +1,36 @@
-"""Products of states with weights, on the model's own parameters."""
+"""Products of states with weights, on the model's own parameters: the one place that knows how few rows multiply.
+
+A product of at most `ROWS[-1]` rows goes the way that was chosen for its shape (`models.choosing`), more of them the
+library's.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from decoding.blocks import Block
+from models.choosing import IN_FORCE, LIBRARY, ROWS
+from models.ways import WAYS, Multiply
 
-# So many slots are few.
-FEW_SLOTS = 16
+# Types in which a product and what is added to it may be rounded together.
+WIDE = (torch.float32, torch.float64)
 
 
-def product(hidden: Tensor, matrix: Tensor, block: Block) -> Tensor:
-    """hidden [n, K] x matrix [K, M] for the slots of a block.
+class Linear:
+    """A linear layer: its weight [in, out] and its bias [out] or None; no copies.
 
-    A few slots of a row together are multiplied from the other side on a CPU where the matrix is the transposed view of
-    a weight: that reads the weight once, where a plain product of so few rows first copies it, and takes nearly twice
-    the time. A weight stored as [K, M], as GPT-2's are, would take ten times as long from there.
+    Args:
+        otherwise: The way of several rows where the library's was chosen.
     """
-    if are_few(hidden, block) and matrix.stride(0) == 1:
-        return matrix.t().mm(hidden.t()).t()
-    return hidden.mm(matrix)
 
+    __slots__ = ("_bound", "bias", "otherwise", "weight")
 
-def are_few(hidden: Tensor, block: Block) -> bool:
-    """Whether a row of the block has several slots, and all are few, on a CPU."""
-    return block.multi_slot and hidden.shape[0] <= FEW_SLOTS and not hidden.is_cuda
-
-
-class Linear(NamedTuple):
-    """The weight [in, out] of a linear layer and its bias or None; no copies."""
-
-    weight: Tensor
-    bias: Tensor | None
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, otherwise: str = LIBRARY):
+        self.weight, self.bias, self.otherwise = weight, bias, otherwise
+        # By rows, made when first asked for; the last one for all above.
+        self._bound: list[Multiply | None] = [None] * (ROWS[-1] + 2)
 
     @classmethod
     def of(cls, module: Any) -> Linear:
@@ -47,13 +42,35 @@ class Linear(NamedTuple):
         """Of a layer whose own weight is [in, out], as GPT-2's are."""
         return cls(module.weight, module.bias)
 
-    def __call__(self, hidden: Tensor, block: Block) -> Tensor:
-        """The product with the states [n, in] of a block, [n, out]."""
-        if block.multi_slot:
-            projected = product(hidden, self.weight, block)
-            return projected if self.bias is None else projected + self.bias
-        return hidden.mm(self.weight) if self.bias is None else torch.addmm(self.bias, hidden, self.weight)
+    def __call__(self, states: Tensor) -> Tensor:
+        """The product with states [n, in], and the bias, [n, out]."""
+        rows = min(states.shape[0], ROWS[-1] + 1)
+        return (self._bound[rows] or self._bind(rows))(states, self.bias)
 
-    def plain(self, hidden: Tensor) -> Tensor:
-        """The product with states [n, in] of no block, [n, out]."""
-        return F.linear(hidden, self.weight.t(), self.bias)
+    def added_to(self, residual: Tensor, states: Tensor) -> Tensor:
+        """residual [n, out] + the product with states [n, in], of a layer without bias: in one operation where that
+        rounds as the library's two do."""
+        rows = min(states.shape[0], ROWS[-1] + 1)
+        multiply = self._bound[rows] or self._bind(rows)
+        if self.bias is None and residual.dtype == states.dtype and states.dtype in WIDE:
+            return multiply(states, residual)
+        return residual + multiply(states, self.bias)
+
+    def _bind(self, rows: int) -> Multiply:
+        name = IN_FORCE.way_for(self.weight, rows)
+        if name == LIBRARY and rows > 1 and self.weight.device.type == "cpu":
+            name = self.otherwise if WAYS[self.otherwise].fits(self.weight, rows) else LIBRARY
+        multiply = self._bound[rows] = WAYS[name].bind(self.weight)
+        return multiply
+
+
+def product_by_row(states: Tensor, weights: Tensor) -> Tensor:
+    """States [n, J, D] with a weight of their own for each row, [n, K, D]: [n, J, K].
+
+    One row's is a product as any other; of several, the weights stand on the side from which one alone is read faster.
+    """
+    if len(weights) == 1:
+        return Linear(weights[0].t())(states[0])[None]
+    if states.shape[1] > 1 or IN_FORCE.way_for(weights[0].t(), 1) == LIBRARY:
+        return torch.bmm(states, weights.transpose(1, 2))
+    return torch.bmm(weights, states.transpose(1, 2)).transpose(1, 2)

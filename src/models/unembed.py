@@ -9,13 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoding.adapter import HeadRows
-from decoding.blocks import Block
 from models.norms import Norm
-from models.products import are_few, product
-
-# On a CPU several states meet the head in pieces of so many rows, which stay in its cache. At T5-base size that takes
-# little more than half the time of one product.
-HEAD_PIECE = 1024
+from models.products import Linear, product_by_row
 
 
 class Unembed:
@@ -34,6 +29,8 @@ class Unembed:
         self.scale = None if scale == 1.0 else scale
         self.weight: Tensor = head.weight
         self.bias: Tensor | None = head.bias
+        # In pieces where nothing else was chosen: at T5-base size that takes little more than half the time.
+        self._multiply = Linear(head.weight.t(), head.bias, otherwise="pieces")
 
     def __call__(self, normed: Tensor) -> Tensor:
         """Logits [..., V] of final-normed, unscaled states [..., D], by the head's own forward."""
@@ -59,13 +56,10 @@ class Unembed:
         """Final norm of states [..., D]; not scaled."""
         return self.norm(hidden)
 
-    def logits(self, normed: Tensor, block: Block | None = None) -> Tensor:
-        """Logits [n, V] of final-normed states [n, D]; those of a block's slots where one is given."""
+    def logits(self, normed: Tensor) -> Tensor:
+        """Logits [..., V] of final-normed states [..., D]."""
         normed = self._scaled(normed)
-        if block is not None and are_few(normed, block):
-            logits = product(normed, self.weight.t(), block)
-            return logits if self.bias is None else logits + self.bias
-        return _in_pieces(normed, self.weight, self.bias)
+        return self._multiply(normed.flatten(0, -2)).view(*normed.shape[:-1], self.vocabulary_size)
 
     def rows(self, ids: Tensor) -> HeadRows:
         """A copy of the rows `ids` of the head, [n, K] of n batch rows, or [K] that they have in common."""
@@ -75,18 +69,10 @@ class Unembed:
         """Logits [n, J, K] of final-normed states [n, J, D] on copied rows of the head, n times K or in common."""
         normed = self._scaled(normed)
         if rows.common:
-            return _in_pieces(normed.flatten(0, 1), rows.weight, rows.bias).view(*normed.shape[:2], -1)
-        logits = torch.bmm(normed, rows.weight.transpose(1, 2))
+            multiply = Linear(rows.weight.t(), rows.bias, otherwise="pieces")
+            return multiply(normed.flatten(0, 1)).view(*normed.shape[:2], -1)
+        logits = product_by_row(normed, rows.weight)
         return logits if rows.bias is None else logits + rows.bias[:, None]
 
     def _scaled(self, normed: Tensor) -> Tensor:
         return normed if self.scale is None else normed * self.scale
-
-
-def _in_pieces(scaled: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """scaled [n, D] x weight [K, D], plus its bias: [n, K]; several states on a CPU piece by piece."""
-    if len(scaled) == 1 or scaled.is_cuda:
-        return F.linear(scaled, weight, bias)
-    pieces = weight.split(HEAD_PIECE)
-    biases = [None] * len(pieces) if bias is None else bias.split(HEAD_PIECE)
-    return torch.cat([F.linear(scaled, *piece) for piece in zip(pieces, biases, strict=True)], 1)

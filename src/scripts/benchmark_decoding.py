@@ -4,8 +4,11 @@
     python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning --out benchmark.json
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
-repetition, printed as median and spread. A bound is measured on the spot: the weight matrices that the policy reads are
-multiplied in the policy's order and nothing else. The encoder runs once, before, and is part of no time.
+repetition, printed as median and spread. Two bounds are measured on the spot. A policy's own is the library's product
+of the weight matrices that it reads, in its order and nothing else; memory's is the shortest time in which the same
+threads were seen to read as many bytes, by a sum or by any way to multiply. The encoder runs once, before, and is part
+of no time. --of products times policies with the products chosen here against the library's. --threads 1 2 4 says
+which number decodes fastest here, and goes on with that.
 
 Weights are random, and with them what the layers say. Where that decides what a policy costs it is set: the head's
 scale, so that about --several of the exits tried have several plausible tokens, as trained models were seen to have
@@ -28,7 +31,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,14 +42,28 @@ from decoding.policy import Policy
 from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
-from scripts.benchmark_models import GPT2_SIZES, POSITIONS, SIZES, Workload, make_workload
+from models.choosing import AUTO, IN_FORCE, LIBRARY
+from models.ways import WAYS
+from scripts.benchmark_bounds import Passes, bound, memory_seconds, readers, straight
+from scripts.benchmark_models import DECODER_SIZES, POSITIONS, SIZES, Workload, make_workload
 from util import groups
 from util.checks import device_problems
 from util.commands import CommandParser, output_file
 from util.files import write_json
 from util.terminal import terminal
 
-GROUPS = ("depth", "pruning", "contrast", "free", "search")
+BY_DEFAULT = ("depth", "pruning", "contrast", "free")
+GROUPS = (*BY_DEFAULT, "search", "products")
+# Policies that are timed with the chosen products and with the library's.
+MULTIPLIED = (
+    "full depth",
+    "half depth",
+    "softmax",
+    "fixed",
+    "JSD",
+    "FREE, every 8th deep",
+    "lossless from L/6, always",
+)
 # Contenders whose peak memory is compared.
 PEAKS = ("hf generate", "full depth")
 # Confidences that adaptive pruning is timed at.
@@ -61,23 +77,11 @@ PENDING = 7
 ACCEPTED, DRAFTED, DRAFT_DEPTHS = 0.8, 3, {"L/12": 1 / 12, "L/6": 1 / 6}
 
 
-class Passes(NamedTuple):
-    """What a policy's weights are multiplied with, token by token, over and over: per token (first layer, layers behind
-    it, rows) for every stretch of layers."""
-
-    tokens: list[list[tuple[int, int, int]]]
-
-
 class Contender(NamedTuple):
     """A policy to time, and the passes whose weights bound it, None where no bound is asked for."""
 
     policy: Policy
     passes: Passes | None = None
-
-
-def straight(depth: int) -> Passes:
-    """Every token runs `depth` layers."""
-    return Passes([[(0, depth, 1)]])
 
 
 def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
@@ -127,6 +131,12 @@ def policies(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
     return found
 
 
+def asked(num_layers: int, groups: Sequence[str]) -> dict[str, Contender]:
+    """Name -> policy, of the groups of figures asked for, and those whose products are compared if that is asked."""
+    found = policies(num_layers, groups)
+    return {name: policies(num_layers, GROUPS)[name] for name in MULTIPLIED if "products" in groups} | found
+
+
 def scripted(confidence: float) -> Callable[[ExitState], torch.Tensor]:
     """A measure that costs what softmax costs, and says the same of every token."""
     return lambda exit: softmax_gap(exit) * 0 + confidence
@@ -146,30 +156,6 @@ class Script:
         return Verdict(len(likeliest))
 
 
-def bound(workload: Workload, passes: Passes, batch: int, tokens: int) -> None:
-    """The weight matrices of each token's layers and the head, multiplied in order for every token; what the input
-    meets, once."""
-    layers, head, prompt = workload.layers, workload.head, workload.prompt
-    widths = {matrix.shape[0] for matrix in (*layers[0], head)}
-    inputs = {
-        rows: {width: prompt.new_zeros(batch * rows, width) for width in widths}
-        for rows in {1, *(rows for token in passes.tokens for *_, rows in token)}
-    }
-    source = {width: prompt if width == prompt.shape[1] else prompt.new_zeros(len(prompt), width) for width in widths}
-    deepest = max(first + count for token in passes.tokens for first, count, _ in token)
-    for matrices in workload.once if workload.prefilled else workload.once[:deepest]:
-        for matrix in matrices:
-            source[matrix.shape[0]].mm(matrix)
-    if workload.prefilled:
-        inputs[1][head.shape[0]].mm(head)
-    for _, token in zip(range(tokens - workload.prefilled), cycle(passes.tokens), strict=False):
-        for first, count, rows in token:
-            for matrices in layers[first : first + count]:
-                for matrix in matrices:
-                    inputs[rows][matrix.shape[0]].mm(matrix)
-        inputs[1][head.shape[0]].mm(head)
-
-
 def contenders(workload: Workload, batch: int, tokens: int, groups: Sequence[str]) -> dict[str, Callable]:
     """Everything that is timed: Hugging Face's generate, each policy, the bounds asked for, and contrastive search."""
     model = workload.model
@@ -177,13 +163,24 @@ def contenders(workload: Workload, batch: int, tokens: int, groups: Sequence[str
     def generate(function, **kwargs):
         return function(**workload.inputs(), max_new_tokens=tokens, **kwargs)
 
+    def with_library(run: Callable) -> Callable:
+        def timed():
+            with IN_FORCE.using(LIBRARY):
+                run()
+
+        return timed
+
     runs = {}
-    if {"depth", "free"} & set(groups):
+    if {"depth", "free", "products"} & set(groups):
         runs["hf generate"] = lambda: generate(lambda **kw: workload.library.generate(model, **kw))
-    for name, (policy, passes) in policies(model.num_exit_layers, groups).items():
-        runs[name] = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
+    for name, (policy, passes) in asked(model.num_exit_layers, groups).items():
+        runs[name] = run = lambda policy=policy: generate(model.generate, policy=policy, return_trace=True)[1]
+        if "products" in groups and name in MULTIPLIED:
+            runs[f"{name}: library"] = with_library(run)
         if passes is not None and {"depth", "free"} & set(groups):
             runs[f"{name}: bound"] = lambda passes=passes: bound(workload, passes, batch, tokens)
+    if any(name.endswith(": bound") for name in runs) and workload.prompt.device.type == "cpu":
+        runs |= readers(workload)
     if "search" in groups:
         strategy = Strategy("contrastive", (model.num_exit_layers - 2,), beams=BEAMS)
         runs["contrastive beams"] = lambda: generate(model.generate, strategy=strategy)
@@ -260,6 +257,9 @@ FIGURES = {
     ),
     "full depth / its own bound": ("full depth", "full depth: bound"),
     "half depth / its own bound": ("half depth", "half depth: bound"),
+    "full depth / memory's bound": ("full depth", "full depth: memory"),
+    "half depth / memory's bound": ("half depth", "half depth: memory"),
+    "full depth: bound / memory's bound": ("full depth: bound", "full depth: memory"),
     "full depth / hf generate": ("full depth", "hf generate"),
     "half depth / hf generate": ("half depth", "hf generate"),
     "half depth / full depth": ("half depth", "full depth"),
@@ -274,6 +274,7 @@ FIGURES = {
     "JSD from 0.8 L / softmax from there": ("JSD, late", "softmax, late"),
     "JSD + adaptive / softmax": ("JSD + adaptive", "softmax"),
     "FREE, all tokens shallow at half depth / its own bound": ("FREE, all shallow", "FREE, all shallow: bound"),
+    "FREE, all tokens shallow at half depth / memory's bound": ("FREE, all shallow", "FREE, all shallow: memory"),
     "FREE, all tokens shallow at half depth / hf generate": ("FREE, all shallow", "hf generate"),
     "FREE, every 8th token deep / its own bound": ("FREE, every 8th deep", "FREE, every 8th deep: bound"),
     "FREE, every 8th token deep / full depth": ("FREE, every 8th deep", "full depth"),
@@ -291,6 +292,7 @@ FIGURES = {
         )
         for part in DRAFT_DEPTHS
     },
+    **{f"{name}: chosen products / the library's": (name, f"{name}: library") for name in MULTIPLIED},
 }
 
 
@@ -376,11 +378,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
     model.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     timing = parser.add_argument_group(groups.TIMING)
-    timing.add_argument("--of", nargs="+", choices=GROUPS, default=list(GROUPS[:-1]), help="groups of figures")
+    timing.add_argument("--of", nargs="+", choices=GROUPS, default=list(BY_DEFAULT), help="groups of figures")
     timing.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8], help="rows decoded together")
     timing.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
     timing.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
     timing.add_argument("--repetitions", type=COUNT, default=9, help="of everything, in turn")
+    timing.add_argument("--threads", type=COUNT, nargs="+", help="threads; of several the fastest at full depth")
+    model.add_argument("--products", help="how few rows are multiplied, see models/ways.py: auto, library, ...")
     timing.add_argument("--several", type=INNER_SHARE, default=0.2, help="of exits, with several plausible tokens")
     output = parser.add_argument_group(groups.OUTPUT)
     output.add_argument("--out", type=output_file, help="where to write the figures as JSON")
@@ -388,9 +392,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     timing.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     problems = device_problems(arguments.device)
-    if "search" in arguments.of and arguments.size not in GPT2_SIZES:
-        problems.append(f"--of search needs a decoder-only size: {', '.join(GPT2_SIZES)}.")
-    if arguments.size in GPT2_SIZES and arguments.source + arguments.tokens > POSITIONS:
+    if arguments.products is not None and arguments.products not in (AUTO, *WAYS):
+        problems.append(f"--products {arguments.products}: valid are {', '.join((AUTO, *WAYS))}.")
+    if "search" in arguments.of and arguments.size not in DECODER_SIZES:
+        problems.append(f"--of search needs a decoder-only size: {', '.join(DECODER_SIZES)}.")
+    if arguments.size in DECODER_SIZES and arguments.source + arguments.tokens > POSITIONS:
         problems.append(
             f"--source {arguments.source} and --tokens {arguments.tokens} are more than the {POSITIONS} positions of "
             f"{arguments.size}."
@@ -400,13 +406,75 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def choose_threads(arguments: argparse.Namespace) -> dict[str, float]:
+    """Set the number of threads, of several the one whose tokens take least at full depth and the smallest batch; of
+    each the milliseconds of a token. Without --threads it stays."""
+    counts = arguments.threads or [torch.get_num_threads()]
+    if len(counts) == 1:
+        torch.set_num_threads(counts[0])
+        return {}
+    workload = prepare(arguments, min(arguments.batch))
+    found = {}
+    for count in counts:
+        torch.set_num_threads(count)
+        runs = {"full depth": contenders(workload, min(arguments.batch), arguments.tokens, [])["full depth"]}
+        seconds = measure(runs, arguments.repetitions, arguments.device)["full depth"]
+        found[str(count)] = 1000 * min(seconds) / arguments.tokens
+    fastest = min(found, key=lambda count: found[count])
+    torch.set_num_threads(int(fastest))
+    shown = ", ".join(f"{count}: {milliseconds:.1f}" for count, milliseconds in found.items())
+    print(f"milliseconds of a token at full depth, by threads: {shown}; {fastest} is taken")
+    return found
+
+
+def timed(workload: Workload, arguments: argparse.Namespace, batch: int, runs: dict[str, Callable]) -> dict:
+    """Seconds of everything that is timed at a batch size; memory's bounds among them, the same in every repetition."""
+    seconds = measure(runs, arguments.repetitions, arguments.device)
+    if any(name.startswith("read: ") for name in seconds):
+        for name, (_, passes) in asked(workload.model.num_exit_layers, arguments.of).items():
+            if passes is not None:
+                least = memory_seconds(workload, passes, batch, arguments.tokens, seconds)
+                seconds[f"{name}: memory"] = [least] * arguments.repetitions
+    return seconds
+
+
+def first_difference(arguments: argparse.Namespace, batch: int) -> float:
+    """Tokens at full depth before the first that is not float32's, of all: mean over the rows."""
+    shares, answers = [], []
+    for dtype in (arguments.dtype, "float32"):
+        workload = prepare(argparse.Namespace(**{**vars(arguments), "dtype": dtype}), batch)
+        answers.append(workload.model.generate(**workload.inputs(), max_new_tokens=arguments.tokens))
+    for ours, wide in zip(*(rows[:, -arguments.tokens :].tolist() for rows in answers), strict=True):
+        same = [a == b for a, b in zip(ours, wide, strict=True)]
+        shares.append((same.index(False) if False in same else len(same)) / len(same))
+    return statistics.mean(shares)
+
+
+def notes_of(workload: Workload, arguments: argparse.Namespace, batch: int, runs: dict[str, Callable]) -> dict:
+    """Name -> what else is told at a batch size."""
+    notes = {}
+    if "contrast" in arguments.of:
+        notes["exits with several plausible tokens"] = plausible_share(runs["JSD"]())
+        notes["the same from 0.8 L"] = plausible_share(runs["JSD, late"]())
+    if "pruning" in arguments.of:
+        notes["copying rows pays up to rows * k / V"] = crossing(workload.model, batch, arguments.repetitions)["median"]
+    if "free" in arguments.of:
+        counts = runs["lossless from L/6, always"]().counts
+        notes["share of all drafted tokens that stood"] = float(counts["accepted"].sum() / counts["drafted"].sum())
+    if "depth" in arguments.of and arguments.dtype != "float32":
+        notes["tokens until the first that is not float32's"] = first_difference(arguments, batch)
+    return notes
+
+
 def main(argv: list[str] | None = None) -> dict:
     arguments = parse(argv)
+    IN_FORCE.use(arguments.products)
     if arguments.peak_of:
         workload = prepare(arguments, arguments.batch[0])
         run = contenders(workload, arguments.batch[0], arguments.tokens, ["depth"])[arguments.peak_of]
         print(peak_while(run))
         return {}
+    by_threads = choose_threads(arguments)
     report = {
         "size": arguments.size,
         "source_tokens": arguments.source,
@@ -417,26 +485,25 @@ def main(argv: list[str] | None = None) -> dict:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "batches": {},
+        "milliseconds_per_token": {},
+        "notes": {},
     }
+    if by_threads:
+        report["milliseconds_by_threads"] = by_threads
     for batch in arguments.batch:
         workload = prepare(arguments, batch)
         runs = contenders(workload, batch, arguments.tokens, arguments.of)
-        report["batches"][str(batch)] = figures(measure(runs, arguments.repetitions, arguments.device))
+        seconds = timed(workload, arguments, batch, runs)
+        report["batches"][str(batch)] = figures(seconds)
+        least = {name: 1000 * min(times) / arguments.tokens for name, times in seconds.items() if "read: " not in name}
+        report["milliseconds_per_token"][str(batch)] = least
         print(f"\n{arguments.size}, {arguments.dtype}, batch {batch}: times as fast (median, min to max)")
         for name, found in report["batches"][str(batch)].items():
             print(f"  {name:<55} {found['median']:.2f}  ({found['min']:.2f} to {found['max']:.2f})")
-        report.setdefault("notes", {})[str(batch)] = notes = {}
-        if "contrast" in arguments.of:
-            notes["exits with several plausible tokens"] = plausible_share(runs["JSD"]())
-            notes["the same from 0.8 L"] = plausible_share(runs["JSD, late"]())
-        if "pruning" in arguments.of:
-            found = crossing(workload.model, batch, arguments.repetitions)
-            notes["copying rows pays up to rows * k / V"] = found["median"]
-        if "free" in arguments.of:
-            counts = runs["lossless from L/6, always"]().counts
-            notes["share of all drafted tokens that stood"] = float(counts["accepted"].sum() / counts["drafted"].sum())
+        report["notes"][str(batch)] = notes = notes_of(workload, arguments, batch, runs)
         for name, value in notes.items():
             print(f"  {name:<55} {value:.2f}")
+    report["products"] = IN_FORCE.record()
     if arguments.device == "cpu" and not arguments.no_memory and "depth" in arguments.of:
         report["peak_memory"] = peak_memory(arguments)
         print(f"\npeak memory of a process, full depth / hf generate: {report['peak_memory']['ratio']:.3f}")

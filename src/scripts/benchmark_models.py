@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
-from models import DeployGPT2LMHeadModel, DeployT5ForConditionalGeneration
+from models import DeployGPT2LMHeadModel, DeployLlamaForCausalLM, DeployT5ForConditionalGeneration
 
 T5_SIZES = {
     "t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
@@ -25,7 +32,14 @@ GPT2_SIZES = {
     "gpt2-large": {"n_embd": 1280, "n_layer": 36, "n_head": 20},
     "tiny-gpt2": {"n_embd": 64, "n_layer": 4, "n_head": 4},
 }
-SIZES = {**T5_SIZES, **GPT2_SIZES}
+LLAMA_SIZES = {
+    "smollm2-135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    | {"num_key_value_heads": 3, "vocab_size": 49152},
+    "tiny-llama": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+    | {"num_key_value_heads": 2, "vocab_size": 512},
+}
+DECODER_SIZES = {**GPT2_SIZES, **LLAMA_SIZES}
+SIZES = {**T5_SIZES, **DECODER_SIZES}
 # Of the decoder-only sizes: tokens of prompt and answer together.
 POSITIONS = 1024
 # One token alone is plausible where the others' logits are lower by more than this (alpha 0.1).
@@ -69,7 +83,7 @@ def make_workload(size: str, dtype: torch.dtype, device: str, several: float, ba
             which is not tied, is scaled for it.
     """
     torch.manual_seed(0)
-    build = _t5 if size in T5_SIZES else _gpt2
+    build = _t5 if size in T5_SIZES else _gpt2 if size in GPT2_SIZES else _llama
     model = build(size)
     deviation = PLAUSIBLE_GAP / (MEAN_GAP * -math.log(1 - several))
     rows, width = model.lm_head.weight.shape
@@ -88,10 +102,11 @@ def make_workload(size: str, dtype: torch.dtype, device: str, several: float, ba
         )
     ids = torch.randint(1, rows, (batch, length), device=device)
     prompt = torch.randn(batch * length, width, dtype=dtype, device=device)
-    layers = [_gpt2_matrices(block) for block in model.transformer.h]
-    return Workload(
-        model, GPT2LMHeadModel, lambda: {"input_ids": ids, "attention_mask": mask}, prompt, layers, layers, True
-    )
+    if size in GPT2_SIZES:
+        library, layers = GPT2LMHeadModel, [_gpt2_matrices(block) for block in model.transformer.h]
+    else:
+        library, layers = LlamaForCausalLM, [_llama_matrices(layer) for layer in model.model.layers]
+    return Workload(model, library, lambda: {"input_ids": ids, "attention_mask": mask}, prompt, layers, layers, True)
 
 
 def _t5(size: str) -> DeployT5ForConditionalGeneration:
@@ -107,6 +122,12 @@ def _gpt2(size: str) -> DeployGPT2LMHeadModel:
     return DeployGPT2LMHeadModel(config)
 
 
+def _llama(size: str) -> DeployLlamaForCausalLM:
+    tokens = {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": 0}
+    sizes = {"max_position_embeddings": POSITIONS, **LLAMA_SIZES[size]}
+    return DeployLlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **tokens, **sizes))
+
+
 def _t5_matrices(block: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     own, cross, dense = block.layer[0].SelfAttention, block.layer[1].EncDecAttention, block.layer[-1].DenseReluDense
     feed_forward = [dense.wi] if hasattr(dense, "wi") else [dense.wi_0, dense.wi_1]
@@ -116,3 +137,9 @@ def _t5_matrices(block: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
 
 def _gpt2_matrices(block: nn.Module) -> list[Tensor]:
     return [module.weight for module in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+
+
+def _llama_matrices(layer: nn.Module) -> list[Tensor]:
+    own, dense = layer.self_attn, layer.mlp
+    modules = (own.q_proj, own.k_proj, own.v_proj, own.o_proj, dense.gate_proj, dense.up_proj, dense.down_proj)
+    return [module.weight.t() for module in modules]

@@ -47,7 +47,8 @@ META_LEARNING_RATE = 2e-3
 BODY_STATE, META_STATE = "body.pt", "meta.pt"
 SAVE_EVERY = 120  # seconds
 RANGES = {
-    **dict.fromkeys(("steps", "facts_per_batch", "dialogues_per_batch", "encoder_layers", "threads"), COUNT),
+    **dict.fromkeys(("steps", "short_steps", "facts_per_batch", "dialogues_per_batch"), COUNT),
+    **dict.fromkeys(("encoder_layers", "threads"), COUNT),
     **dict.fromkeys(("more_steps", "meta_steps"), NATURAL),
     "decoder_layers": FROM_TWO,
     "learning_rate": POSITIVE,
@@ -74,6 +75,7 @@ class BuildArguments:
     more_steps: int = flag(800, "Further steps on seven batches of questions per dialogues'.")
     meta_steps: int = flag(300, "Optimizer steps of the meta head.")
     learning_rate: float = flag(2e-3, "Peak learning rate of AdamW.")
+    short_steps: int = flag(900, "Steps until no passage is cut to the sentence with the answer.", group=groups.DATA)
     facts_per_batch: int = flag(48, "Questions in a batch of questions.", group=groups.DATA)
     dialogues_per_batch: int = flag(24, "Dialogues in a batch of dialogues.", group=groups.DATA)
     encoder_layers: int = flag(3, "Encoder layers.", group=groups.MODEL)
@@ -165,9 +167,9 @@ def chunk_of_batches(tokenizer, pairs: list[tuple[str, str]], size: int) -> list
     return [collate(encoded[start : start + size]) for start in range(0, len(encoded), size)]
 
 
-def short_share(step: int) -> float:
-    """Share of the questions at this step whose passage is cut to one sentence: all at first, none from 900 on."""
-    return min(1.0, max(0.0, 1.5 - step / 600))
+def short_share(step: int, none_from: int) -> float:
+    """Share of the questions at this step whose passage is cut to one sentence: all in the first third, then fewer."""
+    return min(1.0, max(0.0, 1.5 * (1 - step / none_from)))
 
 
 def passage_shares(step: int, arguments: BuildArguments) -> dict[str, float]:
@@ -205,7 +207,7 @@ def batches(tokenizer, arguments: BuildArguments, first_step: int) -> Iterator[d
         shares = passage_shares(step, arguments)
         facts = invented_facts("train", questions * arguments.facts_per_batch, chunk, shares)
         chats = invented_dialogues("train", dialogues * arguments.dialogues_per_batch, seed=chunk)
-        facts = shortened(facts, short_share(step), random.Random(chunk))
+        facts = shortened(facts, short_share(step, arguments.short_steps), random.Random(chunk))
         made = chunk_of_batches(tokenizer, [facts_pair(row) for row in facts], arguments.facts_per_batch)
         made += chunk_of_batches(tokenizer, [dialogue_pair(row) for row in chats], arguments.dialogues_per_batch)
         order = torch.randperm(len(made), generator=torch.Generator().manual_seed(chunk))
@@ -325,7 +327,7 @@ def train(model, cycles: tuple[Cycle, ...], stream: Iterator[dict], progress: Pr
     reported = saved = time.monotonic()
     while progress.step < steps:
         optimizer.param_groups[0]["lr"] = learning_rate(cycles, progress.step)
-        losses.append(train_step(model, optimizer, next(stream)))
+        losses.append(train_step(model, optimizer, next(stream) | {"step": progress.step, "steps": steps}))
         now = time.monotonic()
         progress.step, progress.seconds = progress.step + 1, now - started
         if now - reported > REPORT_EVERY or progress.step == steps:
@@ -353,11 +355,11 @@ def body_cycles(arguments: BuildArguments) -> tuple[Cycle, Cycle]:
     return Cycle(arguments.steps, peak), Cycle(arguments.more_steps, 0.5 * peak)
 
 
-def train_body(arguments: BuildArguments, tokenizer) -> EarlyExitT5ForConditionalGeneration:
-    """The model without its `meta` head."""
+def train_body(arguments: BuildArguments, tokenizer, **flags) -> EarlyExitT5ForConditionalGeneration:
+    """The model without its `meta` head, from the same weights whatever flags of its loss its config carries."""
     torch.manual_seed(arguments.seed)
     config = make_config(arguments)
-    config.intermediate_loss_fn = INTERMEDIATE_LOSS[arguments.exits]
+    config.update(flags or {"intermediate_loss_fn": INTERMEDIATE_LOSS[arguments.exits]})
     model = EarlyExitT5ForConditionalGeneration(config).train()
     start_attention_as_copying(model)
     progress = Progress(Path(arguments.work_dir) / BODY_STATE)

@@ -21,6 +21,7 @@ from transformers import modeling_gguf_pytorch_utils
 from transformers.integrations import TensorBoardCallback, WandbCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from models.choosing import IN_FORCE
 from util.checks import raise_together
 from util.packages import TRACKERS, package_problems
 
@@ -74,7 +75,7 @@ def _lines(total: int) -> Callable[[int], None]:
 
 
 def environment(device: torch.device) -> dict:
-    """Versions, device and commit a run was made with."""
+    """Versions, device, commit and ways of multiplying that a run was made with."""
     device_name = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     )
@@ -85,6 +86,7 @@ def environment(device: torch.device) -> dict:
         "datasets": datasets.__version__,
         "device": f"{device.type} ({device_name})",
         "threads": torch.get_num_threads(),
+        "products": IN_FORCE.record(),
         "commit": commit(),
     }
 

@@ -62,6 +62,11 @@ class ModelArguments:
     resize_position_embeddings: bool | None = flag(
         None, "Lengthen a table of positions that is shorter than the input limit; not needed by T5, which has none."
     )
+    products: str | None = flag(
+        None,
+        "How a CPU multiplies few rows with a weight: auto, whichever is fastest where measured, once a machine; "
+        "library, torch's own; or one of models/ways.py. Where not given what EARLY_EXIT_PRODUCTS says, or auto.",
+    )
 
     def __post_init__(self) -> None:
         problems = []

@@ -3,6 +3,7 @@
 import json
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ RECOMPUTED = {
     "lossless8": {"verification": "exact", "num_speculations": 8},
 }
 TASKS = {"invented_facts": "f1", "invented_dialogues": "rougeL"}
+TRAININGS = ("plain", "weighted_ce")
 
 
 def views(depth: int = 4) -> dict:
@@ -47,7 +49,7 @@ def views(depth: int = 4) -> dict:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Every kind of run the figures ask for, on two tasks and two models."""
+    """Every kind of run the figures ask for, on two tasks and two models, and exits of two trainings on one."""
     root = tmp_path_factory.mktemp("runs")
 
     def make_run(name, *made, **more):
@@ -83,6 +85,9 @@ def runs(tmp_path_factory):
             rows += [{"policy": early("softmax", n), "relative": [0.5, 0.75]} for n in (1, 2, 3)]
             held = {"task": task, "model": model, "settings": {"examples": 2, "repetitions": 2, "batch": 1}}
             write_json(root / model / task / "speed.json", {**held, "policies": rows})
+    for model, layer in product(TRAININGS, range(1, 5)):
+        policy = {"method": "static", "static_exit": layer} if layer < 4 else {"method": "full"}
+        make_run(f"exit{layer}", policy, [20.0 * layer] * 2, [layer] * 2, model=model)
     ratios = {"weighted / softmax": {"median": 0.97, "min": 0.9, "max": 1.0}}
     about = {
         "size": "t5-base",
@@ -266,7 +271,7 @@ def test_a_folder_without_runs_ends_with_code_2(tmp_path, capsys):
 def test_groups_put_questions_and_untrained_exits_first(runs):
     assert read_all(runs).groups == [
         ("invented_facts", "t5_exits_untrained"),
-        ("invented_facts", "t5_exits_trained"),
+        *(("invented_facts", name) for name in ("plain", "t5_exits_trained", "weighted_ce")),
         ("invented_dialogues", "t5_exits_untrained"),
         ("invented_dialogues", "t5_exits_trained"),
     ]

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from decoding.adapter import HeadRows
-from decoding.blocks import Block, Span
-from models import unembed as unembedding
+from models import ways
 from models.norms import norm_of
 from models.unembed import Unembed
 from support import MODELS, double_precision, sources
@@ -46,16 +45,13 @@ def test_the_final_norm_is_the_models_own(kind):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_pieces_of_the_head_and_several_slots_change_nothing(bias, monkeypatch):
+def test_pieces_of_the_head_change_nothing(bias, monkeypatch):
     head = nn.Linear(6, 40, bias=bias)
     unembed = Unembed(norm_of(nn.LayerNorm(6)), head, scale=0.5)
     states = torch.randn(4, 6)
     expected = unembed(states)
-    monkeypatch.setattr(unembedding, "HEAD_PIECE", 16)
+    monkeypatch.setattr(ways, "PIECE", 16)
     torch.testing.assert_close(unembed.logits(states), expected)
-    block = Block([Span(0, 2, 6)], [0], None)
-    assert block.multi_slot
-    torch.testing.assert_close(unembed.logits(states, block), expected)
 
 
 def test_rows_of_some_of_the_batch_rows():

@@ -242,9 +242,12 @@ def test_a_metric_that_is_not_measured_chooses_no_checkpoint(train, tmp_path, fl
     assert not (tmp_path / "out").exists()
 
 
-def test_accumulation_does_not_change_the_loss(train):
-    _, one, _ = train(max_steps=1, per_device_train_batch_size=8, eval_strategy="no", overwrite_output_dir=True)
+@pytest.mark.parametrize("loss", [None, "weighted_ce", "shallowdeep_kd_dyna", "layerskip"])
+def test_accumulation_does_not_change_the_loss(train, loss):
+    exits = {"intermediate_loss_fn": loss, "shallow_exit_layer": 2 if loss == "shallowdeep_kd_dyna" else None}
+    _, one, _ = train(exits, max_steps=1, per_device_train_batch_size=8, eval_strategy="no", overwrite_output_dir=True)
     _, two, _ = train(
+        exits,
         max_steps=1,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
