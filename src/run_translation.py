@@ -1,9 +1,10 @@
-r"""Evaluate or predict translation with a T5 whose tokens may leave the decoder early.
+r"""Train, evaluate or predict translation with a T5 whose tokens may leave the decoder early.
 
     echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_eval \
         --validation_file /tmp/pairs.jsonl --source_lang de --target_lang en --static_exit_layer 4
-    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_predict \
-        --test_file /tmp/pairs.jsonl --source_lang de --target_lang en --use_early_exit True --exit_conf_threshold 0.9
+    echo '{"de": "Guten Tag.", "en": "Good day."}' > /tmp/pairs.jsonl; python src/run_translation.py --do_train \
+        --train_file /tmp/pairs.jsonl --source_lang de --target_lang en --eval_strategy no --max_steps 2 \
+        --output_dir save/translation_trained
 
 Pairs are those of files with a column per language or with `translation` records, or of IWSLT 2017, downloaded by name
 (iwslt2017-de-en). The small model of this repository has seen English alone: give --model_name_or_path.
@@ -17,8 +18,6 @@ from util import TranslationArguments
 
 def main(model_args, data_args, training_args, additional_args):
     """One job. Returns (trainer, metrics); see `jobs.job.run_job`."""
-    if training_args.do_train:
-        raise ValueError("--do_train is not possible for translation in this version: use --do_eval or --do_predict.")
     return run_job("translation", model_args, data_args, training_args, additional_args)
 
 

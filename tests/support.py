@@ -56,6 +56,7 @@ from models import (
     DeployStableLmForCausalLM,
     DeployT5ForConditionalGeneration,
 )
+from models.lora import add_lora, merge_lora
 from models.unembed import Unembed
 from training import evaluation
 from util.files import write_text
@@ -210,6 +211,27 @@ T5S = {
     "longt5": lambda seed: tiny_t5(seed, kind="longt5", gated=True, tied=False),
     "longt5, global": lambda seed: tiny_t5(seed, kind="longt5, global"),
 }
+
+
+@torch.no_grad()
+def with_adapters(model, names: list[str] | None = None):
+    """The model with random adapters of low rank beside its weights."""
+    add_lora(model, "base", 2, 4.0, 0.0, names)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def with_merged_adapters(model):
+    """The model whose weights random adapters are merged into."""
+    model = with_adapters(model)
+    merge_lora(model)
+    return model
+
+
+T5S["adapters merged"] = lambda seed: with_merged_adapters(tiny_t5(seed))
+DECODERS["llama, adapters merged"] = lambda seed: with_merged_adapters(tiny_llama(seed))
 MODELS = T5S | DECODERS
 
 

@@ -100,6 +100,7 @@ def checkout(tmp_path_factory) -> Path:
         "requirements.txt",
         "requirements-dev.txt",
         "requirements-gguf.txt",
+        "requirements-lora.txt",
     ):
         shutil.copy(ROOT / name, folder)
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)

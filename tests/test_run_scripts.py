@@ -221,15 +221,30 @@ def test_questions_without_answers_column_are_predicted(tiny_t5_dir, tmp_path):
     assert metrics["predict_samples"] == 3 and "predict_f1" not in metrics
 
 
-def test_translation_evaluates_and_refuses_to_train(tiny_t5_dir, tmp_path):
+def test_translation_trains_and_evaluates(tiny_t5_dir, tmp_path):
+    """A record without a translation is left out of training too; what was learned shows, and is reloaded."""
     rows = [{"translation": {"de": f"Der Turm {i}", "en": f"The tower {i}"}} for i in range(4)]
+    rows.append({"translation": {"de": "Das Tor", "en": ""}})
     file = write_jsonl(tmp_path / "pairs.jsonl", rows)
     flags = ["--model_name_or_path", tiny_t5_dir, "--output_dir", tmp_path / "out", "--source_lang", "de"]
     flags += ["--target_lang", "en", "--validation_file", file, "--max_target_length", "8"]
     _, metrics = call("run_translation", *flags, "--do_eval", "--static_exit_layer", "2")
     assert metrics["eval_bleu"] >= 0 and metrics["eval_block_avg"] == 2
-    with pytest.raises(ValueError, match="--do_train is not possible"):
-        call("run_translation", *flags, "--do_train", "--train_file", file)
+    flags += ["--source_prefix", "translate German to English: ", "--optim", "adamw_torch", "--learning_rate", "1e-2"]
+    training = ["--do_train", "--train_file", file, "--max_steps", "12", "--save_steps", "6", "--do_eval"]
+    training += ["--intermediate_loss_fn", "weighted_ce", "--logging_steps", "1"]
+    trainer, trained = call("run_translation", *flags, *training)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert trained["train_samples"] == 4 and losses[-1] < losses[0]
+    assert trainer.args.metric_for_best_model == "bleu" and trainer.state.best_metric >= trained["eval_bleu"] - 1e-6
+    learned = trainer.train_dataset[1]
+    tokenizer = trainer.processing_class
+    assert tokenizer.decode(learned["input_ids"], skip_special_tokens=True).strip() == (
+        "translate German to English: Der Turm 1"
+    )
+    assert tokenizer.decode(learned["labels"], skip_special_tokens=True).strip() == "The tower 1"
+    flags[1], flags[3] = tmp_path / "out", tmp_path / "again"
+    assert call("run_translation", *flags, "--do_eval")[1]["eval_bleu"] == pytest.approx(trained["eval_bleu"])
 
 
 def test_another_tokenizer_of_the_score_is_another_run(tiny_t5_dir, tmp_path):

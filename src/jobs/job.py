@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PrinterCallback, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from decoding.policy import Policy
+from jobs.adapters import prepare_lora, refuse_lora
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, refuse_long_blocks
 from jobs.resuming import SETTINGS, find_start
 from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model_dtype, quieten
@@ -35,7 +36,7 @@ from util import (
     update_autoconfig,
 )
 from util.arguments import Arguments
-from util.checks import answer_limit
+from util.checks import LORA_FLAGS, answer_limit
 from util.files import read_json, write_json
 from util.runs import Run, digest, fingerprint_model, merge_results
 from util.terminal import reason, terminal
@@ -123,8 +124,13 @@ class Job:
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
         self.longest_text = getattr(config, "max_position_embeddings", None)
-        model = load_model(model_args, config, model_dtype(training_args))
-        fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, training_args.do_train)
+        refuse_lora(model_args, training_args, additional_args)
+        trains_lora = additional_args.use_lora and training_args.do_train
+        model = load_model(model_args, config, model_dtype(training_args), keep_adapters=trains_lora)
+        grows = training_args.do_train and not trains_lora
+        fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, grows)
+        if trains_lora:
+            prepare_lora(model, model_args, additional_args)
         if self.continues:
             refuse_long_blocks(config, data_args.block_size)
             if training_args.label_smoothing_factor:
@@ -202,8 +208,10 @@ class Job:
         """What makes another training of it; steps and epochs may be added to one, batches be cut otherwise."""
         names = ("model_name_or_path", "dataset_name", "train_file", "max_train_samples", "learning_rate", "seed")
         names += ("intermediate_loss_fn", "train_meta_cm_head", *self._settings_of_loss())
-        holders = (self.model_args, self.data_args, self.args, self.trainer.model.config)
-        return {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+        config = self.trainer.model.config
+        holders = (self.model_args, self.data_args, self.args, config)
+        settings = {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+        return settings | {name: getattr(config, name) if config.use_lora else None for name in LORA_FLAGS}
 
     def _settings_of_loss(self) -> list[str]:
         """What the loss over layers, if there is one, reads and brings along."""

@@ -17,8 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from decoding.frequent import vocabulary_digest
 from decoding.policy import Policy
+from jobs.adapters import find_adapters, hub_options
 from models import deploying_class
 from models.choosing import IN_FORCE
+from models.lora import merge_lora
 from training.reporting import only_our_bars
 from util import ModelArguments
 from util.gguf import is_gguf, parted
@@ -51,6 +53,11 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
         encoder: Whether the model has to have one; None takes both kinds.
     """
     IN_FORCE.use(model_args.products)
+    adapters = find_adapters(model_args)
+    if adapters is not None:
+        config = load_config(adapters.base_arguments(model_args), encoder)
+        config.has_cm_head = "cm_head" in adapters.whole or getattr(config, "has_cm_head", None)
+        return config
     name = model_args.config_name or model_args.model_name_or_path
     if is_gguf(name):
         gguf_header(name, model_args)
@@ -58,7 +65,7 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
         raise ValueError(f"{name} is no checkpoint: it has no config.json.")
     kind = "is a GGUF file of no kind that transformers reads, or was cut short"
     with one_sentence(f"{name} {kind}" if is_gguf(name) else f"The config of {name} cannot be read"):
-        config = AutoConfig.from_pretrained(**_source(name), **_hub_options(model_args))
+        config = AutoConfig.from_pretrained(**_source(name), **hub_options(model_args))
     deploying_class(config)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(
@@ -78,7 +85,7 @@ def gguf_header(name: str, model_args: ModelArguments) -> tuple[dict, tuple[str,
     """
     folder, file = parted(name)
     with one_sentence(f"{name} is not there"):
-        path = cached_file(folder, file, **_hub_options(model_args))
+        path = cached_file(folder, file, **hub_options(model_args))
     with one_sentence(f"{name} is no GGUF file, or was cut short"):
         metadata, weights = read_gguf_metadata(path)
     kind = metadata.get(f"{metadata['general.architecture']}.rope.scaling.type", "none")
@@ -96,10 +103,13 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: it cannot be read, or knows no text: transformers makes an empty one of a folder without its files.
     """
+    adapters = find_adapters(model_args)
+    if adapters is not None and not adapters.has_tokenizer and model_args.tokenizer_name is None:
+        return load_tokenizer(adapters.base_arguments(model_args))
     name = model_args.tokenizer_name or model_args.model_name_or_path
     with one_sentence(f"The tokenizer of {name} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(
-            **_source(name), use_fast=model_args.use_fast_tokenizer, **_hub_options(model_args)
+            **_source(name), use_fast=model_args.use_fast_tokenizer, **hub_options(model_args)
         )
         if is_gguf(name):
             tokenizer = _without_more(tokenizer, gguf_header(name, model_args)[0]["tokenizer.ggml.tokens"])
@@ -150,12 +160,33 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids or [start]
 
 
-def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
+def load_model(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool = False):
     """The deployed model with every weight from the checkpoint; only a `cm_head` about to be trained may be new.
+
+    Args:
+        keep_adapters: Leave adapters of a checkpoint beside the weights, to be trained on; otherwise they are merged.
 
     Raises:
         ValueError: the checkpoint cannot be read, or its weights are fewer, of other shapes, or of more layers than
             the config's.
+    """
+    adapters = find_adapters(model_args)
+    if adapters is None:
+        return _load_weights(model_args, config, dtype)
+    model = _load_weights(adapters.base_arguments(model_args), config, dtype, adapters.whole)
+    with one_sentence(f"The adapters of {adapters.name} cannot be read"):
+        adapters.load_into(model, model_args)
+    if not keep_adapters:
+        merge_lora(model)
+        logger.warning("The adapters of %s are merged into the weights of %s.", adapters.name, adapters.base)
+    return model
+
+
+def _load_weights(model_args: ModelArguments, config, dtype: torch.dtype, brought: Iterable[str] = ()):
+    """The same of a checkpoint of whole weights.
+
+    Args:
+        brought: Modules whose weights come from elsewhere.
     """
     name = model_args.model_name_or_path
     only_our_bars()
@@ -166,7 +197,7 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report
-            **_hub_options(model_args),
+            **hub_options(model_args),
         )
     if report["mismatched_keys"]:
         key, held, wanted = min(report["mismatched_keys"])
@@ -175,7 +206,8 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype):
             f"The checkpoint {name} does not fit its config: {key} is {list(held)}, the config makes it {list(wanted)}"
             f"{f' ({others} more weights differ)' if others else ''}."
         )
-    _refuse_missing(name, {key for key in report["missing_keys"] if not OPTIONAL_KEYS.search(key)}, config)
+    missing = {key for key in report["missing_keys"] if not OPTIONAL_KEYS.search(key)}
+    _refuse_missing(name, {key for key in missing if key.split(".")[0] not in brought}, config)
     unused = report["unexpected_keys"]
     _refuse_deeper(name, unused, model)
     if unused:
@@ -251,10 +283,6 @@ def _source(name: str) -> dict[str, str]:
     """What from_pretrained finds a checkpoint of this name by."""
     folder, file = parted(name)
     return {"pretrained_model_name_or_path": folder} | ({} if file is None else {"gguf_file": file})
-
-
-def _hub_options(model_args: ModelArguments) -> dict:
-    return {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.token}
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

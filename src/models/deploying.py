@@ -40,6 +40,7 @@ from decoding.trace import ExitTrace
 from models.adapter import Adapter, effective_mask
 from models.choosing import IN_FORCE
 from models.hugging_face import LibraryModel
+from models.lora import has_lora, merged_lora
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,9 @@ class EarlyExitGeneration(LibraryModel):
             "streamer": streamer,
         }
         kept = {"keep_logprobs": return_logprobs, "keep_states": return_states}
-        with without_dropout(self):
+        if has_lora(self):
+            announce("The model's adapters are merged into its weights for the length of each call of generate.")
+        with without_dropout(self), merged_lora(self):
             if self._refuse_other_search(generation_config, kwargs, policy, strategy):
                 output, trace = self._library_search(shared, kwargs), None
             else:
@@ -373,7 +376,7 @@ class EarlyExitGeneration(LibraryModel):
             )
         device = self.device
         for name, module in self.named_modules():  # one pass: it costs a share of a short answer's time
-            if hasattr(module, "base_layer"):
+            if hasattr(module, "base_layer") and not getattr(module, "merged", False):
                 raise ValueError(f"{name} carries an unmerged adapter: call merge_and_unload() before generate.")
             for parameter in module._parameters.values():
                 if parameter is not None and _elsewhere(parameter, device):

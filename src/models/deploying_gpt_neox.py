@@ -50,6 +50,7 @@ class DeployGPTNeoXForCausalLM(EarlyExitGeneration, CausalMixin, GPTNeoXForCausa
 
     adapter_class = GPTNeoXAdapter
     final_norm = "gpt_neox.final_layer_norm"
+    lora_targets = ("query_key_value",)
 
 
 def _layer_weights(layer: Any, norm: Norm) -> FusedWeights:

@@ -12,6 +12,7 @@ from losses.layers import Layers, LayerStates
 from losses.meta_head import meta_head_loss
 from models.hugging_face import LibraryModel
 from models.layer_dropout import LayerDropout
+from models.lora import has_lora, save_lora
 from models.norms import norm_of
 from models.unembed import Unembed
 
@@ -51,6 +52,8 @@ class ExitTraining(LibraryModel):
     # What is trained with the loss beside the model, by name; None in a view of a model that another class made.
     loss_modules: tuple[str, ...] | None = None
     layer_dropout: LayerDropout | None = None
+    # Linear layers that get an adapter of low rank where none are named.
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     # The step of the last batch, and how many batches it had so far: what dropped layers are drawn from.
     _batch_of_step = (-1, 0)
 
@@ -112,6 +115,26 @@ class ExitTraining(LibraryModel):
         """Leave only the `meta` head trainable."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("cm_head."))
+
+    @property
+    def trained_whole(self) -> tuple[str, ...]:
+        """Modules that are trained beside adapters, and saved with them: the loss's own and the confidence head."""
+        head = ("cm_head",) if getattr(self, "cm_head", None) is not None else ()
+        return (*(self.loss_modules or ()), *head)
+
+    def freeze_for_training(self) -> None:
+        """Leave only adapters and the loss's own modules trainable, or only the `meta` head."""
+        if self._trains_meta_head:
+            self.freeze_all_but_cm_head()
+        for name in self.loss_modules or ():
+            getattr(self, name).requires_grad_(True)
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, state_dict=None, **kwargs) -> None:
+        """The library's; of a model with adapters these alone are saved, see `models.lora`."""
+        if not has_lora(self):
+            super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        elif is_main_process:
+            save_lora(self, save_directory, state_dict)
 
     @property
     def output_scale(self) -> float:

@@ -13,7 +13,8 @@ class LayerDropout:
     runs once more in the backward pass leaves out the same rows.
 
     Attributes:
-        dropped: Which layers are left out for which rows, [L, B]; None where all of them run.
+        dropped: Which layers are left out for which rows in training mode, [L, B]; None where all of them run. Between
+            two steps it is that of the last batch, and an evaluation runs all layers.
     """
 
     def __init__(self, layers: Iterable[nn.Module]):
@@ -22,7 +23,7 @@ class LayerDropout:
             layer.register_forward_hook(partial(self._after, place), with_kwargs=True)
 
     def _after(self, place: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        if self.dropped is None or not self.dropped[place].any():
+        if self.dropped is None or not layer.training or not self.dropped[place].any():
             return output
         before = args[0] if args else kwargs["hidden_states"]  # [B, T, D]
         after = output[0] if isinstance(output, tuple) else output

@@ -70,3 +70,4 @@ class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):
     """GPT-2 with losses on intermediate exits."""
 
     final_norm = "transformer.ln_f"
+    lora_targets = ("c_attn",)

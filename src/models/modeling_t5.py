@@ -14,6 +14,7 @@ class EarlyExitMixin(ExitTraining):
     """What the T5 models have in common beyond the library's, see `ExitTraining`."""
 
     final_norm = "decoder.final_layer_norm"
+    lora_targets = ("q", "v")
 
     @property
     def output_scale(self) -> float:

@@ -29,6 +29,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_STEMS = {name.split(".")[0] for name in WEIGHTS}
 SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+OF_WEIGHTS = re.compile(rf"{SHARD.pattern}|adapter_(model|config)\..+")
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -187,6 +188,7 @@ def move_in(aside: Path, folder: Path) -> None:
         sync(path)
         path.replace(folder / path.name)
     new = {path.name for path in files}
-    for path in [path for path in folder.iterdir() if SHARD.fullmatch(path.name) and path.name not in new]:
-        path.unlink()
+    if any(SHARD.fullmatch(name) for name in new):  # adapters leave a whole model alone
+        for path in [path for path in folder.iterdir() if OF_WEIGHTS.fullmatch(path.name) and path.name not in new]:
+            path.unlink()
     sync_folder(folder)

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Seq2SeqTrainer
 from transformers.trainer_utils import PredictionOutput, TrainOutput
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
+from models.lora import has_lora, merged_lora, restore_lora
 from training.checkpoints import ASIDE, STATE, clear_aside, drop_old, last_whole, model_defect, move_in, put_in_place
 from training.evaluation import DecodingData, DecodingOptions, evaluate
 from training.exit_scores import exit_score_metrics
@@ -113,7 +116,8 @@ class EarlyExitTrainer(Seq2SeqTrainer):
             self._refuse_weights()
         self._cast_for_evaluation()
         options = self.decoding.with_generation(gen_kwargs)
-        return evaluate(self.model, self.processing_class, data, options, prefix, run)
+        with merged_lora(self.model):
+            return evaluate(self.model, self.processing_class, data, options, prefix, run)
 
     def _cast_for_evaluation(self) -> None:
         """--fp16_full_eval and --bf16_full_eval, which leave a model alone that is in training, as in the library."""
@@ -217,6 +221,18 @@ class EarlyExitTrainer(Seq2SeqTrainer):
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
         return str(Path(folder) / ASIDE) if self._saves_aside else folder
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if has_lora(self.model):
+            restore_lora(self.model, load_file(Path(resume_from_checkpoint) / ADAPTER_SAFE_WEIGHTS_NAME))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if has_lora(self.model):
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     def _name_best(self, folder: Path, named: Path) -> None:
         """Where the best checkpoint is, among those in place or about to be."""

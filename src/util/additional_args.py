@@ -211,12 +211,20 @@ class ExitTrainingArguments:
         "Train only the confidence head of --exit_conf_type meta, everything else frozen. Not together with "
         "--intermediate_loss_fn: train the exits first.",
     )
-    use_lora: bool = flag(False, "Train low-rank adapters (LoRA, arXiv:2106.09685) or evaluate a checkpoint of them.")
+    use_lora: bool = flag(
+        False,
+        "Train adapters of low rank beside frozen weights (LoRA, arXiv:2106.09685), which are saved alone: a folder "
+        "that --model_name_or_path takes. Where tokens are decoded they are merged into the weights.",
+    )
     lora_rank: int = flag(8, "Rank of the adapters.")
     lora_alpha: float = flag(8.0, "Scale of the adapters; they count alpha / rank.")
     lora_dropout: float = flag(0.1, "Dropout before the adapters.")
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Names of the modules that get an adapter, such as q v."}
+        default=None,
+        metadata={
+            "help": "Names of the linear layers that get an adapter, such as q v; those of queries and values where "
+            "not given."
+        },
     )
 
 

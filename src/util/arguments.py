@@ -272,7 +272,6 @@ class TranslationArguments(TextToTextArguments):
     """Data of run_translation.py."""
 
     default_output_dir = "save/translation"
-    hidden_groups = (groups.TRAINING,)
 
     source_lang: str | None = flag(
         None,
@@ -286,12 +285,6 @@ class TranslationArguments(TextToTextArguments):
         "language translated to, else 13a. spm and what follows are downloaded.",
     )
     max_source_length: int = flag(1024, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
-
-    @staticmethod
-    def hidden_flags() -> dict[str, str | None]:
-        """What training would need, which is refused."""
-        idle = ("train_file", "max_train_samples", "ignore_pad_token_for_loss", "max_target_length")
-        return {"do_train": "training of translation"} | dict.fromkeys(idle)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ from decoding.policy import Policy
 from decoding.thresholds import THRESHOLDS
 from losses.exits import LOSSES, shallow_problems
 from util.files import folder_problem
+from util.packages import package_problems
 from util.ranges import range_problems
 
 
@@ -23,11 +24,6 @@ class Later(NamedTuple):
 
 # The row of a flag goes when its feature comes.
 LATER = {
-    "use_lora": Later((False,), "low-rank adaptation"),
-    "lora_rank": Later((8,), "low-rank adaptation"),
-    "lora_alpha": Later((8.0,), "low-rank adaptation"),
-    "lora_dropout": Later((0.1,), "low-rank adaptation"),
-    "lora_target_modules": Later((None,), "low-rank adaptation"),
     "time_breakdown": Later((False,), "the timing of a layer's parts"),
 }
 
@@ -62,6 +58,9 @@ CONTRAST_ONLY = {"contrastive_alpha": 0.1, "emit": "exit"}
 
 # Of distillation between layers.
 LOSS_ONLY = {"distill_layer_alpha": None, "do_layer_transformation": False}
+# Of adapters of low rank.
+LORA_ONLY = {"lora_rank": 8, "lora_alpha": 8.0, "lora_dropout": 0.1, "lora_target_modules": None}
+LORA_FLAGS = ("use_lora", *LORA_ONLY)
 
 
 def raise_together(problems: list[str]) -> None:
@@ -85,7 +84,7 @@ def without_effect(args: Any) -> list[str]:
         sentences = _idle(args, EARLY_EXIT_ONLY | PRUNING_ONLY | CONTRAST_ONLY, "Without --use_early_exit True")
         sentences += _idle(args, _not_of_loss(args, SHALLOW_ONLY), "Without --use_shallow_deep True")
         sentences += _idle(args, EXITS_ONLY, "Without --use_early_exit True or --use_shallow_deep True")
-        return sentences + _idle_loss(args) + _idle_own(args, None)
+        return sentences + _idle_training(args) + _idle_own(args, None)
     policy = args.policy()
     lossless = [] if args.lossless else _idle(args, {"draft_always": False}, "Without --lossless True")
     of_exits = _idle_with_one_exit if args.use_shallow_deep else _idle_with_several
@@ -93,7 +92,7 @@ def without_effect(args: Any) -> list[str]:
         *_idle_threshold(args, policy),
         *of_exits(args, policy),
         *lossless,
-        *_idle_loss(args),
+        *_idle_training(args),
         *_idle_own(args, policy),
     ]
 
@@ -110,11 +109,12 @@ def _not_of_loss(args: Any, flags: dict) -> dict:
     return {name: off for name, off in flags.items() if loss is None or name not in loss.reads}
 
 
-def _idle_loss(args: Any) -> list[str]:
-    """A sentence on what some losses read, and the one in force does not."""
+def _idle_training(args: Any) -> list[str]:
+    """Sentences on what some losses read and the one in force does not, and on what adapters alone read."""
     loss = args.intermediate_loss_fn
     reason = "Without --intermediate_loss_fn" if loss is None else f"With --intermediate_loss_fn {loss}"
-    return _idle(args, _not_of_loss(args, LOSS_ONLY), reason)
+    adapters = [] if args.use_lora else _idle(args, LORA_ONLY, "Without --use_lora True")
+    return _idle(args, _not_of_loss(args, LOSS_ONLY), reason) + adapters
 
 
 def _idle_with_one_exit(args: Any, policy: Policy) -> list[str]:
@@ -228,7 +228,7 @@ def folder_problems(folder: str) -> list[str]:
 
 
 def _unavailable(args: Any) -> list[str]:
-    problems = []
+    problems = package_problems("--use_lora", "peft") if args.use_lora else []
     for name, (off, feature) in LATER.items():
         value = getattr(args, name)
         if value not in off:

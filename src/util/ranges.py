@@ -56,7 +56,12 @@ OF_TRAINER = {
     **dict.fromkeys(("seed", "data_seed"), SEED),
     **dict.fromkeys(("generation_max_length", "save_total_limit", "local_rank"), WHOLE),
 }
-OF_EXIT_TRAINING = {"distill_layer_alpha": FROM_ZERO}
+OF_EXIT_TRAINING = {
+    "distill_layer_alpha": FROM_ZERO,
+    "lora_rank": COUNT,
+    "lora_alpha": POSITIVE,
+    "lora_dropout": BELOW_ONE,
+}
 RANGES = {**flag_ranges(), **OF_EXIT_TRAINING, **OF_DATA, **OF_PROMPTS, **OF_TRAINER}
 
 

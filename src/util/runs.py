@@ -49,6 +49,8 @@ SYNC_EVERY = 1.0
 
 # Files of a model that hold weights, read in part; the others that shape its output are read whole.
 WEIGHTS = (".safetensors", ".bin", ".gguf")
+# Of a checkpoint of adapters alone.
+ADAPTERS = "adapter_config.json"
 WHOLE_UP_TO = 64 * 2**20  # bytes
 SAMPLED_EVERY, SAMPLED = 2**20, 4096  # bytes
 
@@ -318,7 +320,7 @@ def _cut(path: Path, size: int) -> None:
 
 def fingerprint_model(folder: str | Path) -> str:
     """What stands for the content of a checkpoint, a folder or a GGUF file: another value for other weights or another
-    config.
+    config; of adapters, for another model of theirs too.
 
     Files of weights above 64 MB are read 4 KB in every MB, so a checkpoint of gigabytes takes a second.
     """
@@ -328,8 +330,11 @@ def fingerprint_model(folder: str | Path) -> str:
         if path.suffix in WEIGHTS and path.name != "training_args.bin":
             hashed.update(f"{path.name} {path.stat().st_size}".encode())
             _hash_weights(hashed, path)
-        elif path.name in ("config.json", "generation_config.json"):
+        elif path.name in ("config.json", "generation_config.json", ADAPTERS):
             hashed.update(path.read_bytes())
+    if (folder / ADAPTERS).is_file():
+        base = Path(read_json(folder / ADAPTERS)["base_model_name_or_path"])
+        hashed.update(fingerprint_model(base).encode() if base.exists() else b"")
     return hashed.hexdigest()[:16]
 
 

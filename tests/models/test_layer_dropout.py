@@ -66,6 +66,15 @@ def test_evaluation_and_other_losses_run_every_layer(build):
 
 
 @pytest.mark.parametrize("build", BUILDERS)
+def test_what_is_measured_between_two_steps_runs_every_layer(build):
+    model, plain = made(build), made(build, rate=0.0)
+    model(**batch(model), step=1, steps=9)
+    assert model.layer_dropout.dropped.any()
+    measured = [each.eval().teacher_forced(**batch(each, rows=4))[0].normed for each in (model, plain)]
+    torch.testing.assert_close(*measured)
+
+
+@pytest.mark.parametrize("build", BUILDERS)
 def test_gradient_checkpointing_leaves_out_the_same_rows(build):
     gradients = []
     for checkpointing in (False, True):

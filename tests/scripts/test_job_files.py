@@ -5,19 +5,21 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import dialogues, write_jsonl
-from jobs.experiments import SCRIPTS, read_settings
+from jobs.experiments import SCRIPTS, TABLES, read_settings, read_table
 from run_summarization import main
 from util import parse_arguments
+from util.additional_args import policy_for
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "src" / "scripts"
 JOBS = sorted(
     path
-    for pattern in ("*_experiments/**/*.job", "*_experiments/**/*.bash", "run_*.sh", "experiments/*.job")
+    for pattern in ("*_experiments/**/*.job", "*_experiments/**/*.bash", "run_*.sh", "train_*.sh", "experiments/*.job")
     for path in FOLDER.glob(pattern)
 )
 # The paths that the fork's users know.
@@ -111,6 +113,35 @@ def test_the_published_jobs_ask_for_what_was_published():
         policy = parsed(words)[3].policy()
         assert (policy.confidence, policy.vocabulary, policy.first_exit) == (confidence, vocabulary, first)
         assert policy.threshold == 0.9
+
+
+WAYS = read_table(TABLES / "trainings.txt")
+TRAINED = {
+    "train_qa_squad.sh": ("run_question_answering.py", "squad"),
+    "train_sum_samsum.sh": ("run_summarization.py", "samsum"),
+    "train_sum_cnndm.sh": ("run_summarization.py", "cnn_dailymail"),
+    "train_sum_multinews.sh": ("run_summarization.py", "multi_news"),
+    "train_sum_bigpatent.sh": ("run_summarization.py", "big_patent"),
+    "train_tr_iwlst.sh": ("run_translation.py", "iwslt2017"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("job", TRAINED)
+def test_every_task_is_trained_in_every_way(job, way, tmp_path):
+    (words,) = commands(FOLDER / job, way, "--seed", "3", SAVE=str(tmp_path))
+    model_args, data_args, training_args, additional_args = parsed(words)
+    assert (Path(words[1]).name, data_args.dataset_name) == TRAINED[job]
+    assert training_args.do_train and training_args.do_eval and training_args.seed == 3
+    assert training_args.learning_rate == 1e-4 and training_args.output_dir.endswith(f"_{way}")
+    assert additional_args.use_lora == ("--use_lora" in WAYS[way])
+    depth = DEPTH[model_args.model_name_or_path.split("/")[-1]]
+    policy_for(SimpleNamespace(num_decoder_layers=depth, vocab_size=32128), additional_args)
+
+
+def test_an_unknown_way_of_training_is_refused_with_the_valid_ones():
+    done = call(FOLDER / "train_tr_iwlst.sh", "CALMLY")
+    assert done.returncode == 2 and "is no line of" in done.stderr and "plain, CALM, FREE" in done.stderr
 
 
 def test_a_job_runs_from_anywhere_in_the_repository_and_as_a_copy_that_slurm_made(tmp_path):

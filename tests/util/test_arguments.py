@@ -71,6 +71,8 @@ POLICY = {
     "--lora_rank 8": ("lora_rank", 8),
     "--lora_alpha 8": ("lora_alpha", 8.0),
     "--lora_dropout 0.1": ("lora_dropout", 0.1),
+    "--use_lora": ("use_lora", True),
+    "--lora_target_modules q k v": ("lora_target_modules", ["q", "k", "v"]),
     "--exit_conf_type JSD_contrastive_confidence": ("exit_conf_type", "JSD_contrastive_confidence"),
     "--type_vocab_reduct adaptive": ("type_vocab_reduct", "adaptive"),
     "--type_vocab_reduct True --k 256": ("type_vocab_reduct", "fixed"),
@@ -94,10 +96,7 @@ POLICY = {
     "--save_traces False": ("save_traces", False),
     "--time_breakdown False": ("time_breakdown", False),
 }
-LATER = [
-    "--lora_target_modules q k v",
-    "--use_lora",
-]
+LATER = ["--time_breakdown"]
 MODEL = {
     "--config_name a": ("config_name", "a"),
     "--tokenizer_name a": ("tokenizer_name", "a"),

@@ -1,6 +1,7 @@
 # Sourced by job files from the repository's root. Works under sbatch, srun and plain sh, with modules or without.
 #
 #   run SETTING METHOD [flags]     one run: a line of settings.txt, a line of methods.txt, and any further flag
+#   train TASK WAY [flags]         one training: a line of trained_tasks.txt, a line of trainings.txt, and any further flag
 #   sweep SETTING METHOD [flags]   the same for every first exit in $LAYERS; complete runs are not repeated
 #   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
 #
@@ -55,14 +56,19 @@ exit_flag() {
     esac
 }
 
-run() {
-    setting=$(line settings.txt "$1") || exit 2
-    method=$(line methods.txt "$2") || exit 2
-    output="$SAVE/$1"
-    shift 2
+run() { start settings.txt methods.txt "--do_eval" "$SAVE/$1" "$@"; }
+
+train() { start trained_tasks.txt trainings.txt "--do_train --do_eval" "$SAVE/$1_$2" "$@"; }
+
+# start FILE FILE STAGES OUTPUT NAME NAME [flags]: a line of each file, as one command.
+start() {
+    setting=$(line "$1" "$5") || exit 2
+    method=$(line "$2" "$6") || exit 2
+    stages=$3 output=$4
+    shift 6
     script=${setting%% *}
     # The tables quote a value with spaces as a shell does.
-    eval "set -- ${setting#* } $method --do_eval --output_dir \"\$output\" \"\$@\""
+    eval "set -- ${setting#* } $method $stages --output_dir \"\$output\" \"\$@\""
     if dry; then
         printf '%s' "$LAUNCHER src/$script"
         for word in "$@"; do printf " '%s'" "$word"; done
