@@ -116,7 +116,7 @@ class Exits:
         size, gone = self.call.vocabulary, set(leaving)
         kept = exit.kept if exit.has_logits else [size * (i in gone) for i in range(len(exit.rows))]
         for i in free:
-            drafting.rows[exit.rows[i]].asked(exit.layer, kept[i] / size * drafting.prices.head, i in gone)
+            drafting.rows[exit.rows[i]].asked(exit.layer, kept[i] / size, i in gone)
 
     def _leave(self, exit: ExitState, leaving: list[int]) -> None:
         """Rows of the exit leave: their token is read from what it says."""

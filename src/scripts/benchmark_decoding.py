@@ -1,7 +1,8 @@
 """Time decoding policies against the bound of their own weights and against Hugging Face's generate.
 
     python src/scripts/benchmark_decoding.py --of depth --batch 1 --tokens 8 --repetitions 3 --no-memory
-    python src/scripts/benchmark_decoding.py --size gpt2-medium --of depth pruning --out benchmark.json
+    python src/scripts/benchmark_decoding.py --model_name_or_path gpt2 --prompt_file prompts.txt --new_tokens 64 \
+        --batch 1 --repetitions 3 --policy "--static_exit_layer 6" --policy "--use_early_exit True"
 
 Everything runs in one process, on the same weights and inputs, alternating; each figure is a ratio within one
 repetition, printed as median and spread. Two bounds are measured on the spot. A policy's own is the library's product
@@ -10,9 +11,12 @@ threads were seen to read as many bytes, by a sum or by any way to multiply. The
 of no time. --of products times policies with the products chosen here against the library's. --threads 1 2 4 says
 which number decodes fastest here, and goes on with that.
 
-Weights are random, and with them what the layers say. Where that decides what a policy costs it is set: the head's
-scale, so that about --several of the exits tried have several plausible tokens, as trained models were seen to have
-(what came of it is printed); the confidence that adaptive pruning reads; and which drafts of the lossless decoder
+With --model_name_or_path and --prompt_file it is a checkpoint that continues prompts, under every --policy in turn. The
+bound of a policy is then made of as many layers and heads as its trace counts; an encoder is part of the time.
+
+Otherwise weights are random, and with them what the layers say. Where that decides what a policy costs it is set: the
+head's scale, so that about --several of the exits tried have several plausible tokens, as trained models were seen to
+have (what came of it is printed); the confidence that adaptive pruning reads; and which drafts of the lossless decoder
 stand.
 """
 
@@ -44,6 +48,7 @@ from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
 from models.choosing import AUTO, IN_FORCE, LIBRARY
 from models.ways import WAYS
+from scripts import benchmark_prompts
 from scripts.benchmark_bounds import Passes, bound, memory_seconds, readers, straight
 from scripts.benchmark_models import DECODER_SIZES, POSITIONS, SIZES, Workload, make_workload
 from util import groups
@@ -375,13 +380,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__)
     model = parser.add_argument_group(groups.MODEL)
     model.add_argument("--size", choices=SIZES, default="t5-base", help="architecture and sizes; weights are random")
+    model.add_argument("--model_name_or_path", help="a checkpoint instead, which continues --prompt_file")
     model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
     model.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    prompts = parser.add_argument_group(groups.PROMPTS)
+    prompts.add_argument("--prompt_file", help="of a checkpoint: .txt with one per line, or .jsonl, .json, .csv")
+    prompts.add_argument(
+        "--policy", action="append", help='of a checkpoint, its flags in quotes: "--use_early_exit True"; repeatable'
+    )
     timing = parser.add_argument_group(groups.TIMING)
     timing.add_argument("--of", nargs="+", choices=GROUPS, default=list(BY_DEFAULT), help="groups of figures")
     timing.add_argument("--batch", type=COUNT, nargs="+", default=[1, 8], help="rows decoded together")
     timing.add_argument("--source", type=COUNT, default=64, help="tokens of the encoder, or of the prompt")
-    timing.add_argument("--tokens", type=COUNT, default=64, help="generated tokens")
+    timing.add_argument("--tokens", "--new_tokens", type=COUNT, default=64, help="generated tokens")
     timing.add_argument("--repetitions", type=COUNT, default=9, help="of everything, in turn")
     timing.add_argument("--threads", type=COUNT, nargs="+", help="threads; of several the fastest at full depth")
     model.add_argument("--products", help="how few rows are multiplied, see models/ways.py: auto, library, ...")
@@ -392,6 +403,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     timing.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     problems = device_problems(arguments.device)
+    if (arguments.model_name_or_path is None) != (arguments.prompt_file is None):
+        problems.append("--model_name_or_path and --prompt_file go together: give both, or --size alone.")
+    elif arguments.prompt_file is not None and len(arguments.threads or [1]) > 1:
+        problems.append("--threads takes one number with --prompt_file.")
+    elif arguments.policy and arguments.prompt_file is None:
+        problems.append("--policy is of a checkpoint: give --model_name_or_path and --prompt_file.")
     if arguments.products is not None and arguments.products not in (AUTO, *WAYS):
         problems.append(f"--products {arguments.products}: valid are {', '.join((AUTO, *WAYS))}.")
     if "search" in arguments.of and arguments.size not in DECODER_SIZES:
@@ -403,6 +420,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if problems:
         parser.error(" ".join(problems))
+    if arguments.prompt_file is not None:
+        try:
+            arguments.checkpoint = benchmark_prompts.checkpoint(arguments)
+        except (ValueError, OSError) as error:
+            parser.refuse(error)
     return arguments
 
 
@@ -469,6 +491,10 @@ def notes_of(workload: Workload, arguments: argparse.Namespace, batch: int, runs
 def main(argv: list[str] | None = None) -> dict:
     arguments = parse(argv)
     IN_FORCE.use(arguments.products)
+    if arguments.prompt_file is not None:
+        torch.set_num_threads((arguments.threads or [torch.get_num_threads()])[0])
+        report = benchmark_prompts.report(arguments) | {"products": IN_FORCE.record()}
+        return written(arguments, report)
     if arguments.peak_of:
         workload = prepare(arguments, arguments.batch[0])
         run = contenders(workload, arguments.batch[0], arguments.tokens, ["depth"])[arguments.peak_of]
@@ -507,6 +533,11 @@ def main(argv: list[str] | None = None) -> dict:
     if arguments.device == "cpu" and not arguments.no_memory and "depth" in arguments.of:
         report["peak_memory"] = peak_memory(arguments)
         print(f"\npeak memory of a process, full depth / hf generate: {report['peak_memory']['ratio']:.3f}")
+    return written(arguments, report)
+
+
+def written(arguments: argparse.Namespace, report: dict) -> dict:
+    """The report, written where --out says."""
     if arguments.out:
         write_json(arguments.out, report)
         print(f"written to {arguments.out}")
