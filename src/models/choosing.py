@@ -6,6 +6,7 @@ chosen and measures nothing, so that no call changes its ways.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -233,7 +234,20 @@ class Trial:
         self.rounds += 1
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile, as in timeit: with a library's modules alive that takes most of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 @torch.inference_mode()
+@_uncollected()
 def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float] = time.perf_counter) -> Measured:
     """Of each shape and number of rows the way that took the least time, the library's where none is clearly faster.
 
