@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from models.adjacent import are_adjacent, as_one
 from models.ways import WAYS, Multiply, Way
 from util.files import locked, read_json, write_json
 
@@ -196,14 +197,20 @@ def samples_of(model: nn.Module) -> dict[torch.dtype, Samples]:
 
 
 def _matrices(model: nn.Module) -> Iterator[Tensor]:
-    """The matrices [K, M] of all linear layers but an encoder's."""
+    """The matrices [K, M] of all linear layers but an encoder's; those that are adjacent in memory as one."""
+    group: list[Tensor] = []
     for name, module in model.named_modules():
         if name.startswith("encoder."):
             continue
         if isinstance(module, nn.Linear):
-            yield module.weight.t()
+            if group and not are_adjacent([*group, module.weight]):
+                yield as_one(group).t()
+                group = []
+            group.append(module.weight)
         elif isinstance(module, Conv1D):
             yield module.weight
+    if group:
+        yield as_one(group).t()
 
 
 class Trial:
