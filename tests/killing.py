@@ -3,8 +3,8 @@
     python tests/killing.py PLAN.json MODEL
 
 Everything is imported once; an attempt is a fork of this process, in which SIGKILL comes at a call that was drawn: the
-n-th of all calls, or the n-th that touches a file inside some functions; where that one writes, the signal comes when a
-part is written. The plan is a JSON object of lists: a script,
+n-th of all calls, or the n-th that touches a file inside some functions, where a name ends with () the n-th of that
+function itself; where a file is written, the signal comes when a part is. The plan is a JSON object of lists: a script,
 its command line, of which {out} is replaced by a path, those functions by their qualified names, a number of kills and
 a seed. Every name of the plan has a folder, in which `whole` is what an undisturbed attempt left, and 0, 1, ... what
 attempts left that were killed, until one ended by itself; then comes the next.
@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 FILE_CALLS = {"open", "write", "flush", "close", "fsync", "truncate", "replace", "rename", "mkdir", "unlink", "rmdir"}
@@ -28,7 +29,8 @@ class Countdown:
     """A profiler that kills the process at a call.
 
     Args:
-        names: qualified names of functions; what touches a file counts inside these. All calls count without them.
+        names: qualified names of functions; what touches a file counts inside these, and of one that ends with () every
+            call. All calls count without them.
         left: how many calls count before the one that is not made.
     """
 
@@ -38,14 +40,16 @@ class Countdown:
     def __call__(self, frame, event: str, argument) -> None:
         if event in ("call", "return") and frame.f_code.co_qualname in self.names:
             self.inside += 1 if event == "call" else -1
-        if self._counts(event, argument):
+        if self._counts(frame, event, argument):
             self.counted += 1
             if self.counted > self.left:
                 self._end(argument)
 
-    def _counts(self, event: str, argument) -> bool:
+    def _counts(self, frame, event: str, argument) -> bool:
         if not self.names:
             return event in ("call", "c_call")
+        if event == "call" and f"{frame.f_code.co_qualname}()" in self.names:
+            return True
         return event == "c_call" and self.inside > 0 and argument.__name__ in FILE_CALLS
 
     def _end(self, call) -> None:
@@ -105,19 +109,31 @@ def main(plan: Path, model: str) -> None:
     import tqdm
 
     import generate
+    import run_language_modeling
     import run_question_answering
+    import run_summarization
     from models import DeployT5ForConditionalGeneration
-    from util import QuestionAnsweringArguments, parse_arguments
+    from util import (
+        LanguageModelingArguments,
+        QuestionAnsweringArguments,
+        SummarizationArguments,
+        parse_arguments,
+    )
 
     tqdm.tqdm.monitor_interval = 0  # no thread of its, which a fork would not have
     torch.set_num_threads(1)
     DeployT5ForConditionalGeneration.from_pretrained(model)  # what the library prepares once is there in every fork
-    mains = {
-        "generate": generate.main,
-        "question_answering": lambda argv: run_question_answering.main(
-            *parse_arguments(QuestionAnsweringArguments, argv)
-        ),
+    tasks = {
+        "question_answering": (run_question_answering, QuestionAnsweringArguments),
+        "summarization": (run_summarization, SummarizationArguments),
+        "language_modeling": (run_language_modeling, LanguageModelingArguments),
     }
+
+    def run_task(task: str, argv: list[str]) -> None:
+        module, data_class = tasks[task]
+        module.main(*parse_arguments(data_class, argv))
+
+    mains = {"generate": generate.main, **{task: partial(run_task, task) for task in tasks}}
     for name, (script, argv, names, kills, seed) in json.loads(plan.read_text()).items():
 
         def run(out: Path, script=script, argv=argv) -> None:

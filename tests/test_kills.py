@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
-from conftest import questions, write_jsonl
+from conftest import dialogues, questions, write_jsonl
+from support import tiny_llama, tiny_t5
 
 KILLING = Path(__file__).with_name("killing.py")
 TIMES = ("runtime", "per_second", "time_", "starts", "environment")
@@ -38,12 +42,45 @@ def killed(tmp_path_factory, tiny_t5_dir, tiny_gpt2_dir):
         "training": ["question_answering", training, SAVING, 10, 2],
         "generation": ["generate", prompts, ["OutputLines.__init__", "OutputLines.append"], 5, 3],
     }
+    carry_out(plan, folder, tiny_t5_dir)
+    return folder
+
+
+def carry_out(plan: dict, folder: Path, model: Path) -> None:
     (folder / "plan.json").write_text(json.dumps(plan, default=str))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
-        [sys.executable, KILLING, folder / "plan.json", tiny_t5_dir], env=environment, capture_output=True, text=True
+        [sys.executable, KILLING, folder / "plan.json", model], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def killed_in_an_epoch(tmp_path_factory, tiny_t5_dir, tiny_longt5_dir, tiny_gpt2_dir):
+    """A folder with what trainings of three models left that were killed twice: five steps of two batches an epoch, a
+    checkpoint every other step, and dropout of layers and of weights."""
+    folder = tmp_path_factory.mktemp("killed_in_an_epoch")
+    made = {"t5": (tiny_t5, tiny_t5_dir, "dropout_rate"), "llama": (tiny_llama, tiny_gpt2_dir, "attention_dropout")}
+    for name, (build, like, dropout) in made.items():
+        tokenizer = AutoTokenizer.from_pretrained(like)
+        tokenizer.save_pretrained(folder / f"tiny_{name}")
+        build(0, vocab_size=len(tokenizer), **{dropout: 0.1}).save_pretrained(folder / f"tiny_{name}")
+    pairs = write_jsonl(folder / "dialogues.jsonl", dialogues(20))
+    texts = folder / "texts.txt"
+    texts.write_text("\n".join(each["dialogue"].replace("\n", " ") for each in dialogues(20)))
+    shared = ["--output_dir", "{out}", "--do_train", "--max_steps", "12", "--save_steps", "2", "--logging_steps", "1"]
+    shared += ["--eval_strategy", "no", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
+    shared += ["--intermediate_loss_fn", "layerskip", "--layer_dropout", "0.6", "--use_cpu", "--save_total_limit", "2"]
+    sources = [*shared, "--train_file", pairs, "--max_source_length", "48", "--max_target_length", "16"]
+    blocks = [*shared, "--train_file", texts, "--block_size", "32"]
+    step = ["EarlyExitTrainer.training_step()"]
+    commands = {
+        "t5": ["summarization", ["--model_name_or_path", folder / "tiny_t5", *sources]],
+        "longt5": ["summarization", ["--model_name_or_path", tiny_longt5_dir, *sources]],
+        "llama": ["language_modeling", ["--model_name_or_path", folder / "tiny_llama", *blocks]],
+    }
+    # Of 24 batches the first kill comes at the 14th, and the next at the 18th: both in the middle of a step.
+    carry_out({name: [*command, step, 2, 1173] for name, command in commands.items()}, folder, tiny_t5_dir)
     return folder
 
 
@@ -93,6 +130,18 @@ def test_a_killed_training_ends_the_same(killed):
         found, expected = results(out / "train_results.json"), results(whole / "train_results.json")
         assert found == pytest.approx(expected, rel=1e-6)
         assert losses(out) == losses(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "longt5", "llama"])
+def test_a_training_killed_twice_in_an_epoch_has_the_same_losses(killed_in_an_epoch, name):
+    whole = killed_in_an_epoch / name / "whole"
+    (out,) = attempts(killed_in_an_epoch / name)  # both kills met the one training
+    assert results(out / "train_results.json") == pytest.approx(results(whole / "train_results.json"), rel=1e-6)
+    assert len(losses(whole)) == 12 and losses(out) == pytest.approx(losses(whole), rel=1e-6)
+    assert load_file(out / "model.safetensors").keys() == load_file(whole / "model.safetensors").keys()
+    for key, weight in load_file(whole / "model.safetensors").items():
+        torch.testing.assert_close(load_file(out / "model.safetensors")[key], weight)
 
 
 def losses(out: Path) -> list[float]:

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer
 
+from analysis.exit_values import exit_values
 from decoding.policy import Policy
 from models import deploying_class
 from scripts.quickstart_real import QUESTIONS, as_prompt
@@ -132,3 +135,28 @@ def test_what_the_lens_reads_are_the_librarys_states(model, answers):
         torch.testing.assert_close(unembed.normalise(found[-1]), last[0, -1], rtol=1e-3, atol=1e-3)
         library = model.lm_head(last[0, -1])
         torch.testing.assert_close(unembed.logits(unembed.normalise(found[-1:]))[0], library, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_what_exits_are_said_to_be_worth_is_read_off_the_librarys_states(model, answers):
+    texts = [[*answer.prompt, *answer.tokens] for answer in answers[:3]]
+    rows = Dataset.from_list([{"input_ids": text, "labels": text} for text in texts])
+    found = exit_values(model, rows, 2, 10_000, ["softmax"])
+    start = 0
+    for text in texts:
+        *below, last = model(torch.tensor([text]), output_hidden_states=True).hidden_states
+        norm, token = model.unembed().normalise, model.lm_head(last[0, :-1]).argmax(-1)
+        for layer, state in enumerate((*map(norm, below[1:]), last), 1):
+            logits = model.lm_head(state[0, :-1])
+            log_p = logits.log_softmax(-1)
+            here = slice(start, start + len(text) - 1), layer - 1
+            loss = -log_p.gather(1, torch.tensor(text[1:])[:, None])[:, 0]
+            np.testing.assert_allclose(found.loss[here], loss, rtol=1e-3, atol=1e-3)
+            top2 = logits.topk(2, dim=-1).values
+            sure = (top2[:, 0] - top2[:, 1] > TIE * top2[:, 0].abs().clamp_min(1)).numpy()
+            assert (found.equal[here] == (logits.argmax(-1) == token).numpy())[sure].all()
+            if layer < model.num_exit_layers:
+                p2 = log_p.topk(2, dim=-1).values.exp()
+                np.testing.assert_allclose(found.confidences["softmax"][here], p2[:, 0] - p2[:, 1], atol=1e-3)
+        start += len(text) - 1
+    assert start == len(found.loss)

@@ -33,6 +33,9 @@ from util.parser import ArgumentParser
 from util.ranges import range_problems
 from util.terminal import terminal
 
+# Characters of the prompt that stand in a title.
+SHOWN = 80
+
 
 @dataclass
 class LensArguments:
@@ -133,7 +136,8 @@ def text_of(prompt: str, readings: Sequence[Reading]) -> str:
 
 def draw(prompt: str, readings: Sequence[Reading]) -> Drawing:
     """Probability of the final top tokens at every layer, a panel per position."""
-    title = f"Probability of the final top tokens at every layer behind: {as_label(prompt[-60:])}"
+    shown = prompt if len(prompt) <= SHOWN else f"... {prompt[-SHOWN:]}"
+    title = f"Probability of the final top tokens at every layer behind: {as_label(shown)}"
     note = (
         "Where a line rises is the layer that settles on its token. Layer 0 is the embedding; every layer is read "
         "through the model's own head"

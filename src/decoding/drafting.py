@@ -75,15 +75,24 @@ class Prices:
     @classmethod
     def of(cls, cost: Cost, vocabulary: int, first_exit: int, device: str) -> Prices:
         """Of a model of these sizes on a type of device."""
+        return cls.of_weights(cost.num_layers, cost.layer_weights, vocabulary * cost.width, first_exit, device)
+
+    @classmethod
+    def of_weights(cls, num_layers: int, layer: float, head: int, first_exit: int, device: str) -> Prices:
+        """Of a model whose layers and head have so many weights."""
         fixed, slot = DEVICES.get(device, Device())
-        layer = cost.layer_weights + fixed
-        head = (vocabulary * cost.width + fixed) / layer
-        return cls(cost.num_layers, head, first_exit, slot * cost.layer_weights / layer, fixed / layer)
+        time = layer + fixed
+        return cls(num_layers, (head + fixed) / time, first_exit, slot * layer / time, fixed / time)
 
     @property
     def full(self) -> float:
         """Of a token at full depth: L + H."""
         return self.num_layers + self.head
+
+    def draft(self, layers: float, head: float) -> float:
+        """Of a drafted token: the layers below its exit, the exits tried, `head` in layers, and, together with the
+        token that verifies it, the layers above and the head once more."""
+        return layers + head + self.slot * (self.full - layers)
 
     def rows(self, share: float) -> float:
         """Of an exit that multiplies this share of the head's rows."""
@@ -202,10 +211,8 @@ class RowDrafts:
     # ------------------------------------------------------------------------------------------------------- what to do
     @property
     def _draft(self) -> float:
-        """Layers that a drafted token costs: those below its exit, the exits tried, and, together with the token that
-        verifies it, the layers above and the head once more."""
-        layers = self._layers / self._left
-        return layers + self._rows_cost / self._left + self.prices.slot * (self.prices.full - layers)
+        """Layers that a drafted token costs, as seen so far."""
+        return self.prices.draft(self._layers / self._left, self._rows_cost / self._left)
 
     def _learn(self) -> None:
         """Take in what the round has come to."""

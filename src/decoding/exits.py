@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from decoding.adapter import Unembedding
 from decoding.earlier import EarlierLayers
-from decoding.logits import argmax_token, log_probabilities, plausible_columns
+from decoding.logits import argmax_token, log_probabilities, plausible_columns, plausible_floor
 from decoding.survivors import Survivors
 
 # An amateur's logits on a plausible set above this share of the vocabulary come from one product with the whole head.
@@ -152,10 +151,7 @@ class ExitState:
     @cached_property
     def floor(self) -> Tensor:
         """The lowest logit of a plausible token, [n, 1]: V_head = {v : p(v) >= alpha * max p} (arXiv:2210.15097)."""
-        highest, lowest = self.first_two[0][:, :1], torch.finfo(torch.float32).min
-        if self.alpha == 0:
-            return torch.full_like(highest, lowest)
-        return (highest + math.log(self.alpha)).clamp_min(lowest)
+        return plausible_floor(self.first_two[0][:, :1], self.alpha)
 
     @cached_property
     def summary(self) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from decoding.adapter import Unembedding
@@ -37,13 +38,19 @@ class LayerView:
     gap: list[float]
 
 
+def rank_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of a token [n] of each row among its logits [n, V], 1 for the likeliest, [n]; ties go to the lower id."""
+    own = logits.gather(1, tokens[:, None])
+    lower = torch.arange(logits.shape[1], device=logits.device) < tokens[:, None]
+    return 1 + (logits > own).sum(-1) + ((logits == own) & lower).sum(-1)
+
+
 def layer_view(logits: Tensor, token: int) -> LayerView:
     """The view of logits [e + 1, V] of a token."""
-    own = logits[:, token, None]
-    ahead = (logits > own).sum(-1) + (logits[:, :token] == own).sum(-1)
+    rank = rank_of(logits, torch.full((len(logits),), token, device=logits.device))
     top2 = logits.softmax(-1).topk(2, dim=-1).values
     return LayerView(
-        rank=(ahead + 1).tolist(),
+        rank=rank.tolist(),
         likeliest=logits.argmax(-1).tolist(),
         probability=top2[:, 0].tolist(),
         gap=(top2[:, 0] - top2[:, 1]).tolist(),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 # Plausible tokens are looked for among this many likeliest ones first.
 FEW = 16
+
+
+def plausible_floor(highest: Tensor, alpha: float) -> Tensor:
+    """The logit of alpha times the probability of the highest logit, of the same shape; the lowest number for 0."""
+    lowest = torch.finfo(torch.float32).min
+    return torch.full_like(highest, lowest) if alpha == 0 else (highest + math.log(alpha)).clamp_min(lowest)
 
 
 def plausible_columns(logits: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ Under checkpointing peak memory then grows with one [N, V] block of logits and n
 Shapes: N label positions that count, D width, V vocabulary, L layers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,10 +27,17 @@ class LayerStates(NamedTuple):
     Attributes:
         hidden: h^1 to h^(L-1), the residual stream, before the final norm.
         normed: x^1 to x^L, final-normed, and not scaled for the head.
+        embedded: h^0, before the first layer; None where nobody reads it.
     """
 
     hidden: Sequence[Tensor]
     normed: Sequence[Tensor]
+    embedded: Tensor | None = None
+
+    def at(self, where: Any) -> LayerStates:
+        """Those at some positions, [n, D] each."""
+        hidden, normed = ([state[where] for state in states] for states in self[:2])
+        return LayerStates(hidden, normed, None if self.embedded is None else self.embedded[where])
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class CausalMixin(ExitTraining):
         found = self.base_model(**inputs, use_cache=False, output_hidden_states=True)
         norm = self.get_submodule(self.final_norm)
         # The embedding comes first; the last entry is already normed.
-        below = found.hidden_states[1:-1]
-        return LayerStates(below, [*(norm(hidden) for hidden in below), found.last_hidden_state])
+        embedded, *below = found.hidden_states[:-1]
+        return LayerStates(below, [*(norm(hidden) for hidden in below), found.last_hidden_state], embedded)
 
 
 class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):

@@ -85,9 +85,9 @@ class EarlyExitMixin(ExitTraining):
             output_hidden_states=True,
         )
         # The embedding comes first; the last entry is already normed by the stack.
-        below = decoded.hidden_states[1:-1]
+        embedded, *below = decoded.hidden_states[:-1]
         normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in below]
-        return LayerStates(below, [*normed, decoded.last_hidden_state])
+        return LayerStates(below, [*normed, decoded.last_hidden_state], embedded)
 
 
 class EarlyExitT5ForConditionalGeneration(EarlyExitMixin, T5ForConditionalGeneration):

@@ -43,16 +43,19 @@ LANGUAGE_MODELING = Kind(
 )
 
 
-def blocks(examples: Dataset, tokenizer: PreTrainedTokenizerBase, size: int) -> Dataset:
+def blocks(examples: Dataset, tokenizer: PreTrainedTokenizerBase, size: int, apart: bool = False) -> Dataset:
     """Columns input_ids and labels of what is learned and measured.
 
     Texts without prompts follow one another, each ended, and are cut into blocks of `size` tokens, the last one
     shorter. With prompts each is a row of its own, cut at `size`, and the prompt's labels do not count.
+
+    Args:
+        apart: Without prompts too, each text is a row of its own.
     """
     before, _ = special_ids(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     prompts, texts = (_ids(tokenizer, examples[name]) for name in ("prompt", "source"))
-    if any(prompts):
+    if apart or any(prompts):
         rows = [
             ([*before, *prompt, *text, *end], [IGNORED_LABEL] * (len(before) + len(prompt)) + [*text, *end])
             for prompt, text in zip(prompts, texts, strict=True)

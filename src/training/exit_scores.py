@@ -8,9 +8,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
-from losses.layers import IGNORED_LABEL
+from training.positions import labelled_positions
 
 
 class ExitScore(NamedTuple):
@@ -33,18 +32,13 @@ def exit_scores(model, rows: Dataset, batch_size: int, layers: Sequence[int]) ->
     Raises:
         ValueError: No label counts.
     """
-    was_training = model.training
-    model.eval()
     unembed, count = model.unembed(), 0
     sums = torch.zeros(len(layers), 2, dtype=torch.float64)
-    for start in range(0, len(rows), batch_size):
-        states, labels = model.teacher_forced(**_batch(rows[start : start + batch_size], model.device))
-        counted = labels != IGNORED_LABEL
-        count += int(counted.sum())
+    for some in labelled_positions(model, rows, batch_size):
+        count += len(some.labels)
         for place, layer in enumerate(layers):
-            logits = unembed(states.normed[layer - 1][counted]).float()  # [N, V]
-            sums[place] += _sums(logits, labels[counted])
-    model.train(was_training)
+            logits = unembed(some.states.normed[layer - 1]).float()  # [n, V]
+            sums[place] += _sums(logits, some.labels)
     if not count:
         raise ValueError("No label counts, so there is no loss of any layer: prompts fill what is read of every text.")
     return {layer: ExitScore(*found) for layer, found in zip(layers, (sums / count).tolist(), strict=True)}
@@ -63,20 +57,6 @@ def exit_score_metrics(model, rows: Dataset, batch_size: int, layers: Sequence[i
     scores = exit_scores(model, rows, batch_size, layers).items()
     losses = {f"loss_layer_{layer}": score.loss for layer, score in scores}
     return losses | {f"accuracy_layer_{layer}": 100 * score.accuracy for layer, score in scores}
-
-
-def _batch(rows: dict, device: torch.device) -> dict[str, Tensor]:
-    masks = [[1] * len(ids) for ids in rows["input_ids"]]
-    columns = {
-        "input_ids": (rows["input_ids"], 0),
-        "attention_mask": (masks, 0),
-        "labels": (rows["labels"], IGNORED_LABEL),
-    }
-    return {name: _padded(*column).to(device) for name, column in columns.items()}
-
-
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
 
 
 def _sums(logits: Tensor, labels: Tensor) -> Tensor:

@@ -28,6 +28,21 @@ def test_a_paired_difference_does_not_see_what_examples_have_in_common():
     assert (low, high) == pytest.approx((1.0, 1.0))
 
 
+def test_resamples_count_groups_as_a_whole():
+    weights = intervals.resamples([7, 7, 3, 3, 3, 9])
+    assert weights.shape == (1000, 6) and (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, [0, 2, 5]].sum(1) == 3).all(), "as many groups as there are"
+    assert weights.mean(0) == pytest.approx(np.ones(6), abs=0.1)
+    assert intervals.resamples([4, 4]).shape == (0, 2)
+
+
+def test_the_interval_of_a_statistic_over_groups_of_one_is_that_of_the_mean():
+    weights = intervals.resamples(range(len(VALUES)))
+    found = intervals.of_statistic(lambda each: each @ VALUES / each.sum(1), weights)
+    assert found == pytest.approx(intervals.of_mean(VALUES), abs=0.3)
+    assert np.isnan(intervals.of_statistic(lambda each: each @ VALUES, weights[:0])).all()
+
+
 def test_no_change_at_all_is_an_interval_of_nothing_and_one_example_none():
     assert intervals.of_difference([1.0, 2.0], [1.0, 2.0]) == (0.0, 0.0)
     assert np.isnan(intervals.of_mean([1.0])).all()

@@ -60,6 +60,13 @@ def test_what_comes_behind_a_beginning_is_its_reference(tokenizer):
     assert prompts[0].input_ids == ids(tokenizer, "Where? ") and chosen[0]["references"] == ["In Elm."]
 
 
+def test_texts_apart_are_a_row_each_and_cut(tokenizer):
+    texts = ["The tower of Dover is red.", "Ann: Where are you?"]
+    made = blocks(examples(*(("", text) for text in texts)), tokenizer, 5, apart=True)
+    whole = [[*ids(tokenizer, text), tokenizer.eos_token_id] for text in texts]
+    assert made["input_ids"] == made["labels"] == [each[:5] for each in whole]
+
+
 def test_prompts_that_fill_a_block_are_left_out_and_long_ones_are_cut(tokenizer, caplog):
     pairs = (("Where are you? In Dover? ", "In Elm."), ("Who? ", "Bob"))
     size = len(ids(tokenizer, pairs[0][0]))

@@ -11,6 +11,8 @@ FOLDERS = {
     "analysis/tradeoff.py": ["--runs", "absent"],
     "analysis/figures.py": ["--runs", "absent"],
     "analysis/prompt_lens.py": ["-p", "a"],
+    "analysis/exit_quality.py": [],
+    "scripts/measure_pruning.py": [],
     "scripts/quickstart.py": [],
     "scripts/sweep_drafts.py": [],
     "scripts/local_grid.py": [],

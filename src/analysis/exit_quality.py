@@ -1,0 +1,329 @@
+r"""Measure what the exits of a checkpoint are worth, layer by layer over real text, and say what to do about it.
+
+    python src/analysis/exit_quality.py --model_name_or_path models/smollm2-135m-instruct \
+        --validation_file passages.jsonl --text_column context --out save/exits
+    python src/analysis/exit_quality.py --model_name_or_path src/assets/t5_exits_trained \
+        --dataset_name invented_dialogues --source_prefix "summarize: " --out save/exits_t5
+
+The first thing to run on a new checkpoint. Texts are read under teacher forcing, in one pass; of a task its answers.
+By layer: the share of tokens that are the last layer's, perplexity, divergence from the last layer, whether confidences
+know what is right (AUROC, calibration), how many rows pruning has to keep, and how many tokens a contrast finds
+plausible. Intervals are over texts. Without a file or a data set, texts are the invented stories.
+"""
+
+from __future__ import annotations
+
+import interrupts  # noqa: F401 - before what takes time; not found? pip install -e . in the checkout
+
+import csv
+import io
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from analysis import calibration, intervals
+from analysis.drawing import Drawing
+from analysis.exit_advice import RANKS, advice, prices_of, rank_label, right_where_sure
+from analysis.exit_figures import label_of, paint_exits, paint_reliability
+from analysis.exit_values import ExitValues, exit_values
+from analysis.tables import Table
+from decoding.confidence import CONFIDENCES
+from decoding.ranges import COUNT, FROM_TWO, SHARE
+from jobs.loading import load_config, load_model, load_tokenizer, refuse_long_blocks
+from tasks import KINDS, TASKS, find_task, load_examples, train_features
+from tasks.language_modeling import blocks
+from tasks.loading import SPLIT_FILES
+from training.reporting import only_our_bars
+from util import (
+    DecoderArguments,
+    LanguageModelingArguments,
+    QuestionAnsweringArguments,
+    SummarizationArguments,
+    TranslationArguments,
+    groups,
+)
+from util.additional_args import flag
+from util.arguments import build, choice_problems
+from util.checks import raise_together
+from util.files import folder_problem, jsonable, write_json, write_text
+from util.parser import ArgumentParser
+from util.ranges import range_problems
+from util.terminal import terminal
+
+DATA = {
+    "language_modeling": LanguageModelingArguments,
+    "question_answering": QuestionAnsweringArguments,
+    "summarization": SummarizationArguments,
+    "translation": TranslationArguments,
+}
+# Flags that are handed on to the data arguments of the kind, where it has them.
+HANDED_ON = ("dataset_name", "dataset_config_name", "validation_file", "text_column", "block_size", "source_prefix")
+HANDED_ON += ("source_lang", "target_lang")
+# It compares whole distributions of all layers below, at every layer: thirty times the time of all others.
+SLOW = ("JSD_contrastive_text",)
+MEASURES = [name for name, row in CONFIDENCES.items() if not row.looks_ahead]
+SHOWN_LAYERS = 6
+
+
+@dataclass
+class QualityArguments:
+    """What is read, how much of it, and where the numbers go."""
+
+    _argument_group_name = groups.DATA
+
+    dataset_name: str | None = flag(None, "A data set by its familiar name, its hub id or the folder it was saved in.")
+    dataset_config_name: str | None = flag(None, "Configuration of the data set.")
+    validation_file: str | None = flag(None, "Texts, or examples of --kind: a .json, .jsonl, .csv or .txt file.")
+    kind: str | None = flag(
+        None, f"What the data are, where the name does not say: {', '.join(DATA)}; texts where not given."
+    )
+    text_column: str | None = flag(None, "Column of the texts, or of what is summarized; text or the like.")
+    source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
+    source_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
+    target_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
+    block_size: int = flag(256, "Tokens of a text at most; a longer one is cut.")
+    texts: int = flag(100, "Texts read at most, each different one once.")
+    positions: int = flag(2000, "Tokens of them at which layers are looked at, at most, spread evenly.")
+    measures: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Confidences, of {', '.join(MEASURES)}; where not given all that the model has, without "
+            f"{', '.join(SLOW)}, which takes many times as long as all others.",
+            "group": groups.MEASUREMENT,
+        },
+    )
+    contrastive_alpha: float = flag(
+        0.1,
+        "A token is plausible that is at least so many times as likely as the likeliest.",
+        group=groups.MEASUREMENT,
+    )
+    batch_size: int = flag(4, "Texts that are read together.", group=groups.RUN)
+    out: str = flag("save/exit_quality", "Folder of figures, tables and numbers.", group=groups.OUTPUT)
+
+    def __post_init__(self) -> None:
+        problems = range_problems(self, texts=COUNT, positions=FROM_TWO, contrastive_alpha=SHARE)
+        problems += choice_problems(self, "kind", tuple(DATA))
+        unknown = [name for name in self.measures or () if name not in MEASURES]
+        if unknown:
+            problems.append(f"--measures {' '.join(unknown)}: valid are {', '.join(MEASURES)}.")
+        if problem := folder_problem(self.out):
+            problems.append(f"--out {problem}")
+        raise_together(problems)
+
+    @property
+    def found_kind(self) -> str:
+        """Key of KINDS: given, or that of a data set known by its name."""
+        known = (task.kind.name for task in TASKS.values() if self.dataset_name in task.spellings())
+        return self.kind or next(known, "language_modeling")
+
+    def data_args(self):
+        """Of the kind's run script."""
+        data_class = DATA[self.found_kind]
+        given = {name: getattr(self, name) for name in HANDED_ON}
+        if self.dataset_name is None and self.validation_file is None and self.kind is None:
+            given["dataset_name"] = "invented_stories"
+        return data_class(**{name: value for name, value in given.items() if hasattr(data_class, name)})
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source: dict) -> tuple[str, Dataset]:
+    """The task's name and its rows as for training: of texts one each, of examples with answers as they are trained.
+
+    Args:
+        source: Where the hub's data sets are kept and by which token they are read.
+    """
+    data_args = args.data_args()
+    task = find_task(args.found_kind, data_args)
+    examples = load_examples(task, data_args, "validation", **source)
+    different: dict[tuple, int] = {}
+    for place, key in enumerate(zip(examples["prompt"], examples["source"], examples["target"], strict=True)):
+        different.setdefault(key, place)
+    examples = examples.select(list(different.values())[: args.texts])
+    name = task.name if args.validation_file is None else _name_of(Path(args.validation_file))
+    name += f" ({args.text_column})" if args.text_column else ""
+    if task.kind is KINDS["language_modeling"]:
+        return name, blocks(examples, tokenizer, args.block_size, apart=True)
+    return name, train_features(task, examples, tokenizer, data_args)
+
+
+def _name_of(file: Path) -> str:
+    """That of its folder where the file's is that of a split."""
+    return file.resolve().parent.name if file.stem in SPLIT_FILES else file.stem
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+Quantity = dict[str, float | tuple[float, float]]
+
+
+def summary(values: ExitValues, vocabulary: int) -> list[dict]:
+    """Of every layer from 1 its numbers, each a `value` with an `interval` over texts.
+
+    equal, perplexity, divergence; rank: quantiles of the rank of the last layer's token; plausible: the share of the
+    vocabulary, and of positions where one token alone is; auroc, ece: by measure, of layers below the last;
+    reliability: by measure, bin by bin.
+    """
+    weights = intervals.resamples(values.rows)
+
+    def quantity(statistic: calibration.Statistic) -> Quantity:
+        value = statistic(np.ones((1, len(values.rows))))[0]
+        return {"value": float(value), "interval": intervals.of_statistic(statistic, weights)}
+
+    return [_of_layer(values, layer, vocabulary, quantity) for layer in range(1, values.layers + 1)]
+
+
+def _of_layer(
+    values: ExitValues, layer: int, vocabulary: int, quantity: Callable[[calibration.Statistic], Quantity]
+) -> dict:
+    place = layer - 1
+    equal, rank, plausible = (column[:, place] for column in (values.equal, values.rank, values.plausible))
+    found = {
+        "layer": layer,
+        "equal": quantity(calibration.mean(equal)),
+        "perplexity": quantity(calibration.exponential(values.loss[:, place])),
+        "divergence": quantity(calibration.mean(values.divergence[:, place])),
+        "rank": {rank_label(share): quantity(calibration.quantile(rank, share)) for share in RANKS},
+        "plausible": {
+            "plausible rows": quantity(calibration.mean(plausible / vocabulary)),
+            "positions with one": quantity(calibration.mean(plausible == 1)),
+        },
+    }
+    said = {} if layer == values.layers else {name: each[:, place] for name, each in values.confidences.items()}
+    said = {name: each for name, each in said.items() if not np.isnan(each).any()}
+    found["auroc"] = {name: quantity(calibration.auroc(each, equal)) for name, each in said.items()}
+    found["ece"] = {name: quantity(calibration.ece(each, equal)) for name, each in said.items()}
+    found["reliability"] = {
+        name: [
+            {"confidence": confidence, "positions": count, "right": quantity(right)}
+            for confidence, count, right in calibration.reliability(each, equal)
+        ]
+        for name, each in said.items()
+    }
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+HEAD = ["layer", "equal", "95% interval", "perplexity", "KL", *(f"rank {share:.0%}" for share in RANKS)]
+HEAD += ["plausible", "one alone"]
+# Of every measure.
+SCORES = ("AUROC", "ECE", "right if sure:")
+
+
+def table(title: str, layers: Sequence[dict], measures: Sequence[str], note: str) -> Table:
+    """A row per layer."""
+    scored = [name for name in measures if any(name in each["auroc"] for each in layers)]
+    head = [*HEAD, *(f"{score} {label_of(name)}" for name in scored for score in SCORES)]
+    return Table(title, head, [_row(each, scored) for each in layers], [], note)
+
+
+def _row(each: dict, measures: Sequence[str]) -> list[str]:
+    low, high = each["equal"]["interval"]
+    ranks = [f"{rank['value']:.0f}" for rank in each["rank"].values()]
+    rows, alone = (share["value"] for share in each["plausible"].values())
+    cells = [str(each["layer"]), f"{each['equal']['value']:.3f}", f"{low:.3f} to {high:.3f}"]
+    cells += [f"{each['perplexity']['value']:.4g}", f"{each['divergence']['value']:.3f}", *ranks]
+    cells += [f"{rows:.2g}", f"{alone:.3f}"]
+    for name in measures:
+        scores = [each[score].get(name, {}).get("value") for score in ("auroc", "ece")]
+        cells += map(_cell, [*scores, right_where_sure(each["reliability"].get(name, ()))])
+    return cells
+
+
+def _cell(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None and np.isfinite(value) else "-"
+
+
+def as_csv(layers: Sequence[dict]) -> str:
+    """A line per number: layer, what it is and of what, value, and both ends of its interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["layer", "quantity", "of", "value", "low", "high"])
+    for each in layers:
+        for name, held in each.items():
+            if name in ("layer", "reliability"):
+                continue
+            for of, quantity in ({"": held} if "value" in held else held).items():
+                writer.writerow([each["layer"], name, of, quantity["value"], *quantity["interval"]])
+    return text.getvalue()
+
+
+def drawings(title: str, layers: Sequence[dict], told: str, examples: str) -> dict[str, Drawing]:
+    """File -> figure: the numbers of all layers, and reliability at a few."""
+    plain = [{name: held for name, held in each.items() if name != "reliability"} for each in layers]
+    places = np.unique(np.linspace(0, len(layers) - 2, SHOWN_LAYERS).round().astype(int))
+    shown = [{name: layers[place][name] for name in ("layer", "reliability")} for place in places]
+    bars = "Bars are 95% bootstrap intervals over texts"
+    line = "Right is what the last layer says; on the line a measure is as sure as it is right"
+    return {
+        "exit_quality": Drawing(title, paint_exits, {"layers": plain}, f"{told.rstrip('.')}. {bars}", [], examples),
+        "reliability": Drawing(
+            f"{title}: sure and right", paint_reliability, {"layers": shown}, f"{line}. {bars}", [], examples
+        ),
+    }
+
+
+def write(folder: Path, found: Table, layers: Sequence[dict], figures: dict[str, Drawing]) -> None:
+    """All files, each whole."""
+    write_text(folder / "table.txt", found.text())
+    write_json(folder / "table.json", found.data())
+    write_text(folder / "layers.csv", as_csv(layers))
+    write_json(folder / "layers.json", jsonable(list(layers)))
+    for name, drawing in figures.items():
+        drawing.save(folder, name)
+
+
+def chosen_measures(asked: list[str] | None, model, name: str) -> list[str]:
+    """The measures asked for, else all that are not slow and that the model has."""
+    trained = getattr(model, "cm_head", None) is not None
+    lacking = [each for each in asked or () if CONFIDENCES[each].reads_head and not trained]
+    if lacking:
+        raise ValueError(f"--measures {lacking[0]}: {name} has no trained confidence head.")
+    return asked or [each for each in MEASURES if each not in SLOW and (trained or not CONFIDENCES[each].reads_head)]
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    """The numbers of every layer, see `summary`."""
+    classes = (DecoderArguments, QualityArguments)
+    parser = ArgumentParser(classes, __doc__)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    only_our_bars()
+    try:
+        model_args, args = build(classes, parser.given(sys.argv[1:] if argv is None else list(argv)))
+        texts = args.found_kind == "language_modeling"
+        config = load_config(model_args, encoder=not texts)
+        if texts:
+            refuse_long_blocks(config, args.block_size)
+        tokenizer = load_tokenizer(model_args)
+        task, rows = load_rows(args, tokenizer, {"cache_dir": model_args.cache_dir, "token": model_args.token})
+        model = load_model(model_args, config, torch.float32).eval()
+        if model.num_exit_layers < 2:
+            raise ValueError(f"{model_args.model_name_or_path} has one layer, so there is no exit below its last.")
+        measures = chosen_measures(args.measures, model, model_args.model_name_or_path)
+        values = exit_values(model, rows, args.batch_size, args.positions, measures, args.contrastive_alpha)
+        vocabulary = model.unembed().vocabulary_size
+        layers = summary(values, vocabulary)
+        told = advice(layers, vocabulary, prices_of(model))
+        title = f"What the exits of {Path(model_args.model_name_or_path).name} are worth on {task}"
+        size = f"{len(values.rows)} positions of {len(set(values.rows.tolist()))} texts"
+        found = table(f"{title}; {size}", layers, measures, told + "\n")
+        write(Path(args.out), found, layers, drawings(title, layers, told, f"n = {size}"))
+    except (ValueError, OSError) as error:
+        parser.refuse(error)
+    print(f"{found.text()}\nFigures and tables: {args.out}")
+    return layers
+
+
+def command() -> None:
+    """The console command."""
+    with terminal():
+        main()
+
+
+if __name__ == "__main__":
+    command()
