@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,12 @@ def merge(context: Tensor) -> Tensor:
     if width > 1:
         context = context.transpose(1, 2)
     return context.reshape(rows * width, heads * head_dim)
+
+
+def gated(activation: Callable[[Tensor], Tensor], projected: Sequence[Tensor]) -> Tensor:
+    """What comes into a feed-forward block, [n, F]: activated, or let through by a gate that is."""
+    inner = activation(projected[0])
+    return inner if len(projected) == 1 else inner * projected[1]
 
 
 def effective_mask(mask: Tensor | None) -> Tensor | None:

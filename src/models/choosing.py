@@ -6,6 +6,7 @@ chosen and measures nothing, so that no call changes its ways.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from models.adjacent import are_adjacent, as_one
 from models.ways import WAYS, Multiply, Way
 from util.files import locked, read_json, write_json
 
@@ -30,15 +32,15 @@ VARIABLE = "EARLY_EXIT_PRODUCTS"
 
 # Numbers of rows that are measured; others go the way of the next above, and more than the last the library's.
 ROWS = (1, 2, 3, 4, 8, 16)
-# Seconds that measuring may take, shared by the numbers of rows: of 0.3 for choosing, what files and a product under
+# Seconds that measuring may take: of 0.3 for choosing, what files and a product under
 # way when the time is over do not need.
 BUDGET = 0.25
 # A way is taken where it needs at most this share of the library's time.
 CLEARLY = 0.95
 # How often a way is timed, and when one is given up: it took so many times as long as the best, twice.
 ROUNDS, HOPELESS = 8, 1.5
-# Bytes of a weight that meet the states in one timing.
-SAMPLE = 4 * 2**20
+# Bytes of a weight that meet the states in one timing: more than the cache of one core holds.
+SAMPLE = 2 * 2**20
 # Seconds to wait for another process that measures.
 PATIENCE = 5.0
 
@@ -69,6 +71,18 @@ class Shape(NamedTuple):
 Chosen = dict[Shape, dict[int, str]]
 # Shape -> pieces of weights of that shape.
 Samples = dict[Shape, list[Tensor]]
+
+
+class Measured(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        chosen: The ways found, as far as there was time.
+        whole: The shapes of which every way was timed for all numbers of rows.
+    """
+
+    chosen: Chosen
+    whole: set[Shape]
 
 
 class Choices:
@@ -183,14 +197,20 @@ def samples_of(model: nn.Module) -> dict[torch.dtype, Samples]:
 
 
 def _matrices(model: nn.Module) -> Iterator[Tensor]:
-    """The matrices [K, M] of all linear layers but an encoder's."""
+    """The matrices [K, M] of all linear layers but an encoder's; those that are adjacent in memory as one."""
+    group: list[Tensor] = []
     for name, module in model.named_modules():
         if name.startswith("encoder."):
             continue
         if isinstance(module, nn.Linear):
-            yield module.weight.t()
+            if group and not are_adjacent([*group, module.weight]):
+                yield as_one(group).t()
+                group = []
+            group.append(module.weight)
         elif isinstance(module, Conv1D):
             yield module.weight
+    if group:
+        yield as_one(group).t()
 
 
 class Trial:
@@ -204,6 +224,11 @@ class Trial:
         self.seconds = float("inf")
         self.rounds = 0
 
+    @property
+    def timed(self) -> bool:
+        """Whether its time counts: the first makes a way ready."""
+        return self.rounds > 1
+
     def run(self, turn: int, clock: Callable[[], float]) -> None:
         """Time it on a sample that others have not just read."""
         place = turn % len(self.pool)
@@ -216,9 +241,22 @@ class Trial:
         self.rounds += 1
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile, as in timeit: with a library's modules alive that takes most of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 @torch.inference_mode()
-def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float] = time.perf_counter) -> Chosen:
-    """Shape -> rows -> the way that took the least time, the library's where none is clearly faster.
+@_uncollected()
+def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float] = time.perf_counter) -> Measured:
+    """Of each shape and number of rows the way that took the least time, the library's where none is clearly faster.
 
     Args:
         samples: As of `samples_of`.
@@ -226,10 +264,11 @@ def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float]
         clock: Seconds, from any moment on.
     """
     found: Chosen = {shape: {} for shape in samples}
+    whole = set(samples)
     end = clock() + budget
     for place, rows in enumerate(ROWS):
         now = clock()
-        share = now + (end - now) / (len(ROWS) - place)
+        share = now + (end - now) / min(3, len(ROWS) - place)  # the fewest rows matter most, should time be short
         trials = [
             Trial(shape, name, way, rows, pool)
             for shape, pool in samples.items()
@@ -241,7 +280,8 @@ def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float]
             name = best_of([trial for trial in trials if trial.shape == shape])
             if name is not None:
                 found[shape][rows] = name
-    return found
+        whole -= {trial.shape for trial in trials if not trial.timed}
+    return Measured(found, whole)
 
 
 def _time(trials: Sequence[Trial], end: float, clock: Callable[[], float]) -> None:
@@ -252,7 +292,7 @@ def _time(trials: Sequence[Trial], end: float, clock: Callable[[], float]) -> No
         for trial in trials:
             best[trial.shape] = min(trial.seconds, best.get(trial.shape, float("inf")))
         for trial in trials:
-            if trial.rounds > 1 and trial.seconds > HOPELESS * best[trial.shape]:
+            if trial.timed and trial.seconds > HOPELESS * best[trial.shape]:
                 continue
             if clock() >= end:
                 return
@@ -261,10 +301,9 @@ def _time(trials: Sequence[Trial], end: float, clock: Callable[[], float]) -> No
 
 
 def best_of(trials: Sequence[Trial]) -> str | None:
-    """The name of the fastest way, the library's where none is clearly faster; None where not all were timed twice, of
-    which the first time makes a way ready."""
-    timed = {trial.name: trial.seconds for trial in trials if trial.rounds > 1}
-    if len(timed) < len(trials):
+    """The name of the fastest way timed, the library's where none is clearly faster; None where that is not timed."""
+    timed = {trial.name: trial.seconds for trial in trials if trial.timed}
+    if LIBRARY not in timed:
         return None
     name = min(timed, key=lambda each: timed[each])
     return name if timed[name] < CLEARLY * timed[LIBRARY] else LIBRARY
@@ -311,7 +350,7 @@ def cache_file() -> Path:
 def kept_or_measured(
     situation: str,
     samples: Samples,
-    measured: Callable[[Samples], Chosen] | None = None,
+    measured: Callable[[Samples], Measured] | None = None,
 ) -> Chosen:
     """Shape -> rows -> way, of the file where it has them, else measured now and kept there.
 
@@ -327,8 +366,9 @@ def kept_or_measured(
         found = _kept(path, situation, samples)
         missing = {shape: pool for shape, pool in samples.items() if shape not in found}
         if missing:
-            found |= (measured or measure)(missing)
-            _keep(path, situation, found)
+            fresh = (measured or measure)(missing)
+            found |= fresh.chosen
+            _keep(path, situation, {shape: fresh.chosen[shape] for shape in fresh.whole})
     finally:
         if lock is not None:
             lock.close()
@@ -374,8 +414,7 @@ def _keep(path: Path, situation: str, found: Chosen) -> None:
     """Add what was measured whole to the file, which is there whole or not at all."""
     held = _read(path)
     old = held.get(situation)
-    whole = {shape: ways for shape, ways in found.items() if len(ways) == len(ROWS)}
-    texts = {str(shape): {str(rows): way for rows, way in ways.items()} for shape, ways in whole.items()}
+    texts = {str(shape): {str(rows): way for rows, way in ways.items()} for shape, ways in found.items()}
     held[situation] = (old if isinstance(old, dict) else {}) | texts
     try:
         write_json(path, {"machine": machine(), "chosen": held})

@@ -17,9 +17,9 @@ from torch import Tensor
 from decoding.adapter import KeyValues
 from decoding.blocks import AttentionBias, Block, WindowedBias
 from decoding.flops import Cost
-from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengths
+from models.adapter import Adapter, effective_mask, gated, mask_bias, merge, true_lengths
 from models.norms import Norm
-from models.products import Linear
+from models.products import Beside, Linear
 
 # Kinds of rotary positions whose frequencies change once a text is longer than those the model was trained on.
 STRETCHING = ("dynamic", "longrope")
@@ -74,14 +74,13 @@ class LayerWeights:
     Attributes:
         attention_norm, feed_forward_norm: Of each block's input; of its output in OLMo 2.
         attention_out_norm, feed_forward_out_norm: Of its output, beside those of its input; None where there is none.
-        gate: Of a gated feed-forward block; None of one without.
+        up: Into the feed-forward block: a gate, if it has one, and what that lets through.
     """
 
     attention_norm: Norm
     attention_out: Linear
     feed_forward_norm: Norm
-    gate: Linear | None = None
-    up: Linear
+    up: Beside
     down: Linear
     activation: Callable[[Tensor], Tensor]
     attention_out_norm: Norm | None = None
@@ -99,9 +98,7 @@ class FusedWeights(LayerWeights):
 class SeparateWeights(LayerWeights):
     """Those of a layer with a matrix each; queries and keys may have norms of their own."""
 
-    q: Linear
-    k: Linear
-    v: Linear
+    qkv: Beside
     q_norm: Callable[[Tensor], Tensor] | None = None
     k_norm: Callable[[Tensor], Tensor] | None = None
 
@@ -225,9 +222,7 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
 
     def inner(self, weights: Weights, normed: Tensor) -> Tensor:
         """What the feed-forward block makes of its input [n, D] before its last layer, [n, F]."""
-        if weights.gate is None:
-            return weights.activation(weights.up(normed))
-        return weights.activation(weights.gate(normed)) * weights.up(normed)
+        return gated(weights.activation, weights.up(normed))
 
     def feed_forward(self, weights: Weights, normed: Tensor) -> Tensor:
         """What the feed-forward block makes of its input [n, D]."""
@@ -255,7 +250,7 @@ class DecoderOnlyAdapter(Adapter, Generic[Weights]):
     def cost(self) -> Cost:
         """Sizes for the FLOP counter."""
         weights = self.layers[0]
-        matrices = [linear.weight for linear in (weights.gate, weights.up, weights.down) if linear is not None]
+        matrices = [linear.weight for linear in (*weights.up.parts, weights.down)]
         return Cost(
             num_layers=self.num_layers,
             width=self.unembed.width,
@@ -280,16 +275,16 @@ class SeparateAdapter(DecoderOnlyAdapter[SeparateWeights]):
     def project_qkv(self, weights: SeparateWeights, hidden: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Query [N, heads, width, head_dim], keys and values [N, kv_heads, width, head_dim], not yet rotated."""
         given = self.attention_input(weights, hidden)
-        query = self.split_normed(weights.q(given), block.width, weights.q_norm, self.heads)
-        keys = self.split_normed(weights.k(given), block.width, weights.k_norm)
-        return query, keys, self.split(weights.v(given), block.width)
+        query, keys, values = weights.qkv(given)
+        query = self.split_normed(query, block.width, weights.q_norm, self.heads)
+        return query, self.split_normed(keys, block.width, weights.k_norm), self.split(values, block.width)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, kv_heads, head_dim] each."""
         weights = self.layers[layer - 1]
         given = self.attention_input(weights, hidden)
-        keys = self.split_normed(weights.k(given), 1, weights.k_norm)
-        values = self.split(weights.v(given), 1)
+        _, k, v = weights.qkv.parts
+        keys, values = self.split_normed(k(given), 1, weights.k_norm), self.split(v(given), 1)
         return self.rotated(layer, keys[:, :, 0], rows, slots), values[:, :, 0]
 
     def attention_input(self, weights: SeparateWeights, hidden: Tensor) -> Tensor:

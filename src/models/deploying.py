@@ -237,7 +237,6 @@ class EarlyExitGeneration(LibraryModel):
         streamer = shared["streamer"]
         self._take_stop_strings(shared, kwargs)
         self._refuse_missing_weights(policy)
-        IN_FORCE.choose(self)
         seconds = self._run_encoder(shared, kwargs)
         source = shared["inputs"] if shared["inputs"] is not None else kwargs.get("input_ids")
         results: list[Result] = []
@@ -276,6 +275,7 @@ class EarlyExitGeneration(LibraryModel):
         if model_kwargs.get("past_key_values") is not None and model_kwargs["past_key_values"].get_seq_length() > 0:
             raise ValueError("generate got past_key_values, but the decode loop keeps its own cache: leave them out.")
         adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
+        IN_FORCE.choose(self)
         decoding = _decoding(processors, criteria, generation_config, streamer, **kept)
         prefill = not self.config.is_encoder_decoder or prompt.shape[1] > 1
         return decode(adapter, prompt, policy, decoding, prefill, self._estimator(policy))
@@ -303,6 +303,7 @@ class EarlyExitGeneration(LibraryModel):
         if strategy.beams > 1 and (generation_config.num_return_sequences or 1) > 1:
             raise ValueError("A strategy's beams have one result, the best: leave num_return_sequences out.")
         adapter = self.adapter_class(self, prompt, model_kwargs, generation_config.max_length)
+        IN_FORCE.choose(self)
         decoding = _decoding(processors, criteria, generation_config, streamer)
         return Result(*search(adapter, prompt, decoding, strategy))
 

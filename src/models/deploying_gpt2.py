@@ -12,7 +12,7 @@ from models.decoder_only import DecoderOnlyAdapter, FusedWeights
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import EarlyExitGPT2LMHeadModel
 from models.norms import Norm
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class GPT2Adapter(DecoderOnlyAdapter[FusedWeights]):
@@ -65,7 +65,7 @@ def _layer_weights(block: Any, norm: Norm) -> FusedWeights:
         qkv=Linear.stored(block.attn.c_attn),
         attention_out=Linear.stored(block.attn.c_proj),
         feed_forward_norm=norm.of(block.ln_2),
-        up=Linear.stored(block.mlp.c_fc),
+        up=Beside([Linear.stored(block.mlp.c_fc)]),
         down=Linear.stored(block.mlp.c_proj),
         activation=block.mlp.act,
     )

@@ -12,7 +12,7 @@ from models.decoder_only import FusedWeights, ParallelBlocks, Rotary
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import CausalMixin
 from models.norms import Norm
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class GPTNeoXAdapter(ParallelBlocks[FusedWeights]):
@@ -59,7 +59,7 @@ def _layer_weights(layer: Any, norm: Norm) -> FusedWeights:
         qkv=Linear.of(layer.attention.query_key_value),
         attention_out=Linear.of(layer.attention.dense),
         feed_forward_norm=norm.of(layer.post_attention_layernorm),
-        up=Linear.of(layer.mlp.dense_h_to_4h),
+        up=Beside.of(layer.mlp.dense_h_to_4h),
         down=Linear.of(layer.mlp.dense_4h_to_h),
         activation=layer.mlp.act,
     )

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM,
 from models.decoder_only import Rotary, SeparateAdapter, SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import CausalMixin
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class LlamaAdapter(SeparateAdapter):
@@ -38,15 +38,12 @@ class LlamaAdapter(SeparateAdapter):
         has_norms = hasattr(attention, "q_norm")
         return SeparateWeights(
             attention_norm=norm.of(layer.input_layernorm),
-            q=Linear.of(attention.q_proj),
-            k=Linear.of(attention.k_proj),
-            v=Linear.of(attention.v_proj),
+            qkv=Beside.of(attention.q_proj, attention.k_proj, attention.v_proj),
             q_norm=norm.of(attention.q_norm) if has_norms else None,
             k_norm=norm.of(attention.k_norm) if has_norms else None,
             attention_out=Linear.of(attention.o_proj),
             feed_forward_norm=norm.of(layer.post_attention_layernorm),
-            gate=Linear.of(dense.gate_proj),
-            up=Linear.of(dense.up_proj),
+            up=Beside.of(dense.gate_proj, dense.up_proj),
             down=Linear.of(dense.down_proj),
             activation=dense.act_fn,
         )

@@ -12,7 +12,7 @@ from models.decoder_only import SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
 from models.modeling_causal import CausalMixin
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class Olmo2Adapter(LlamaAdapter):
@@ -22,15 +22,12 @@ class Olmo2Adapter(LlamaAdapter):
         attention, dense, norm = layer.self_attn, layer.mlp, self.unembed.norm
         return SeparateWeights(
             attention_norm=norm.of(layer.post_attention_layernorm),
-            q=Linear.of(attention.q_proj),
-            k=Linear.of(attention.k_proj),
-            v=Linear.of(attention.v_proj),
+            qkv=Beside.of(attention.q_proj, attention.k_proj, attention.v_proj),
             q_norm=norm.of(attention.q_norm),
             k_norm=norm.of(attention.k_norm),
             attention_out=Linear.of(attention.o_proj),
             feed_forward_norm=norm.of(layer.post_feedforward_layernorm),
-            gate=Linear.of(dense.gate_proj),
-            up=Linear.of(dense.up_proj),
+            up=Beside.of(dense.gate_proj, dense.up_proj),
             down=Linear.of(dense.down_proj),
             activation=dense.act_fn,
         )

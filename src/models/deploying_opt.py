@@ -13,7 +13,7 @@ from models.decoder_only import SeparateAdapter, SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.modeling_causal import CausalMixin
 from models.norms import Norm
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class OPTAdapter(SeparateAdapter):
@@ -61,12 +61,10 @@ def _layer_weights(layer: Any, norm: Norm) -> SeparateWeights:
     attention = layer.self_attn
     return SeparateWeights(
         attention_norm=norm.of(layer.self_attn_layer_norm),
-        q=Linear.of(attention.q_proj),
-        k=Linear.of(attention.k_proj),
-        v=Linear.of(attention.v_proj),
+        qkv=Beside.of(attention.q_proj, attention.k_proj, attention.v_proj),
         attention_out=Linear.of(attention.out_proj),
         feed_forward_norm=norm.of(layer.final_layer_norm),
-        up=Linear.of(layer.fc1),
+        up=Beside.of(layer.fc1),
         down=Linear.of(layer.fc2),
         activation=layer.activation_fn,
     )

@@ -10,7 +10,7 @@ from models.decoder_only import ParallelBlocks, SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
 from models.modeling_causal import CausalMixin
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class PhiAdapter(ParallelBlocks[SeparateWeights], LlamaAdapter):
@@ -23,14 +23,12 @@ class PhiAdapter(ParallelBlocks[SeparateWeights], LlamaAdapter):
         attention, norm = layer.self_attn, self.unembed.norm
         return SeparateWeights(
             attention_norm=norm.of(layer.input_layernorm),
-            q=Linear.of(attention.q_proj),
-            k=Linear.of(attention.k_proj),
-            v=Linear.of(attention.v_proj),
+            qkv=Beside.of(attention.q_proj, attention.k_proj, attention.v_proj),
             q_norm=norm.of(attention.q_layernorm) if attention.qk_layernorm else None,
             k_norm=norm.of(attention.k_layernorm) if attention.qk_layernorm else None,
             attention_out=Linear.of(attention.dense),
             feed_forward_norm=norm.of(layer.input_layernorm),
-            up=Linear.of(layer.mlp.fc1),
+            up=Beside.of(layer.mlp.fc1),
             down=Linear.of(layer.mlp.fc2),
             activation=layer.mlp.activation_fn,
         )

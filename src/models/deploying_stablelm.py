@@ -14,7 +14,7 @@ from models.decoder_only import ParallelBlocks, SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
 from models.modeling_causal import CausalMixin
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,12 @@ class StableLmAdapter(ParallelBlocks[SeparateWeights], LlamaAdapter):
         attention, dense, norm = layer.self_attn, layer.mlp, self.unembed.norm
         return SeparateWeights(
             attention_norm=norm.of(layer.input_layernorm),
-            q=Linear.of(attention.q_proj),
-            k=Linear.of(attention.k_proj),
-            v=Linear.of(attention.v_proj),
+            qkv=Beside.of(attention.q_proj, attention.k_proj, attention.v_proj),
             q_norm=NormPerHead.of(attention.q_layernorm) if attention.qk_layernorm else None,
             k_norm=NormPerHead.of(attention.k_layernorm) if attention.qk_layernorm else None,
             attention_out=Linear.of(attention.o_proj),
             feed_forward_norm=norm.of(layer.input_layernorm if self.parallel else layer.post_attention_layernorm),
-            gate=Linear.of(dense.gate_proj),
-            up=Linear.of(dense.up_proj),
+            up=Beside.of(dense.gate_proj, dense.up_proj),
             down=Linear.of(dense.down_proj),
             activation=dense.act_fn,
         )

@@ -15,11 +15,11 @@ from decoding.attention import attend
 from decoding.blocks import Block, WindowedBias
 from decoding.flops import Cost
 from decoding.states import BUCKET
-from models.adapter import Adapter, effective_mask, mask_bias, merge, true_lengths
+from models.adapter import Adapter, effective_mask, gated, mask_bias, merge, true_lengths
 from models.deploying import EarlyExitGeneration
 from models.modeling_t5 import EarlyExitMT5ForConditionalGeneration, EarlyExitT5ForConditionalGeneration
 from models.norms import Norm
-from models.products import Linear
+from models.products import Beside, Linear
 
 
 class T5LayerWeights(NamedTuple):
@@ -27,9 +27,7 @@ class T5LayerWeights(NamedTuple):
     on a module costs as much as a small product."""
 
     self_norm: Norm
-    q: Linear
-    k: Linear
-    v: Linear
+    qkv: Beside
     o: Linear
     cross_norm: Norm
     cross_q: Linear
@@ -37,7 +35,7 @@ class T5LayerWeights(NamedTuple):
     cross_v: Linear
     cross_o: Linear
     feed_forward_norm: Norm
-    wi: tuple[Linear, ...]
+    wi: Beside
     wo: Linear
     activation: Callable[[Tensor], Tensor]
 
@@ -45,22 +43,21 @@ class T5LayerWeights(NamedTuple):
 def layer_weights(block: Any, norm: Norm) -> T5LayerWeights:
     """Name the parameters of a Hugging Face T5, mT5 or LongT5 decoder block."""
     self_attention, cross_attention, feed_forward = block.layer[0], block.layer[1], block.layer[-1]
-    dense = feed_forward.DenseReluDense
-    gated = hasattr(dense, "wi_0")
+    own, cross, dense = self_attention.SelfAttention, cross_attention.EncDecAttention, feed_forward.DenseReluDense
     return T5LayerWeights(
         norm.of(self_attention.layer_norm),
-        *_linear(self_attention.SelfAttention),
+        Beside.of(own.q, own.k, own.v),
+        Linear.of(own.o),
         norm.of(cross_attention.layer_norm),
-        *_linear(cross_attention.EncDecAttention),
+        Linear.of(cross.q),
+        Linear.of(cross.k),
+        Linear.of(cross.v),
+        Linear.of(cross.o),
         norm.of(feed_forward.layer_norm),
-        (Linear.of(dense.wi_0), Linear.of(dense.wi_1)) if gated else (Linear.of(dense.wi),),
+        Beside.of(dense.wi_0, dense.wi_1) if hasattr(dense, "wi_0") else Beside.of(dense.wi),
         Linear.of(dense.wo),
         dense.act,
     )
-
-
-def _linear(attention: Any) -> tuple[Linear, Linear, Linear, Linear]:
-    return Linear.of(attention.q), Linear.of(attention.k), Linear.of(attention.v), Linear.of(attention.o)
 
 
 class T5Adapter(Adapter):
@@ -76,8 +73,8 @@ class T5Adapter(Adapter):
         config, norm = model.config, self.unembed.norm
         self.kv_heads, self.head_dim = config.num_heads, config.d_kv
         self.layers = [layer_weights(block, norm) for block in model.decoder.block]
-        self.kv_dtype = self.layers[0].k.weight.dtype
-        self.device = self.layers[0].k.weight.device
+        self.kv_dtype = self.layers[0].o.weight.dtype
+        self.device = self.layers[0].o.weight.device
         self.source = model_kwargs["encoder_outputs"][0]  # [B, S, D]
         self.source_mask = effective_mask(model_kwargs.get("attention_mask"))
         self.source_bias = mask_bias(self.source_mask, self.kv_dtype)
@@ -123,7 +120,7 @@ class T5Adapter(Adapter):
         """One decoder layer for the block, [N * width, D]: self-attention, cross-attention, feed-forward."""
         weights, width = self.layers[layer - 1], block.width
         normed = weights.self_norm(hidden)
-        query, keys, values = (self.split(w(normed), width) for w in (weights.q, weights.k, weights.v))
+        query, keys, values = (self.split(projected, width) for projected in weights.qkv(normed))
         states.store(layer, block, keys, values)
         assert not isinstance(block.bias, WindowedBias), "a T5 has no windows"
         context = states.attend(layer, query, block, self.scale, block.bias)
@@ -135,17 +132,15 @@ class T5Adapter(Adapter):
         hidden = _add_product(hidden, merge(context), weights.cross_o)
 
         normed = weights.feed_forward_norm(hidden)
-        inner = weights.activation(weights.wi[0](normed))
-        if len(weights.wi) == 2:
-            inner = inner * weights.wi[1](normed)
-        return _add_product(hidden, inner, weights.wo)
+        return _add_product(hidden, gated(weights.activation, weights.wi(normed)), weights.wo)
 
     def project_kv(self, layer: int, hidden: Tensor, rows: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values a skipped layer would have stored for states [P, D]: [P, heads, head_dim] each."""
         weights = self.layers[layer - 1]
         normed = weights.self_norm(hidden)
         shape = (len(hidden), self.kv_heads, self.head_dim)
-        return weights.k(normed).view(shape), weights.v(normed).view(shape)
+        _, k, v = weights.qkv.parts
+        return k(normed).view(shape), v(normed).view(shape)
 
     def cost(self) -> Cost:
         """Sizes for the FLOP counter."""
@@ -153,7 +148,7 @@ class T5Adapter(Adapter):
         batch, source_length, _ = self.source.shape
         weights = self.layers[0]
         inner = config.num_heads * config.d_kv
-        feed_forward = config.d_model * config.d_ff * (len(weights.wi) + 1)
+        feed_forward = config.d_model * config.d_ff * (len(weights.wi.parts) + 1)
         source = true_lengths(self.source_mask, batch, source_length)
         passed = 2 * (4 * config.d_model * inner + feed_forward)  # of a token, by the matrices of an encoder layer
         return Cost(

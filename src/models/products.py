@@ -6,11 +6,13 @@ library's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.adjacent import are_adjacent, as_one, move_together
 from models.choosing import IN_FORCE, LIBRARY, ROWS
 from models.ways import WAYS, Multiply
 
@@ -62,6 +64,38 @@ class Linear:
             name = self.otherwise if WAYS[self.otherwise].fits(self.weight, rows) else LIBRARY
         multiply = self._bound[rows] = WAYS[name].bind(self.weight)
         return multiply
+
+
+class Beside:
+    """Linear layers that read the same states: one product, where their weights lie one behind the other in memory.
+
+    Attributes:
+        parts: Each of them.
+    """
+
+    __slots__ = ("_sizes", "_whole", "parts")
+
+    def __init__(self, parts: Sequence[Linear], whole: Linear | None = None):
+        self.parts, self._whole = tuple(parts), whole
+        self._sizes = [part.weight.shape[1] for part in parts]
+
+    @classmethod
+    def of(cls, *modules: Any) -> Beside:
+        """Of linear layers, whose weights are moved together on a CPU."""
+        weights, biases = [module.weight for module in modules], [module.bias for module in modules]
+        if len(modules) > 1 and not are_adjacent(weights):
+            move_together(weights)
+        parts = [Linear.of(module) for module in modules]
+        known = [bias for bias in biases if bias is not None]
+        if len(modules) == 1 or not are_adjacent(weights) or 0 < len(known) < len(biases):
+            return cls(parts)
+        return cls(parts, Linear(as_one(weights).t(), torch.cat(known) if known else None))
+
+    def __call__(self, states: Tensor) -> Sequence[Tensor]:
+        """What each makes of states [n, in], [n, out] of its own."""
+        if self._whole is None:
+            return [part(states) for part in self.parts]
+        return self._whole(states).split(self._sizes, 1)
 
 
 def product_by_row(states: Tensor, weights: Tensor) -> Tensor:

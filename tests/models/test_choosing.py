@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from models import choosing
-from models.choosing import BUDGET, LIBRARY, ROWS, Choices, Shape, Trial, best_of, kept_or_measured, measure
+from models.choosing import (
+    BUDGET,
+    LIBRARY,
+    ROWS,
+    Choices,
+    Measured,
+    Shape,
+    Trial,
+    best_of,
+    kept_or_measured,
+    measure,
+)
 from models.products import Linear
 from models.ways import WAYS, Way
 from support import tiny_gpt2, tiny_t5
@@ -38,7 +49,7 @@ def answer(name="other_side"):
 
     def measured(missing):
         calls.append(list(missing))
-        return {shape: dict.fromkeys(ROWS, name) for shape in missing}
+        return Measured({shape: dict.fromkeys(ROWS, name) for shape in missing}, set(missing))
 
     measured.calls = calls
     return measured
@@ -55,7 +66,7 @@ def test_the_library_stays_where_nothing_is_clearly_faster():
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.96)]) == LIBRARY
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.94), trial("padded", 0.9)]) == "padded"
     assert best_of([trial(LIBRARY, 1.0, rounds=1), trial("other_side", 0.1)]) is None
-    assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.1, rounds=1)]) is None
+    assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.1, rounds=1), trial("padded", 0.5)]) == "padded"
 
 
 def test_the_fastest_by_the_clock_is_found(monkeypatch):
@@ -74,7 +85,8 @@ def test_the_fastest_by_the_clock_is_found(monkeypatch):
 
     table = {LIBRARY: costing(1e-4), "padded": costing(9.9e-5), "other_side": costing(5e-5)}
     monkeypatch.setattr(choosing, "WAYS", table)
-    found = measure(samples((8, 8), (8, 16)), clock=lambda: now[0])
+    found, whole = measure(samples((8, 8), (8, 16)), clock=lambda: now[0])
+    assert whole == set(found)
     assert [set(ways.values()) for ways in found.values()] == [{"other_side"}] * 2
     assert all(set(ways) == set(ROWS) for ways in found.values())
 
@@ -99,13 +111,13 @@ def test_measuring_keeps_to_its_budget(step, monkeypatch):
         readings[0] = next(ticks) * step
         return readings[0]
 
-    found = measure(samples((8, 8), (8, 16)), clock=clock)
+    found, whole = measure(samples((8, 8), (8, 16)), clock=clock)
     # Each number of rows reads the clock at its begin, and once more when it finds that its time is over.
     assert readings[0] <= BUDGET + (2 * len(ROWS) + 2) * step
     assert products[0] <= BUDGET / step / 2 + len(ROWS)
     assert set(found) == set(samples((8, 8), (8, 16)))
     if step == 1.0:
-        assert not any(found.values())
+        assert not any(found.values()) and not whole
 
 
 def test_samples_are_of_the_decoder_and_small():
@@ -165,7 +177,8 @@ def test_an_entry_that_makes_no_sense_is_measured_again(cache, change):
 def test_what_was_not_measured_whole_is_not_kept(cache):
     wanted = samples((8, 8))
     shape = next(iter(wanted))
-    assert kept_or_measured(SITUATION, wanted, lambda missing: {shape: {1: "padded"}}) == {shape: {1: "padded"}}
+    part = {shape: {1: "padded"}}
+    assert kept_or_measured(SITUATION, wanted, lambda missing: Measured(part, set())) == part
     again = answer()
     kept_or_measured(SITUATION, wanted, again)
     assert len(again.calls) == 1
@@ -199,7 +212,7 @@ def _measure_slowly(folder, started, done):
     def measured(missing):
         started.set()
         done.wait(60)
-        return {shape: dict.fromkeys(ROWS, "padded") for shape in missing}
+        return Measured({shape: dict.fromkeys(ROWS, "padded") for shape in missing}, set(missing))
 
     kept_or_measured(SITUATION, samples((8, 8)), measured)
 
