@@ -66,12 +66,13 @@ PAINTS = {
 
 
 def read_all(folder: Path) -> Runs:
-    """What figures are drawn from, under a folder.
+    """What figures are drawn from, under a folder: runs, or a benchmark alone.
 
     Raises:
-        ValueError: There is no finished run, or runs that would share a panel are not comparable.
+        ValueError: There is neither, or runs that would share a panel are not comparable.
     """
-    runs, benchmarks = read_runs(folder), sorted(folder.rglob("benchmark.json"))
+    benchmarks = sorted(folder.rglob("benchmark.json"))
+    runs = read_runs(folder) if not benchmarks or any(folder.rglob("all_results.json")) else []
     refuse_mixtures(runs)
     return Runs(runs, read_speeds(folder), read_json(benchmarks[0]) if benchmarks else None)
 

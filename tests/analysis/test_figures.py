@@ -16,7 +16,7 @@ from analysis.speed_figures import area_under
 from analysis.tables import TABLES
 from support_figures import problems
 from support_runs import early, write_run
-from util.files import write_json
+from util.files import read_json, write_json
 
 JSD, WEIGHTED = "JSD_contrastive_confidence", "reweight_contrastive_decoding"
 POST = Path(__file__).resolve().parents[2] / "blogpost_figures"
@@ -259,6 +259,16 @@ def test_a_figure_without_its_runs_is_left_out_with_a_line(make_run, tmp_path, c
     assert [path.name for path in draw_all(make_run.root, tmp_path / "out")] == ["table_5.txt"], "the table of all runs"
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(FIGURES) + len(TABLES) - 1 and all("are not there" in line for line in shown)
+
+
+def test_a_benchmark_alone_is_drawn(tmp_path, capsys):
+    ratios = {"full depth / hf generate": {"median": 2.0, "min": 1.5, "max": 2.5}}
+    about = {"size": "t5-base", "generated_tokens": 8, "dtype": "float32", "device": "cpu", "repetitions": 3}
+    write_json(tmp_path / "benchmark.json", {**about, "threads": 2, "batches": {"1": ratios, "16": ratios}})
+    assert [path.name for path in draw_all(tmp_path, tmp_path / "out")] == ["figure_17.png", "table_6.txt"]
+    table = read_json(tmp_path / "out" / "table_6.json")
+    assert table["head"] == ["figure", "batch 1", "batch 16"]
+    assert table["rows"] == [["full depth / hf generate", *["2.00 (1.50 to 2.50)"] * 2]]
 
 
 def test_a_folder_without_runs_ends_with_code_2(tmp_path, capsys):
