@@ -16,6 +16,7 @@ from decoding.strategies import Strategy
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from jobs.output_lines import OutputLines
 from models import deploying_class
+from models.adjacent import move_all_together
 from tasks.readers import read_records
 from training.evaluation import padded, restore_threshold
 from training.reporting import only_our_bars
@@ -83,6 +84,7 @@ class Generator:
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
+        move_all_together(self.model)
 
     @property
     def samples(self) -> bool:

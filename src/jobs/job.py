@@ -18,6 +18,7 @@ from jobs.resuming import SETTINGS, find_start
 from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model_dtype, quieten
 from losses.exits import LOSSES
 from models import deploying_class
+from models.adjacent import move_all_together
 from tasks import features, find_task, load_examples, train_features
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
@@ -131,6 +132,8 @@ class Job:
         fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, grows)
         if trains_lora:
             prepare_lora(model, model_args, additional_args)
+        if not training_args.do_train:
+            move_all_together(model)
         if self.continues:
             refuse_long_blocks(config, data_args.block_size)
             if training_args.label_smoothing_factor:

@@ -52,7 +52,7 @@ def load_config(model_args: ModelArguments, encoder: bool | None = True):
     Args:
         encoder: Whether the model has to have one; None takes both kinds.
     """
-    IN_FORCE.use(model_args.products)
+    IN_FORCE.use(model_args.products or IN_FORCE.given)
     adapters = find_adapters(model_args)
     if adapters is not None:
         config = load_config(adapters.base_arguments(model_args), encoder)

@@ -95,7 +95,7 @@ class Choices:
     def __init__(self, mode: str | None = None):
         self._mode = mode
         self._shapes: dict[str, Chosen] = {}  # by type and threads
-        self._known: WeakKeyDictionary[nn.Module, set[int]] = WeakKeyDictionary()  # the threads a model was met with
+        self._known: WeakKeyDictionary[nn.Module, set[tuple]] = WeakKeyDictionary()  # what a model was met with
 
     @property
     def mode(self) -> str:
@@ -104,7 +104,14 @@ class Choices:
         Raises:
             ValueError: The environment names no way.
         """
-        return valid_mode(self._mode or os.environ.get(VARIABLE) or AUTO)
+        if self._mode is not None:
+            return self._mode
+        return valid_mode(os.environ.get(VARIABLE) or AUTO, VARIABLE)
+
+    @property
+    def given(self) -> str | None:
+        """What `use` was given last."""
+        return self._mode
 
     def use(self, mode: str | None) -> None:
         """Take `auto`, or the way of this name, from the next call on; None leaves it to the environment.
@@ -113,6 +120,7 @@ class Choices:
             ValueError: There is no such way.
         """
         self._mode = None if mode is None else valid_mode(mode)
+        _ = self.mode  # an environment that names no way is told at once
 
     @contextmanager
     def using(self, mode: str) -> Iterator[None]:
@@ -128,16 +136,17 @@ class Choices:
         """See to it that the shapes of a model have their ways on this number of threads; again costs nothing."""
         if self.mode != AUTO:
             return
-        threads = torch.get_num_threads()
-        if threads in self._known.setdefault(model, set()):
+        weight = next(model.parameters())
+        situation = (torch.get_num_threads(), weight.dtype, weight.device)
+        if situation in self._known.setdefault(model, set()):
             return
-        self._known[model].add(threads)
+        self._known[model].add(situation)
         for dtype, samples in samples_of(model).items():
-            situation = situation_of(dtype)
-            held = self._shapes.setdefault(situation, {})
+            name = situation_of(dtype)
+            held = self._shapes.get(name, {})
             wanted = {shape: pool for shape, pool in samples.items() if shape not in held}
-            if wanted:
-                held.update(kept_or_measured(situation, wanted))
+            if wanted:  # a new table: another thread may be reading the old one
+                self._shapes[name] = held | kept_or_measured(name, wanted)
 
     def way_for(self, matrix: Tensor, rows: int) -> str:
         """The name of the way for so many rows with a matrix [K, M]."""
@@ -165,14 +174,14 @@ class Choices:
 IN_FORCE = Choices()
 
 
-def valid_mode(mode: str) -> str:
+def valid_mode(mode: str, given: str = "products") -> str:
     """`auto`, or the name of a way.
 
     Raises:
         ValueError: It is neither; the sentence lists what is valid.
     """
     if mode != AUTO and mode not in WAYS:
-        raise ValueError(f"products is {mode!r}: valid are {', '.join((AUTO, *WAYS))}.")
+        raise ValueError(f"{given} is {mode!r}: valid are {', '.join((AUTO, *WAYS))}.")
     return mode
 
 
@@ -312,8 +321,13 @@ def best_of(trials: Sequence[Trial]) -> str | None:
 # ----------------------------------------------------------------------------------------------------- what is kept
 def cache_folder() -> Path:
     """The user's folder for what can be worked out again."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "early-exit"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    if not base.is_absolute():
+        try:
+            base = Path.home() / ".cache"
+        except RuntimeError:  # nobody's home: where nothing can be written
+            base = Path(os.devnull)
+    return base / "early-exit"
 
 
 @cache
@@ -394,7 +408,11 @@ def _kept(path: Path, situation: str, shapes: Samples) -> Chosen:
     found = {}
     for shape in shapes:
         ways = held.get(str(shape))
-        if isinstance(ways, dict) and set(ways) == set(map(str, ROWS)) and all(way in WAYS for way in ways.values()):
+        if (
+            isinstance(ways, dict)
+            and set(ways) == set(map(str, ROWS))
+            and all(isinstance(way, str) and way in WAYS for way in ways.values())
+        ):
             found[shape] = {int(rows): way for rows, way in ways.items()}
     return found
 
@@ -403,7 +421,7 @@ def _read(path: Path) -> dict:
     """Situation -> shape -> rows -> way of the file, as far as it is this machine's."""
     try:
         held = read_json(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(held, dict) or held.get("machine") != machine() or not isinstance(held.get("chosen"), dict):
         return {}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.adjacent import are_adjacent, as_one, move_together
+from models.adjacent import are_adjacent, as_one
 from models.choosing import IN_FORCE, LIBRARY, ROWS
 from models.ways import WAYS, Multiply
 
@@ -81,10 +81,8 @@ class Beside:
 
     @classmethod
     def of(cls, *modules: Any) -> Beside:
-        """Of linear layers, whose weights are moved together on a CPU."""
+        """Of linear layers."""
         weights, biases = [module.weight for module in modules], [module.bias for module in modules]
-        if len(modules) > 1 and not are_adjacent(weights):
-            move_together(weights)
         parts = [Linear.of(module) for module in modules]
         known = [bias for bias in biases if bias is not None]
         if len(modules) == 1 or not are_adjacent(weights) or 0 < len(known) < len(biases):

@@ -137,6 +137,7 @@ def onednn(matrix: Tensor) -> Multiply:
     weight, linear = matrix.t(), torch.ops.mkldnn._linear_pointwise
 
     def multiply(states: Tensor, added: Tensor | None = None) -> Tensor:
+        states = states.to(weight.dtype)  # under autocast they are another's
         if added is not None and added.dim() == 1:
             return linear(states, weight, added, "none", [], "")
         product = linear(states, weight, None, "none", [], "")
@@ -160,8 +161,13 @@ def _is_large(matrix: Tensor, rows: int) -> bool:
 
 
 def _divides(matrix: Tensor, rows: int) -> bool:
-    """Whether the inputs can be parted among the threads."""
-    return _is_large(matrix, rows) and matrix.shape[0] % _threads() == 0 and matrix.stride(1) == 1
+    """Whether the inputs can be parted among the threads; float16 has no room for partial sums."""
+    return (
+        matrix.dtype != torch.float16
+        and _is_large(matrix, rows)
+        and matrix.shape[0] % _threads() == 0
+        and matrix.stride(1) == 1
+    )
 
 
 WAYS: dict[str, Way] = {

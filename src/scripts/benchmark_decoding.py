@@ -46,8 +46,7 @@ from decoding.policy import Policy
 from decoding.ranges import COUNT, INNER_SHARE
 from decoding.strategies import Strategy
 from decoding.verification import VERIFICATIONS, Draft, Verdict, Verification
-from models.choosing import AUTO, IN_FORCE, LIBRARY
-from models.ways import WAYS
+from models.choosing import IN_FORCE, LIBRARY
 from scripts import benchmark_prompts
 from scripts.benchmark_bounds import Passes, bound, memory_seconds, readers, straight
 from scripts.benchmark_models import DECODER_SIZES, POSITIONS, SIZES, Workload, make_workload
@@ -409,8 +408,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         problems.append("--threads takes one number with --prompt_file.")
     elif arguments.policy and arguments.prompt_file is None:
         problems.append("--policy is of a checkpoint: give --model_name_or_path and --prompt_file.")
-    if arguments.products is not None and arguments.products not in (AUTO, *WAYS):
-        problems.append(f"--products {arguments.products}: valid are {', '.join((AUTO, *WAYS))}.")
+    try:
+        IN_FORCE.use(arguments.products)
+    except ValueError as error:
+        problems.append(f"--{error}" if arguments.products else str(error))
     if "search" in arguments.of and arguments.size not in DECODER_SIZES:
         problems.append(f"--of search needs a decoder-only size: {', '.join(DECODER_SIZES)}.")
     if arguments.size in DECODER_SIZES and arguments.source + arguments.tokens > POSITIONS:
@@ -490,7 +491,6 @@ def notes_of(workload: Workload, arguments: argparse.Namespace, batch: int, runs
 
 def main(argv: list[str] | None = None) -> dict:
     arguments = parse(argv)
-    IN_FORCE.use(arguments.products)
     if arguments.prompt_file is not None:
         torch.set_num_threads((arguments.threads or [torch.get_num_threads()])[0])
         report = benchmark_prompts.report(arguments) | {"products": IN_FORCE.record()}

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from models import DeployGPT2LMHeadModel, DeployLlamaForCausalLM, DeployT5ForConditionalGeneration
+from models.adjacent import move_all_together
 
 T5_SIZES = {
     "t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
@@ -89,6 +90,7 @@ def make_workload(size: str, dtype: torch.dtype, device: str, several: float, ba
     rows, width = model.lm_head.weight.shape
     model.lm_head.weight = nn.Parameter(torch.randn(rows, width) * deviation * width**-0.5)
     model = model.eval().to(device=device, dtype=dtype)
+    move_all_together(model)
     mask = torch.ones(batch, length, dtype=torch.long, device=device)
     if size in T5_SIZES:
         source = torch.randn(batch, length, width, dtype=dtype, device=device)

@@ -22,6 +22,7 @@ from decoding.policy import Policy
 from decoding.trace import ExitTrace
 from jobs.generating import read_prompts
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from models.adjacent import move_all_together
 from scripts.quickstart_real import policies as usual_policies
 from training.evaluation import padded
 from util import AdditionalArguments, ModelArguments
@@ -144,6 +145,7 @@ class PromptBenchmark:
         self.prompts = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
         self.model = load_model(model_args, config, getattr(torch, dtype)).to(device).eval()
         fit_embeddings(self.model, self.tokenizer, name, training=False)
+        move_all_together(self.model)
         self.policies = named(policies, self.model.num_exit_layers, new_tokens)
         for policy in self.policies.values():
             check_policy(policy, config, self.tokenizer)

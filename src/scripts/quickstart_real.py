@@ -27,6 +27,7 @@ from decoding import naming
 from decoding.policy import Policy
 from decoding.ranges import COUNT
 from jobs.loading import load_config, load_model, load_tokenizer
+from models.adjacent import move_all_together
 from scripts.real_model import MODEL
 from util import AdditionalArguments, DecoderArguments, groups
 from util.commands import CommandParser, output_folder
@@ -161,6 +162,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"What every layer would say: {arguments.out / 'prompt_lens.png'}\n", flush=True)
         config, tokenizer = load_config(model_args, encoder=False), load_tokenizer(model_args)
         model = load_model(model_args, config, torch.float32).eval()
+        move_all_together(model)
         chosen = policies(model.num_exit_layers, arguments.new_tokens)
         questions = min(arguments.questions, len(QUESTIONS))
         rows = measure(model, tokenizer, chosen, questions, arguments.new_tokens)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from decoding.policy import Policy
 from models import deploy
-from models.adjacent import are_adjacent, as_one, move_together
+from models.adjacent import are_adjacent, as_one, move_all_together, move_together
 from models.choosing import Shape, samples_of
 from models.products import Beside
 from support import tiny_llama
@@ -84,9 +84,24 @@ def test_layers_side_by_side_give_what_each_gives(bias, rows):
         modules[1] = layers(5, inputs=64, bias=True)[0]
     states = torch.randn(rows, 64)
     expected = [module(states) for module in modules]
-    for _ in range(2):  # moved, and found moved
+    for _ in range(2):  # apart, and together
         torch.testing.assert_close(list(Beside.of(*modules)(states)), expected)
+        move_together([module.weight for module in modules])
     assert are_adjacent([module.weight for module in modules])
+
+
+def test_a_model_that_somebody_brings_stays_as_it_is():
+    model = tiny_llama()
+    places = {name: weight.data_ptr() for name, weight in model.named_parameters()}
+    model.generate(torch.tensor([[5, 6, 7]]), policy=Policy(), max_new_tokens=2)
+    assert {name: weight.data_ptr() for name, weight in model.named_parameters()} == places
+
+
+def test_a_model_made_for_inference_decodes():
+    with torch.inference_mode():
+        model = tiny_llama()
+        move_all_together(model)
+        assert model.generate(torch.tensor([[5, 6, 7]]), policy=Policy(), max_new_tokens=2).shape == (1, 5)
 
 
 def test_a_model_decodes_trains_and_is_saved_as_before(tmp_path):
@@ -95,6 +110,7 @@ def test_a_model_decodes_trains_and_is_saved_as_before(tmp_path):
     plain.load_state_dict(model.state_dict())
     prompt = torch.tensor([[5, 6, 7]])
     with torch.inference_mode():  # what is moved meanwhile can be trained all the same
+        move_all_together(plain)
         deploy(plain).generate(prompt, policy=Policy(), max_new_tokens=3)
     attention, dense = plain.model.layers[0].self_attn, plain.model.layers[0].mlp
     assert are_adjacent([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
@@ -112,7 +128,7 @@ def test_a_model_decodes_trains_and_is_saved_as_before(tmp_path):
 
 def test_products_are_measured_on_what_is_multiplied():
     model = tiny_llama()
-    model.generate(torch.tensor([[5, 6, 7]]), policy=Policy(), max_new_tokens=2)
+    move_all_together(model)
     attention = model.model.layers[0].self_attn
     outputs = sum(len(module.weight) for module in (attention.q_proj, attention.k_proj, attention.v_proj))
     (samples,) = samples_of(model).values()

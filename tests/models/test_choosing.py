@@ -148,7 +148,7 @@ def test_it_is_measured_once_a_machine(cache):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '"text"', "\x00\xff", '{"machine": {}, "chosen": {}}', "null"],
+    ["", "{", "[]", '"text"', "\x00\xff", '{"machine": {}, "chosen": {}}', "null", "[" * 200_000],
 )
 def test_a_corrupted_or_foreign_file_is_measured_again(cache, text):
     wanted = samples((8, 8))
@@ -161,7 +161,7 @@ def test_a_corrupted_or_foreign_file_is_measured_again(cache, text):
     assert json.loads(path.read_text())["machine"] == choosing.machine()
 
 
-@pytest.mark.parametrize("change", [{"1": "no such way"}, {"1": 7}, {"1": None}, {}])
+@pytest.mark.parametrize("change", [{"1": "no such way"}, {"1": 7}, {"1": ["library"]}, {"1": {}}, {"1": None}, {}])
 def test_an_entry_that_makes_no_sense_is_measured_again(cache, change):
     wanted = samples((8, 8))
     kept_or_measured(SITUATION, wanted, answer())
@@ -202,6 +202,25 @@ def test_where_nothing_can_be_written_it_is_measured_each_time(tmp_path, monkeyp
     for times in (1, 2):
         kept_or_measured(SITUATION, wanted, measured)
         assert len(measured.calls) == times
+
+
+def test_without_a_home_it_is_measured_each_time(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(choosing.Path, "home", nowhere)
+    wanted, measured = samples((8, 8)), answer()
+    for times in (1, 2):
+        kept_or_measured(SITUATION, wanted, measured)
+        assert len(measured.calls) == times
+
+
+def test_a_folder_that_hangs_on_where_one_stands_is_not_taken(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setattr(choosing.Path, "home", lambda: tmp_path)
+    assert choosing.cache_folder() == tmp_path / ".cache" / "early-exit"
 
 
 def _measure_slowly(folder, started, done):
@@ -280,9 +299,8 @@ def test_the_environment_says_what_is_in_force_where_nobody_else_does(monkeypatc
     with pytest.raises(ValueError, match="products is 'fast': valid are auto, library"):
         choices.use("fast")
     monkeypatch.setenv(choosing.VARIABLE, "fast")
-    choices.use(None)
-    with pytest.raises(ValueError, match="valid are auto"):
-        _ = choices.mode
+    with pytest.raises(ValueError, match=f"{choosing.VARIABLE} is 'fast': valid are auto"):
+        choices.use(None)
 
 
 def test_a_call_keeps_its_ways(monkeypatch):
@@ -290,3 +308,12 @@ def test_a_call_keeps_its_ways(monkeypatch):
     first = layer(torch.randn(1, 8))
     monkeypatch.setenv(choosing.VARIABLE, "no such way")  # which asking again would refuse
     assert layer(torch.randn(1, 8)).shape == first.shape
+
+
+def test_a_model_of_another_type_is_measured_anew(monkeypatch):
+    asked = []
+    monkeypatch.setattr(choosing, "kept_or_measured", lambda situation, wanted: asked.append(situation) or {})
+    choices, model = Choices("auto"), tiny_t5()
+    for dtype in (torch.float32, torch.float32, torch.bfloat16):
+        choices.choose(model.to(dtype))
+    assert [situation.split(",")[0] for situation in asked] == ["float32", "bfloat16"]

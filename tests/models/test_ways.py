@@ -80,3 +80,14 @@ def test_any_number_of_threads(name, threads, monkeypatch):
         states = torch.randn(2, 126).double()
         if WAYS[name].fits(matrix, 2):
             torch.testing.assert_close(WAYS[name].bind(matrix)(states, None), states.mm(matrix))
+
+
+@pytest.mark.skipif(not WAYS["onednn"].fits(torch.randn(64, 64).t(), 1), reason="no oneDNN")
+def test_states_of_another_type_meet_the_weight_in_its_own():
+    weight, states = torch.randn(64, 64), torch.randn(2, 64).bfloat16()  # as autocast makes them
+    torch.testing.assert_close(WAYS["onednn"].bind(weight.t())(states, None), states.float().mm(weight.t()))
+
+
+def test_partial_sums_are_not_taken_in_float16():
+    weight = torch.cat([torch.full((64, 128), 20.0), torch.full((64, 128), -20.0)])
+    assert WAYS["summed_parts"].fits(weight, 1) and not WAYS["summed_parts"].fits(weight.half(), 1)

@@ -65,7 +65,7 @@ def test_threads_types_and_products(benchmark, capsys):
     assert report["milliseconds_per_token"]["1"]["full depth: memory"] > 0
     with pytest.raises(SystemExit):
         benchmark["main"](["--products", "fast"])
-    assert "--products fast: valid are auto, library" in capsys.readouterr().err
+    assert "--products is 'fast': valid are auto, library" in capsys.readouterr().err
 
 
 def test_one_group_of_figures_can_be_asked_for(benchmark, capsys):
