@@ -107,7 +107,8 @@ def told(policy: dict, layers: int) -> str:
         return f"Every token runs the first {policy['static_exit']} of {layers} layers."
     where = "the first layer" if policy.get("last_exit") is None else f"layer {policy['first_exit']}, its only exit,"
     name = policy["confidence"]
-    text = f"A token leaves after {where} where its {name} confidence is above {policy['threshold']:g}"
+    called = name.removesuffix("_confidence")
+    text = f"A token leaves after {where} where its {called} confidence is above {policy['threshold']:g}"
     text += " (a threshold that is fitted on the way)" if policy.get("adapts") else ""
     text += f"; otherwise it runs all {layers}. This confidence is {MEASURES.get(name, CONTRASTED)}."
     if policy.get("vocabulary", "none") != "none":
@@ -213,7 +214,7 @@ def summary(runs: Sequence[RunFiles]) -> list[dict]:
         row(runs[0].score_name, "mean over examples, % (95% interval)", [with_interval(score(run)) for run in runs]),
         row(
             "layers per token",
-            "what a token had run when it was emitted (95% interval)",
+            "when a token was emitted (95% interval)",
             [f"{with_interval(mean_exit(run))} of {run.num_layers}" for run in runs],
         ),
         row("layer passes per token", "those run later or in vain included", [f"{run.layers_run:.2f}" for run in runs]),
@@ -231,7 +232,7 @@ def summary(runs: Sequence[RunFiles]) -> list[dict]:
 
 def compared(one: RunFiles, other: RunFiles) -> list[dict]:
     """What two runs come to beside each other."""
-    found = [row("same text", "examples with the same answer in both", [f"{one.same_output(other):,}", ""])]
+    found = [row("same text", "examples with the same answer in both", [f"{one.same_output(other):,}"])]
     keys = [scores()[run.score_key][1] for run in (one, other)]
     if keys[0] is not None and keys[0] == keys[1]:
         by_id = {each["id"]: each.get(keys[0]) for each in other.examples}
@@ -242,12 +243,12 @@ def compared(one: RunFiles, other: RunFiles) -> list[dict]:
             mean = sum(a - b for a, b in pairs) / len(pairs)
             low, high = intervals.of_difference(mine, theirs)
             text = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-            found.append(row(f"difference in {one.score_name}", "A minus B, over shared examples", [text, ""]))
+            found.append(row(f"difference in {one.score_name}", "A minus B, over shared examples", [text]))
     return found
 
 
 def row(name: str, says: str, values: Sequence[str]) -> dict:
-    """Of a table."""
+    """Of a table; a single value is that of both runs together."""
     return {"name": name, "says": says, "values": list(values)}
 
 

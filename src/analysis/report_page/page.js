@@ -41,7 +41,7 @@ function drawHead() {
     const list = make("ol", {}, ...Array.from({ length: layers }, (_, i) =>
       make("li", { class: "layer", style: shade(run, i + 1) }, `${i + 1}`)));
     const whose = two && depths[0] !== depths[1] ? letter(run) : null;
-    $("scales").append(make("div", { class: "scale" }, whose, "left after layer", list, "of all", `${layers}`));
+    $("scales").append(make("div", { class: "scale" }, whose, "left after layer", list, `of ${layers}`));
   });
   if (two) {
     $("scales").append(make("p", { class: "note" }, "Tokens that only one of the two runs has are ",
@@ -57,11 +57,11 @@ function table(id, head, rows) {
 function drawRuns() {
   page.runs.forEach((run, i) => $("runs").append(
     make("p", {}, two ? letter(i) : null, two ? " " : null, make("b", {}, run.label), make("br"), run.told)));
-  const heads = page.runs.map((run, i) => (two ? letter(i) : "value"));
-  table("summary", ["", ...heads], page.summary.map((row) =>
+  const heads = () => page.runs.map((run, i) => (two ? letter(i) : "value"));
+  table("summary", ["", ...heads()], page.summary.map((row) =>
     make("tr", {}, make("th", { scope: "row" }, row.name, make("small", {}, row.says)),
-      ...row.values.map((value) => make("td", {}, value)))));
-  table("settings", ["", ...heads], page.settings.map((row) =>
+      ...row.values.map((value) => make("td", { colspan: two && row.values.length === 1 && "2" }, value)))));
+  table("settings", ["", ...heads()], page.settings.map((row) =>
     make("tr", { class: row.differs ? "differs" : undefined }, make("th", { scope: "row" }, row.name),
       ...row.values.map((value) => make("td", {}, value)))));
 }
@@ -276,7 +276,7 @@ function columns(held, at) {
 
 const MEANING = {
   confidence: "how sure the exit was; the line is the threshold",
-  kept: "words still considered there",
+  kept: "tokens still considered there",
   rows: "rows of the output matrix multiplied",
   says: "the token that the layer finds likeliest",
   with: "the probability it gives to that token",
@@ -296,8 +296,8 @@ function layerTable(held, at) {
   return [
     make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "layer"),
       ...found.map(([name]) => make("th", { scope: "col", title: MEANING[name] }, name)))), make("tbody", {}, ...rows)),
-    make("p", { class: "note" }, found.map(([name]) => `${name}: ${MEANING[name]}`).join("; ") + ". The last line is "
-      + "where it left" + (from ? "." : "; layer 0 is the embedding.")),
+    make("dl", {}, ...found.flatMap(([name]) => [make("dt", {}, name), make("dd", {}, MEANING[name])]),
+      make("dt", {}, "last line"), make("dd", {}, `where it left${from ? "" : "; layer 0 is the embedding"}`)),
   ];
 }
 
