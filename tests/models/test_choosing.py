@@ -67,6 +67,7 @@ def test_the_library_stays_where_nothing_is_clearly_faster():
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.96)], 0.95) == LIBRARY
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.94), trial("padded", 0.9)], 0.95) == "padded"
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.94)], 0.75) == LIBRARY
+    assert best_of([trial(LIBRARY, 1.0), trial("pieces", 0.99)], 0.75) == "pieces"
     assert best_of([trial(LIBRARY), trial("other_side", 0.1)], 0.95) is None
     assert best_of([trial(LIBRARY, 1.0), trial("other_side"), trial("padded", 0.5)], 0.95) == "padded"
 
