@@ -69,6 +69,18 @@ class ExitTranslators(nn.ModuleDict):
         return hidden + self[str(layer)](hidden) if str(layer) in self else hidden
 
 
+def attach_translators(model: Any, translators: ExitTranslators) -> None:
+    """Let a model's exits use translators, in the place of any they had; its checkpoints hold them from then on.
+
+    Args:
+        model: An `EarlyExitGeneration`.
+        translators: Moved to the model's dtype and device.
+    """
+    head = model.get_output_embeddings().weight
+    setattr(model, MODULE, translators.to(head.device, head.dtype).train(model.training))
+    model.config.translated_layers = list(translators.layers)
+
+
 def fingerprint(model: Any) -> dict:
     """What stands for a model and its weights, whatever their dtype: its type, and of every matrix of it the shape and
     one value. Another model has other values, and so has one that was trained further.
