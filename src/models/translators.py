@@ -143,12 +143,12 @@ def load_translators(path: str | os.PathLike, model: Any) -> ExitTranslators:
     """
     name = os.fspath(path)
     held, weights = _read(name)
-    own = {"num_layers": str(model.num_exit_layers), "width": str(model.config.hidden_size)}
-    for key, what in (("width", "states of width"), ("num_layers", "a model of as many layers as")):
-        if held.get(key) != own[key]:
+    own = {"num_layers": model.num_exit_layers, "width": model.config.hidden_size}
+    for key, what in (("width", "states of width {}"), ("num_layers", "a model of {} layers")):
+        if held.get(key) != str(own[key]):
             raise ValueError(
-                f"--exit_translators {name} is for {what} {held.get(key)}, but this model's is {own[key]}: give one "
-                "that was made for this model."
+                f"--exit_translators {name} is for {what.format(held.get(key))}, and this model has {own[key]}: give "
+                "one that was made for it."
             )
     try:
         same = same_model(json.loads(held["fingerprint"]), fingerprint(model))

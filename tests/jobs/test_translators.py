@@ -59,7 +59,7 @@ def test_another_models_are_refused_by_every_script(tiny_gpt2_dir, made, tmp_pat
     """With exit code 2 and a sentence; what fits is taken in any dtype, in the place of those in the checkpoint."""
     model = ["--model_name_or_path", str(tiny_gpt2_dir), "--exit_translators"]
     for call in (lambda flags: generate.main(["-p", "Ann", *flags]), exit_quality.main):
-        for path, words in ((made, "is for states of width 32, but this model's is 24"), ("none", "no such file")):
+        for path, words in ((made, "is for states of width 32, and this model has 24"), ("none", "no such file")):
             with pytest.raises(SystemExit) as stop:
                 call([*model, str(path)])
             assert stop.value.code == 2 and words in capsys.readouterr().err
