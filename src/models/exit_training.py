@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from models.lora import has_lora, save_lora
 from models.norms import Norm, norm_of
 from models.translators import MODULE, ExitTranslators
 from models.unembed import Unembed
+from util.files import permit
 
 logger = logging.get_logger(__name__)
 
@@ -142,6 +144,9 @@ class ExitTraining(LibraryModel):
             super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         elif is_main_process:
             save_lora(self, save_directory, state_dict)
+        if is_main_process:
+            for weights in Path(save_directory).glob("*.safetensors"):
+                permit(weights)
 
     @property
     def output_scale(self) -> float:
