@@ -315,10 +315,11 @@ class Race:
 
     def winner(self) -> str | None:
         """The name of the fastest way that was proved to be faster than the library's, else the library's; None where
-        that is not timed."""
+        nothing was proved, nor needs to be."""
         if self.ended:
             return best_of(self.finals, CLEARLY) if self.finals else LIBRARY
-        return best_of(self.trials, DOUBTLESS)
+        name = best_of(self.trials, DOUBTLESS)
+        return None if name == LIBRARY else name
 
 
 @torch.inference_mode()

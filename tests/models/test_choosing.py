@@ -119,6 +119,18 @@ def test_what_is_fast_with_a_small_weight_alone_is_not_taken(monkeypatch):
     assert ways == dict.fromkeys(ROWS, "padded")
 
 
+@pytest.mark.parametrize(("seconds", "taken"), [(0.5, "padded"), (0.9, None)])
+def test_what_no_time_is_left_to_prove_is_taken_where_it_is_beyond_doubt(seconds, taken, monkeypatch):
+    """Otherwise nothing is known of it, and the way of a weight that was never measured stays."""
+    now = [0.0]
+    table = {LIBRARY: lambda columns: 1.0, "padded": lambda columns: seconds}
+    monkeypatch.setattr(choosing, "WAYS", {name: costing(now, each) for name, each in table.items()})
+    wanted = samples((8, 8))
+    known = {shape: dict.fromkeys(ROWS[1:], LIBRARY) for shape in wanted}
+    found, proved = measure(wanted, known, budget=15.0, clock=lambda: now[0])
+    assert [ways.get(1) for ways in found.values()] == [taken] and not any(proved.values())
+
+
 def test_what_is_known_is_not_measured_again(monkeypatch):
     asked = []
 
