@@ -260,16 +260,33 @@ def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy
         ValueError: One sentence on a policy that cannot be.
     """
     parser = ArgumentParser((AdditionalArguments,), "A policy.")
-    asked = {}
+    policies = []
     for text in texts:
         (flags,) = build((AdditionalArguments,), parser.given(shlex.split(text)))
-        policy = flags.policy(new_tokens)
-        policy.check(depth)
-        label = naming.label(policy.describe())
-        asked[f"{label} ({text})" if label in asked else label] = policy
+        policies.append(flags.policy(new_tokens))
+        policies[-1].check(depth)
+    labels = [naming.label(policy.describe()) for policy in policies]
+    alike: dict[str, list[str]] = {}
+    for label, text in zip(labels, texts, strict=True):
+        alike.setdefault(label, []).append(text)
+    asked = {
+        label if len(alike[label]) == 1 else f"{label} ({_own(text, alike[label])})": policy
+        for label, text, policy in zip(labels, texts, policies, strict=True)
+    }
     if not texts:
         asked = {naming.label(policy.describe()): policy for policy in usual_policies(depth, new_tokens)}
     return {naming.label(Policy().describe()): Policy()} | asked
+
+
+def _own(text: str, others: Sequence[str]) -> str:
+    """Of a policy's flags those that not all of the others have, too; all of them where that leaves none."""
+    flags = [set(_flags(other)) for other in others]
+    return " ".join(flag for flag in _flags(text) if not all(flag in each for each in flags)) or text
+
+
+def _flags(text: str) -> list[str]:
+    """A policy's flags with their values."""
+    return [f"--{flag.strip()}" for flag in f" {text}".split(" --")[1:]]
 
 
 def _seconds(run: Callable[[], object]) -> float:
