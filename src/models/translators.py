@@ -50,8 +50,8 @@ class ExitTranslators(nn.ModuleDict):
         made = cls(weight.shape[0], found).to(weight.device, weight.dtype)
         with torch.no_grad():
             for layer, (matrix, bias) in found.items():
-                made[str(layer)].weight.copy_(matrix)
-                made[str(layer)].bias.copy_(bias)
+                made.get_parameter(f"{layer}.weight").copy_(matrix)
+                made.get_parameter(f"{layer}.bias").copy_(bias)
         return made
 
     def reset(self) -> None:
@@ -104,8 +104,8 @@ def same_model(one: Mapping, other: Mapping) -> bool:
     """Whether two fingerprints are one model's, but for the rounding of its weights to another dtype."""
     if any(one[name] != other[name] for name in ("model_type", "shapes")):
         return False
-    values = [torch.tensor(each["values"], dtype=torch.float64) for each in (one, other)]
-    return torch.allclose(*values, rtol=ROUNDING, atol=SMALLEST)
+    values, others = (torch.tensor(each["values"], dtype=torch.float64) for each in (one, other))
+    return torch.allclose(values, others, rtol=ROUNDING, atol=SMALLEST)
 
 
 def save_translators(path: str | os.PathLike, translators: ExitTranslators, model: Any) -> None:

@@ -34,8 +34,8 @@ class Unembed:
         self.bias: Tensor | None = head.bias
         # In pieces where nothing else was chosen: at T5-base size that takes little more than half the time.
         self._multiply = Linear(head.weight.t(), head.bias, otherwise="pieces")
-        layers = () if translators is None else translators.layers
-        self._translators = {layer: Linear.of(translators[str(layer)]) for layer in layers}
+        held = {} if translators is None else {layer: translators[str(layer)] for layer in translators.layers}
+        self._translators = {layer: Linear.of(linear) for layer, linear in held.items()}
 
     def __call__(self, normed: Tensor) -> Tensor:
         """Logits [..., V] of final-normed, unscaled states [..., D], by the head's own forward."""

@@ -58,10 +58,10 @@ def test_a_training_keeps_them_in_its_checkpoint(tiny_t5_dir, squad_file, made, 
 def test_another_models_are_refused_by_every_script(tiny_gpt2_dir, made, tmp_path, capsys):
     """With exit code 2 and a sentence; what fits is taken in any dtype, in the place of those in the checkpoint."""
     model = ["--model_name_or_path", str(tiny_gpt2_dir), "--exit_translators"]
-    for call in (lambda flags: generate.main(["-p", "Ann", *flags]), exit_quality.main):
+    for script, own in ((generate, ["-p", "Ann"]), (exit_quality, ["--block_size", "16"])):
         for path, words in ((made, "is for states of width 32, and this model has 24"), ("none", "no such file")):
             with pytest.raises(SystemExit) as stop:
-                call([*model, str(path)])
+                script.main([*own, *model, str(path)])
             assert stop.value.code == 2 and words in capsys.readouterr().err
     gpt2 = DeployGPT2LMHeadModel.from_pretrained(tiny_gpt2_dir)
     own, path = random_translators((1, 3), 24), tmp_path / "own.safetensors"
