@@ -50,8 +50,8 @@ class ExitTranslators(nn.ModuleDict):
         made = cls(weight.shape[0], found).to(weight.device, weight.dtype)
         with torch.no_grad():
             for layer, (matrix, bias) in found.items():
-                made[str(layer)].weight.copy_(matrix)
-                made[str(layer)].bias.copy_(bias)
+                made.get_parameter(f"{layer}.weight").copy_(matrix)
+                made.get_parameter(f"{layer}.bias").copy_(bias)
         return made
 
     def reset(self) -> None:
@@ -67,6 +67,18 @@ class ExitTranslators(nn.ModuleDict):
     def forward(self, hidden: Tensor, layer: int) -> Tensor:
         """h^l + A_l h^l + b_l of states [..., D]; h^l of a layer without a translator."""
         return hidden + self[str(layer)](hidden) if str(layer) in self else hidden
+
+
+def attach_translators(model: Any, translators: ExitTranslators) -> None:
+    """Let a model's exits use translators, in the place of any they had; its checkpoints hold them from then on.
+
+    Args:
+        model: An `EarlyExitGeneration`.
+        translators: Moved to the model's dtype and device.
+    """
+    head = model.get_output_embeddings().weight
+    setattr(model, MODULE, translators.to(head.device, head.dtype).train(model.training))
+    model.config.translated_layers = list(translators.layers)
 
 
 def fingerprint(model: Any) -> dict:
@@ -92,8 +104,8 @@ def same_model(one: Mapping, other: Mapping) -> bool:
     """Whether two fingerprints are one model's, but for the rounding of its weights to another dtype."""
     if any(one[name] != other[name] for name in ("model_type", "shapes")):
         return False
-    values = [torch.tensor(each["values"], dtype=torch.float64) for each in (one, other)]
-    return torch.allclose(*values, rtol=ROUNDING, atol=SMALLEST)
+    values, others = (torch.tensor(each["values"], dtype=torch.float64) for each in (one, other))
+    return torch.allclose(values, others, rtol=ROUNDING, atol=SMALLEST)
 
 
 def save_translators(path: str | os.PathLike, translators: ExitTranslators, model: Any) -> None:
@@ -131,12 +143,12 @@ def load_translators(path: str | os.PathLike, model: Any) -> ExitTranslators:
     """
     name = os.fspath(path)
     held, weights = _read(name)
-    own = {"num_layers": str(model.num_exit_layers), "width": str(model.config.hidden_size)}
-    for key, what in (("width", "states of width"), ("num_layers", "a model of as many layers as")):
-        if held.get(key) != own[key]:
+    own = {"num_layers": model.num_exit_layers, "width": model.config.hidden_size}
+    for key, what in (("width", "states of width {}"), ("num_layers", "a model of {} layers")):
+        if held.get(key) != str(own[key]):
             raise ValueError(
-                f"--exit_translators {name} is for {what} {held.get(key)}, but this model's is {own[key]}: give one "
-                "that was made for this model."
+                f"--exit_translators {name} is for {what.format(held.get(key))}, and this model has {own[key]}: give "
+                "one that was made for it."
             )
     try:
         same = same_model(json.loads(held["fingerprint"]), fingerprint(model))
