@@ -60,3 +60,22 @@ WHOLE = Range("whole numbers", lambda value: True, int)
 NATURAL = Range("0 and above", lambda value: value >= 0, int)
 COUNT = Range("1 and above", lambda value: value >= 1, int)
 FROM_TWO = Range("2 and above", lambda value: value >= 2, int)
+
+
+def layers_named(text: str, flag: str, num_layers: int | None = None) -> tuple[int, ...]:
+    """The layers that a flag's text names, "all" or such as "1,8", in a decoder of so many; lowest first.
+
+    Args:
+        num_layers: None where it is not known yet; "all" then names none.
+
+    Raises:
+        ValueError: One of them is not there, or the text is no list of layers.
+    """
+    if text == "all":
+        return tuple(range(1, (num_layers or 0) + 1))
+    words = [word.strip() for word in str(text).split(",")]
+    layers = [int(word) for word in words if word.isdecimal() and 1 <= int(word) <= (num_layers or TOO_LARGE)]
+    if len(layers) < len(words):
+        valid = "layers such as 1,8" if num_layers is None else f"layers from 1 to {num_layers} such as 1,{num_layers}"
+        raise ValueError(f"{flag} {text}: valid are all, or {valid}.")
+    return tuple(sorted(set(layers)))

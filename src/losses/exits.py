@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from decoding.ranges import layers_named
 from decoding.settings import Setting, refuse_misfits, values
 from losses import layerskip
 from losses.cross_entropies import ce, shallowdeep_ce, weighted_ce
@@ -33,6 +34,7 @@ class Loss:
         drops: (L, rows of the batch, what draws are made from, **own settings) -> which decoder layers a training step
             leaves out for which rows, [L, rows]; None where every layer runs.
         reads: Flags of the config that it reads beside its own settings.
+        layers: Those of its settings that name layers: "all", or such as "1,8".
     """
 
     compute: Callable[..., Tensor]
@@ -40,6 +42,7 @@ class Loss:
     modules: Callable[[Any], dict[str, nn.Module]] = no_modules
     drops: Callable[..., Tensor] | None = None
     reads: tuple[str, ...] = ()
+    layers: tuple[Setting, ...] = ()
 
     def __post_init__(self):
         refuse_misfits(self.compute, 1, self.settings)
@@ -50,7 +53,9 @@ LOSSES: dict[str, Loss] = {
     "weighted_ce": Loss(weighted_ce),
     "shallowdeep_ce": Loss(shallowdeep_ce, reads=("shallow_exit_layer",)),
     **{name: Loss(loss, modules=transformation, reads=DISTILLATION_READS) for name, loss in DISTILLATIONS.items()},
-    "layerskip": Loss(layerskip.layerskip, layerskip.SETTINGS, drops=layerskip.dropped_layers),
+    "layerskip": Loss(
+        layerskip.layerskip, layerskip.SETTINGS, drops=layerskip.dropped_layers, layers=(layerskip.EXITS,)
+    ),
 }
 
 
@@ -70,10 +75,27 @@ def loss_row(name: str) -> Loss:
     return LOSSES[name]
 
 
-def shallow_problems(name: str | None, shallow_exit_layer: int | None, num_layers: int | None) -> list[str]:
-    """A sentence where a loss trains a shallow exit that is missing, or is none of a decoder of so many layers."""
-    if name is None or "shallow_exit_layer" not in loss_row(name).reads:
+def layer_problems(name: str | None, given: Any, num_layers: int | None) -> list[str]:
+    """A sentence for each flag that names layers for a loss and is missing, or names some that there are not.
+
+    Args:
+        given: Flags or a config, with an attribute of each flag.
+        num_layers: Of the decoder; None where it is not known yet.
+    """
+    if name is None:
         return []
+    row, problems = loss_row(name), []
+    if "shallow_exit_layer" in row.reads:
+        problems += _shallow_problems(name, getattr(given, "shallow_exit_layer", None), num_layers)
+    for setting in row.layers:
+        try:
+            layers_named(settings_of(row, given)[setting.name], f"--{setting.name}", num_layers)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _shallow_problems(name: str, shallow_exit_layer: int | None, num_layers: int | None) -> list[str]:
     valid = "layers below the last" if num_layers is None else f"1 to {num_layers - 1} for this decoder"
     if shallow_exit_layer is None:
         return [f"--intermediate_loss_fn {name} trains a shallow exit: give --shallow_exit_layer; valid are {valid}."]
@@ -92,10 +114,10 @@ def loss_over_layers(name: str, layers: Layers) -> Tensor:
     """The loss of that name, a scalar in float32.
 
     Raises:
-        ValueError: It trains a shallow exit that the decoder does not have.
+        ValueError: It trains an exit that the decoder does not have.
     """
     row = loss_row(name)
-    problems = shallow_problems(name, getattr(layers.config, "shallow_exit_layer", None), layers.count)
+    problems = layer_problems(name, layers.config, layers.count)
     if problems:
         raise ValueError(" ".join(problems))
     found = row.compute(layers, **settings_of(row, layers.config))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoding.ranges import COUNT, FROM_ZERO, NATURAL, SHARE
+from decoding.ranges import COUNT, FROM_ZERO, NATURAL, SHARE, layers_named
 from decoding.settings import Setting
 from losses.cross_entropies import weighted
 from losses.layers import Layers
@@ -24,11 +24,18 @@ ROTATION = Setting("layerskip_rotation", "R of the rotational curriculum: every 
 SCALE = Setting(
     "layerskip_scale", "Of layerskip: e_scale, the weight of the exits below the last.", FROM_ZERO, default=1.0
 )
+EXITS = Setting(
+    "layerskip_exits",
+    "Of layerskip: the layers whose exits are ever trained besides the last, such as 10 or 10,20, or all. Each of them "
+    "costs a head at the steps at which the curriculum has it.",
+    (),
+    default="all",
+)
 DROPOUT = Setting("layer_dropout", "Of layerskip: p_max, the dropout rate of the deepest layers.", SHARE, default=0.1)
 SEED = Setting(
     "layer_dropout_seed", "Of layerskip: what dropped layers are drawn from, beside the step.", NATURAL, default=0
 )
-SETTINGS = (CURRICULUM, ROTATION, SCALE, DROPOUT, SEED)
+SETTINGS = (CURRICULUM, ROTATION, SCALE, EXITS, DROPOUT, SEED)
 
 
 def enabled(layer: int, num_layers: int, curriculum: str, rotation: int, step: int, steps: int | None) -> bool:
@@ -50,13 +57,20 @@ def scales(num_layers: int, e_scale: float) -> list[float]:
 
 
 def layerskip(
-    layers: Layers, layerskip_curriculum: str, layerskip_rotation: int, layerskip_scale: float, **dropout
+    layers: Layers,
+    layerskip_curriculum: str,
+    layerskip_rotation: int,
+    layerskip_scale: float,
+    layerskip_exits: str = "all",
+    **dropout,
 ) -> Tensor:
     """Sum of the layers' cross entropies, weighted by C(t, l) e(l), over the sum of these weights."""
+    trained = {*layers_named(layerskip_exits, "layerskip_exits", layers.count), layers.count}
     weights = {
         layer: scale
         for layer, scale in enumerate(scales(layers.count, layerskip_scale), 1)
-        if enabled(layer, layers.count, layerskip_curriculum, layerskip_rotation, layers.step, layers.steps)
+        if layer in trained
+        and enabled(layer, layers.count, layerskip_curriculum, layerskip_rotation, layers.step, layers.steps)
     }
     return weighted(layers, weights)
 

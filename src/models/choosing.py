@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from models.adjacent import are_adjacent, as_one
-from models.ways import WAYS, Multiply, Way
+from models.ways import LARGEST, WAYS, Multiply, in_pieces
 from util.files import locked, read_json, write_json
 
 AUTO, LIBRARY = "auto", "library"
@@ -37,10 +37,17 @@ ROWS = (1, 2, 3, 4, 8, 16)
 BUDGET = 0.25
 # A way is taken where it needs at most this share of the library's time.
 CLEARLY = 0.95
-# How often a way is timed, and when one is given up: it took so many times as long as the best, twice.
-ROUNDS, HOPELESS = 8, 1.5
-# Bytes of a weight that meet the states in one timing: more than the cache of one core holds.
+# How often a way is timed on small samples, and when one is given up: it took so many times as long as the best.
+ROUNDS, HOPELESS = 3, 1.5
+# The fastest so many are timed against the library, so often, on samples as large as what is multiplied: what wins on a
+# small one may lose on a large one, or have won by chance.
+FINALISTS, PROOFS = 2, 4
+# A way that no time is left to prove is taken where it needed at most this share of the library's time.
+DOUBTLESS = 0.75
+# Bytes of a small sample: more than the cache of one core holds.
 SAMPLE = 2 * 2**20
+# Share of the budget in which the finalists are found.
+FIRST_PART = 0.75
 # Seconds to wait for another process that measures.
 PATIENCE = 5.0
 
@@ -69,7 +76,7 @@ class Shape(NamedTuple):
 
 # Shape -> rows -> name of the way.
 Chosen = dict[Shape, dict[int, str]]
-# Shape -> pieces of weights of that shape.
+# Shape -> the weights of that shape.
 Samples = dict[Shape, list[Tensor]]
 
 
@@ -78,11 +85,11 @@ class Measured(NamedTuple):
 
     Attributes:
         chosen: The ways found, as far as there was time.
-        whole: The shapes of which every way was timed for all numbers of rows.
+        proved: Those of them that there was time enough for.
     """
 
     chosen: Chosen
-    whole: set[Shape]
+    proved: Chosen
 
 
 class Choices:
@@ -148,21 +155,28 @@ class Choices:
             if wanted:  # a new table: another thread may be reading the old one
                 self._shapes[name] = held | kept_or_measured(name, wanted)
 
-    def way_for(self, matrix: Tensor, rows: int) -> str:
-        """The name of the way for so many rows with a matrix [K, M]."""
-        mode = self.mode
-        if matrix.device.type != "cpu" or mode == LIBRARY or rows > ROWS[-1]:
+    def way_for(self, matrix: Tensor, rows: int, otherwise: str = LIBRARY) -> str:
+        """The name of the way for so many rows with a matrix [K, M].
+
+        Args:
+            otherwise: The way on a CPU where none was measured, or asked for.
+        """
+        if matrix.device.type != "cpu":
             return LIBRARY
-        name = self._measured(matrix, rows) if mode == AUTO else mode
+        mode, name = self.mode, None
+        if mode != LIBRARY and rows <= ROWS[-1]:
+            name = self._measured(matrix, rows) if mode == AUTO else mode
+        if name is None or not WAYS[name].fits(matrix, rows):
+            name = otherwise
         return name if WAYS[name].fits(matrix, rows) else LIBRARY
 
-    def _measured(self, matrix: Tensor, rows: int) -> str:
+    def _measured(self, matrix: Tensor, rows: int) -> str | None:
         shapes = self._shapes.get(situation_of(matrix.dtype))
         if not shapes:
-            return LIBRARY
+            return None
         shape = Shape.of(matrix)
         ways = shapes.get(shape) or shapes[min(shapes, key=shape.distance)]
-        return ways.get(next(number for number in ROWS if number >= rows), LIBRARY)
+        return ways.get(next(number for number in ROWS if number >= rows))
 
     def record(self) -> dict[str, Any]:
         """For the record of a run: the mode, and what was measured by type and threads."""
@@ -192,17 +206,18 @@ def situation_of(dtype: torch.dtype) -> str:
 
 # -------------------------------------------------------------------------------------------------------- measuring
 def samples_of(model: nn.Module) -> dict[torch.dtype, Samples]:
-    """Type -> shape -> pieces of at most `SAMPLE` bytes of the weights of that shape, of all on a CPU that tokens meet.
-
-    They come layer by layer, so that none is in the cache when its turn comes, if the model is larger than that.
-    """
+    """Type -> shape -> the weights of that shape on a CPU that tokens meet, layer by layer; no copies."""
     samples: dict[torch.dtype, Samples] = {}
     for matrix in _matrices(model):
         if matrix.device.type == "cpu":
-            columns = max(1, SAMPLE // (matrix.shape[0] * matrix.element_size()))
-            whole = [piece for piece in matrix.split(columns, 1) if piece.shape[1] == min(columns, matrix.shape[1])]
-            samples.setdefault(matrix.dtype, {}).setdefault(Shape.of(matrix), []).extend(whole)
+            samples.setdefault(matrix.dtype, {}).setdefault(Shape.of(matrix), []).append(matrix)
     return samples
+
+
+def cut(pool: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Pieces of at most about so many bytes of weights [K, M], in their order; so that none is in the cache when its
+    turn comes, if the model is larger than that."""
+    return [piece for matrix in pool for piece in in_pieces(matrix, size)]
 
 
 def _matrices(model: nn.Module) -> Iterator[Tensor]:
@@ -223,31 +238,41 @@ def _matrices(model: nn.Module) -> Iterator[Tensor]:
 
 
 class Trial:
-    """One way with one shape and so many rows, timed on one sample after the other."""
+    """One way with so many rows, timed on one sample after the other.
 
-    def __init__(self, shape: Shape, name: str, way: Way, rows: int, pool: Sequence[Tensor]):
-        self.shape, self.name = shape, name
-        self.states = torch.ones(rows, shape.inputs, dtype=pool[0].dtype)
-        self.way, self.pool = way, pool
-        self.bound: dict[int, Multiply] = {}
-        self.seconds = float("inf")
-        self.rounds = 0
+    Attributes:
+        seconds: That it took, each time but those that made it ready.
+    """
+
+    def __init__(self, name: str, rows: int, pool: Sequence[Tensor], ready: bool = False):
+        self.name, self.pool = name, pool
+        self.states = torch.ones(rows, pool[0].shape[0], dtype=pool[0].dtype)
+        self.seconds: list[float] = []
+        self._bound: dict[int, Multiply] = {}
+        self._ready = ready
 
     @property
-    def timed(self) -> bool:
-        """Whether its time counts: the first makes a way ready."""
-        return self.rounds > 1
+    def least(self) -> float:
+        """The shortest time, infinite before there is one."""
+        return min(self.seconds, default=float("inf"))
+
+    @property
+    def usual(self) -> float:
+        """The median of the times, the lower one of two; infinite before there is one."""
+        return sorted(self.seconds)[(len(self.seconds) - 1) // 2] if self.seconds else float("inf")
 
     def run(self, turn: int, clock: Callable[[], float]) -> None:
         """Time it on a sample that others have not just read."""
         place = turn % len(self.pool)
-        if place not in self.bound:
-            self.bound[place] = self.way.bind(self.pool[place])
-        multiply = self.bound[place]
+        if place not in self._bound:
+            self._bound[place] = WAYS[self.name].bind(self.pool[place])
+        multiply = self._bound[place]
         started = clock()
         multiply(self.states, None)
-        self.seconds = min(self.seconds, clock() - started)
-        self.rounds += 1
+        seconds = clock() - started
+        if self._ready:
+            self.seconds.append(seconds)
+        self._ready = True
 
 
 @contextmanager
@@ -262,60 +287,101 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+class Race:
+    """The ways of one shape and number of rows.
+
+    Attributes:
+        trials: Of all ways, on small samples.
+        finals: The library's and the finalists', on samples as large as what is multiplied.
+        ended: Whether there was time for all of it.
+    """
+
+    def __init__(self, shape: Shape, rows: int, small: Sequence[Tensor], large: Sequence[Tensor]):
+        self.shape, self.rows, self.large = shape, rows, large
+        self.trials = [Trial(name, rows, small) for name, way in WAYS.items() if way.fits(small[0], rows)]
+        self.finals: list[Trial] = []
+        self.ended = False
+
+    def hold_finals(self, end: float, clock: Callable[[], float]) -> None:
+        """Time the finalists against the library, until the time is over."""
+        times = {trial.name: trial.least for trial in self.trials}
+        faster = [name for name in times if times[name] < CLEARLY * times[LIBRARY]]
+        finalists = sorted(faster, key=lambda name: times[name])[:FINALISTS]
+        finalists += [name for name, way in WAYS.items() if name not in times and way.fits(self.large[0], self.rows)]
+        names = [LIBRARY, *finalists] if finalists else []
+        self.finals = [Trial(name, self.rows, self.large, ready=True) for name in names]
+        self.ended = all(trial.seconds for trial in self.trials) and _time([self.finals], PROOFS, end, clock)
+
+    def winner(self) -> str | None:
+        """The name of the fastest way that was proved to be faster than the library's, else the library's; None where
+        that is not timed."""
+        if self.ended:
+            return best_of(self.finals, CLEARLY) if self.finals else LIBRARY
+        return best_of(self.trials, DOUBTLESS)
+
+
 @torch.inference_mode()
 @_uncollected()
-def measure(samples: Samples, budget: float = BUDGET, clock: Callable[[], float] = time.perf_counter) -> Measured:
+def measure(
+    samples: Samples,
+    known: Chosen | None = None,
+    budget: float = BUDGET,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measured:
     """Of each shape and number of rows the way that took the least time, the library's where none is clearly faster.
 
     Args:
         samples: As of `samples_of`.
+        known: What need not be measured.
         budget: Seconds it may take; what no time is left for, as on a machine that others use, is left out.
         clock: Seconds, from any moment on.
     """
-    found: Chosen = {shape: {} for shape in samples}
-    whole = set(samples)
     end = clock() + budget
+    pieces = {shape: (cut(pool, SAMPLE), cut(pool, LARGEST)) for shape, pool in samples.items()}
+    found: Chosen = {shape: {} for shape in samples}
+    proved: Chosen = {shape: {} for shape in samples}
     for place, rows in enumerate(ROWS):
+        races = [Race(shape, rows, *pieces[shape]) for shape in samples if rows not in (known or {}).get(shape, {})]
         now = clock()
-        share = now + (end - now) / min(3, len(ROWS) - place)  # the fewest rows matter most, should time be short
-        trials = [
-            Trial(shape, name, way, rows, pool)
-            for shape, pool in samples.items()
-            for name, way in WAYS.items()
-            if way.fits(pool[0], rows)
-        ]
-        _time(trials, share, clock)
-        for shape in samples:
-            name = best_of([trial for trial in trials if trial.shape == shape])
-            if name is not None:
-                found[shape][rows] = name
-        whole -= {trial.shape for trial in trials if not trial.timed}
-    return Measured(found, whole)
+        until = now + (end - now) / min(3, len(ROWS) - place)  # the fewest rows matter most, should time be short
+        _time([race.trials for race in races], ROUNDS, now + FIRST_PART * (until - now), clock)
+        for race in races:
+            race.hold_finals(until, clock)
+            winner = race.winner()
+            if winner is not None:
+                found[race.shape][rows] = winner
+                if race.ended:
+                    proved[race.shape][rows] = winner
+    return Measured(found, proved)
 
 
-def _time(trials: Sequence[Trial], end: float, clock: Callable[[], float]) -> None:
-    """Run the trials in turn until the time is over, or each has been timed often enough."""
+def _time(races: Sequence[Sequence[Trial]], rounds: int, end: float, clock: Callable[[], float]) -> bool:
+    """Run the trials of each in turn, so often, those that are hopeless once; whether the time sufficed."""
     turn = 0
-    for _ in range(ROUNDS):
-        best: dict[Shape, float] = {}
-        for trial in trials:
-            best[trial.shape] = min(trial.seconds, best.get(trial.shape, float("inf")))
-        for trial in trials:
-            if trial.timed and trial.seconds > HOPELESS * best[trial.shape]:
-                continue
-            if clock() >= end:
-                return
-            trial.run(turn, clock)
-            turn += 1
+    for _ in range(rounds):
+        for trials in races:
+            best = min((trial.least for trial in trials), default=0.0)
+            for trial in trials:
+                if trial.seconds and trial.least > HOPELESS * best:
+                    continue
+                if clock() >= end:
+                    return False
+                trial.run(turn, clock)
+                turn += 1
+    return True
 
 
-def best_of(trials: Sequence[Trial]) -> str | None:
-    """The name of the fastest way timed, the library's where none is clearly faster; None where that is not timed."""
-    timed = {trial.name: trial.seconds for trial in trials if trial.timed}
-    if LIBRARY not in timed:
+def best_of(trials: Sequence[Trial], share: float) -> str | None:
+    """The name of the fastest of the ways that need at most this share of the library's time, by their least times and
+    by their usual ones, else the library's; None where that is not timed."""
+    timed = {trial.name: trial for trial in trials if trial.seconds}
+    library = timed.get(LIBRARY)
+    if library is None:
         return None
-    name = min(timed, key=lambda each: timed[each])
-    return name if timed[name] < CLEARLY * timed[LIBRARY] else LIBRARY
+    faster = [
+        trial for trial in timed.values() if trial.least < share * library.least and trial.usual < share * library.usual
+    ]
+    return min(faster, key=lambda trial: trial.usual).name if faster else LIBRARY
 
 
 # ----------------------------------------------------------------------------------------------------- what is kept
@@ -362,31 +428,39 @@ def cache_file() -> Path:
 
 
 def kept_or_measured(
-    situation: str,
-    samples: Samples,
-    measured: Callable[[Samples], Measured] | None = None,
+    situation: str, samples: Samples, measured: Callable[[Samples, Chosen], Measured] | None = None
 ) -> Chosen:
     """Shape -> rows -> way, of the file where it has them, else measured now and kept there.
 
     Of two processes that come at once, one measures and the other waits for what it finds. What cannot be read counts
-    as not there, and where nothing can be written nothing is.
+    as not there, and where nothing can be written nothing is. What there was no time for is measured by the next.
     """
     path = cache_file()
     found = _kept(path, situation, samples)
-    if len(found) == len(samples):
+    if _is_whole(found):
         return found
     lock = _lock(path)
     try:
         found = _kept(path, situation, samples)
-        missing = {shape: pool for shape, pool in samples.items() if shape not in found}
-        if missing:
-            fresh = (measured or measure)(missing)
-            found |= fresh.chosen
-            _keep(path, situation, {shape: fresh.chosen[shape] for shape in fresh.whole})
+        if not _is_whole(found):
+            missing = {shape: pool for shape, pool in samples.items() if not _is_whole({shape: found[shape]})}
+            fresh = (measured or measure)(missing, found)
+            _keep(path, situation, _joined(found, fresh.proved))
+            found = _joined(found, fresh.chosen)
     finally:
         if lock is not None:
             lock.close()
     return found
+
+
+def _is_whole(chosen: Chosen) -> bool:
+    """Whether every shape has a way for all numbers of rows."""
+    return all(set(ways) == set(ROWS) for ways in chosen.values())
+
+
+def _joined(one: Chosen, other: Chosen) -> Chosen:
+    """What either holds."""
+    return {shape: one.get(shape, {}) | other.get(shape, {}) for shape in {**one, **other}}
 
 
 def _lock(path: Path):
@@ -402,18 +476,15 @@ def _lock(path: Path):
 
 
 def _kept(path: Path, situation: str, shapes: Samples) -> Chosen:
-    """Those of the shapes that the file has; of a file that is torn, or of something else, none."""
+    """What the file has of these shapes; of a file that is torn, or of something else, nothing."""
     held = _read(path).get(situation)
     held = held if isinstance(held, dict) else {}
-    found = {}
+    found: Chosen = {}
     for shape in shapes:
         ways = held.get(str(shape))
-        if (
-            isinstance(ways, dict)
-            and set(ways) == set(map(str, ROWS))
-            and all(isinstance(way, str) and way in WAYS for way in ways.values())
-        ):
-            found[shape] = {int(rows): way for rows, way in ways.items()}
+        ways = ways if isinstance(ways, dict) else {}
+        told = {rows: ways.get(str(rows)) for rows in ROWS}
+        found[shape] = {rows: way for rows, way in told.items() if isinstance(way, str) and way in WAYS}
     return found
 
 
@@ -429,10 +500,10 @@ def _read(path: Path) -> dict:
 
 
 def _keep(path: Path, situation: str, found: Chosen) -> None:
-    """Add what was measured whole to the file, which is there whole or not at all."""
+    """Add what was proved to the file, which is there whole or not at all."""
     held = _read(path)
     old = held.get(situation)
-    texts = {str(shape): {str(rows): way for rows, way in ways.items()} for shape, ways in found.items()}
+    texts = {str(shape): {str(rows): way for rows, way in ways.items()} for shape, ways in found.items() if ways}
     held[situation] = (old if isinstance(old, dict) else {}) | texts
     try:
         write_json(path, {"machine": machine(), "chosen": held})

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from models.layer_dropout import LayerDropout
 from models.lora import has_lora, save_lora
 from models.norms import norm_of
 from models.unembed import Unembed
+from util.files import permit
 
 logger = logging.get_logger(__name__)
 
@@ -136,6 +138,9 @@ class ExitTraining(LibraryModel):
             super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         elif is_main_process:
             save_lora(self, save_directory, state_dict)
+        if is_main_process:
+            for weights in Path(save_directory).glob("*.safetensors"):
+                permit(weights)
 
     @property
     def output_scale(self) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.adjacent import are_adjacent, as_one
 from models.choosing import IN_FORCE, LIBRARY, ROWS
-from models.ways import WAYS, Multiply
+from models.ways import Multiply, bound
 
 # Types in which a product and what is added to it may be rounded together.
 WIDE = (torch.float32, torch.float64)
@@ -24,7 +24,7 @@ class Linear:
     """A linear layer: its weight [in, out] and its bias [out] or None; no copies.
 
     Args:
-        otherwise: The way of several rows where the library's was chosen.
+        otherwise: The way where none was measured, or asked for.
     """
 
     __slots__ = ("_bound", "bias", "otherwise", "weight")
@@ -59,10 +59,7 @@ class Linear:
         return residual + multiply(states, self.bias)
 
     def _bind(self, rows: int) -> Multiply:
-        name = IN_FORCE.way_for(self.weight, rows)
-        if name == LIBRARY and rows > 1 and self.weight.device.type == "cpu":
-            name = self.otherwise if WAYS[self.otherwise].fits(self.weight, rows) else LIBRARY
-        multiply = self._bound[rows] = WAYS[name].bind(self.weight)
+        multiply = self._bound[rows] = bound(IN_FORCE.way_for(self.weight, rows, self.otherwise), self.weight)
         return multiply
 
 

@@ -7,7 +7,7 @@ first. No way copies a weight or changes how it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ Multiply = Callable[[Tensor, Tensor | None], Tensor]
 
 # Columns of a piece, so that it stays in a processor's cache while several rows meet it.
 PIECE = 1024
+# Bytes of the pieces in which weights are multiplied in other ways than the library's, so that they can be measured in
+# no time: a way that is fast with a small weight may be slow with a large one.
+LARGEST = 10 * 2**20
 # Parts of a weight that is multiplied from the other side, where there are more of them than threads.
 MANY_PARTS = 16
 
@@ -182,6 +185,27 @@ WAYS: dict[str, Way] = {
     "summed_parts": Way(summed_parts, _divides),
     "onednn": Way(onednn, _has_onednn),
 }
+# Those that multiply a weight of any size as it is.
+OF_ANY_SIZE = ("library", "pieces")
+
+
+def bound(name: str, matrix: Tensor) -> Multiply:
+    """The way of this name with a matrix [K, M]; in pieces of at most about `LARGEST` bytes, unless the library's."""
+    parts = [matrix] if name in OF_ANY_SIZE else in_pieces(matrix, LARGEST)
+    if len(parts) == 1:
+        return WAYS[name].bind(matrix)
+    ways = [WAYS[name].bind(part) for part in parts]
+
+    def multiply(states: Tensor, added: Tensor | None = None) -> Tensor:
+        product = torch.cat([way(states, None) for way in ways], 1)
+        return product if added is None else added + product
+
+    return multiply
+
+
+def in_pieces(matrix: Tensor, size: int) -> Sequence[Tensor]:
+    """Views [K, m] of a matrix [K, M], of at most about so many bytes and about equal."""
+    return matrix.tensor_split(max(1, -(-matrix.numel() * matrix.element_size() // size)), 1)
 
 
 def _threads() -> int:

@@ -9,6 +9,7 @@ from decoding import policy_checks
 from decoding.confidence import CONFIDENCES
 from decoding.policy import Policy, vocabulary_of
 from decoding.pruning import VOCABULARIES
+from decoding.ranges import layers_named
 from decoding.settings import Setting
 from decoding.states import SKIPPED_STATES
 from decoding.thresholds import THRESHOLDS
@@ -97,7 +98,7 @@ class PolicyArguments:
         group=groups.PRUNING,
     )
     copy_share: float = flag(
-        0.25,
+        0.125,
         "Copy the rows of the head that pruning left while they are, over the batch, at most this share of the "
         "vocabulary; otherwise multiply the whole head and read the survivors out. It changes no result.",
         group=groups.PRUNING,
@@ -339,11 +340,7 @@ def policy_for(config: Any, additional_args: AdditionalArguments, longest_answer
     num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     if num_layers is not None:
         policy.check(num_layers, getattr(config, "vocab_size", None))
-        raise_together(
-            losses.shallow_problems(
-                additional_args.intermediate_loss_fn, additional_args.shallow_exit_layer, num_layers
-            )
-        )
+        raise_together(losses.layer_problems(additional_args.intermediate_loss_fn, additional_args, num_layers))
     for sentence in without_effect(additional_args):
         logger.warning(sentence)
     return policy
@@ -355,17 +352,7 @@ def exit_layers_of(text: str | None, num_layers: int) -> tuple[int, ...]:
     Raises:
         ValueError: One of them is not there, or the text is no list of layers.
     """
-    if text is None:
-        return ()
-    if text == "all":
-        return tuple(range(1, num_layers + 1))
-    words = [word.strip() for word in text.split(",")]
-    layers = [int(word) for word in words if word.isdigit() and 1 <= int(word) <= num_layers]
-    if len(layers) < len(words):
-        raise ValueError(
-            f"--eval_exit_layers {text}: valid are all, or layers from 1 to {num_layers} such as 1,{num_layers}."
-        )
-    return tuple(sorted(set(layers)))
+    return () if text is None else layers_named(text, "--eval_exit_layers", num_layers)
 
 
 def update_autoconfig(

@@ -9,7 +9,7 @@ from decoding.confidence import CONFIDENCES
 from decoding.fields import wrong_types
 from decoding.policy import Policy
 from decoding.thresholds import THRESHOLDS
-from losses.exits import LOSSES, shallow_problems
+from losses.exits import LOSSES, layer_problems
 from util.files import folder_problem
 from util.packages import package_problems
 from util.ranges import range_problems
@@ -248,7 +248,7 @@ def _unknown(args: Any) -> list[str]:
     if loss not in (None, *LOSSES):
         problems.append(f"--intermediate_loss_fn {loss} is no loss of this version: valid are {', '.join(LOSSES)}.")
         return problems
-    return problems + shallow_problems(loss, args.shallow_exit_layer, None)
+    return problems + layer_problems(loss, args, None)
 
 
 def _own_problems(args: Any) -> list[str]:

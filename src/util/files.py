@@ -50,6 +50,13 @@ def sync_folder(path: str | os.PathLike) -> None:
     os.close(folder)
 
 
+def permit(path: str | os.PathLike) -> None:
+    """Gives a file the permissions of any other new one; safetensors writes what its owner alone can read."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    Path(path).chmod(0o666 & ~mask)
+
+
 @contextmanager
 def without_empty_folder(folder: str | os.PathLike) -> Iterator[None]:
     """Takes `folder`, and those above it, away again if they came into being in the block and nothing is in them."""

@@ -46,6 +46,22 @@ def test_the_loss_is_the_mean_of_trained_exits_under_their_scales(states, labels
     torch.testing.assert_close(loss_over_layers("layerskip", layers), expected)
 
 
+def test_exits_that_are_not_named_are_never_trained(states, labels, head):
+    config = SimpleNamespace(layerskip_curriculum="all", layerskip_scale=0.5, layerskip_exits="2")
+    layers = Layers(LayerStates(states[:-1], states), labels, head, config, step=0, steps=10)
+    weights = {layer: scales(4, 0.5)[layer - 1] for layer in (2, 4)}
+    expected = sum(weight * layers.cross_entropy(layer) for layer, weight in weights.items()) / sum(weights.values())
+    torch.testing.assert_close(loss_over_layers("layerskip", layers), expected)
+
+
+@pytest.mark.parametrize("text", ["5", "0", "2,", "two"])
+def test_exits_that_the_decoder_does_not_have_are_refused(states, labels, head, text):
+    config = SimpleNamespace(layerskip_exits=text)
+    layers = Layers(LayerStates(states[:-1], states), labels, head, config, step=0, steps=10)
+    with pytest.raises(ValueError, match=f"--layerskip_exits {text}: valid are all, or layers from 1 to 4"):
+        loss_over_layers("layerskip", layers)
+
+
 def test_rates_grow_with_depth_and_spare_the_last_layer():
     below = [0.2 * (math.exp(layer * math.log(2) / 4) - 1) for layer in range(4)]
     assert dropout_rates(5, 0.2) == pytest.approx([*below, 0.0])

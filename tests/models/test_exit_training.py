@@ -71,3 +71,9 @@ def names_of(model, layer: int) -> list[str]:
     """The parameters of a decoder layer that a loss reaches, from 0."""
     own = {id(parameter) for parameter in model.decoder_layers[layer].parameters()}
     return [name for name, parameter in model.named_parameters() if id(parameter) in own]
+
+
+def test_weights_are_saved_as_readable_as_any_new_file(tmp_path):
+    (tmp_path / "other").touch()
+    tiny_t5().save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -91,3 +91,15 @@ def test_states_of_another_type_meet_the_weight_in_its_own():
 def test_partial_sums_are_not_taken_in_float16():
     weight = torch.cat([torch.full((64, 128), 20.0), torch.full((64, 128), -20.0)])
     assert WAYS["summed_parts"].fits(weight, 1) and not WAYS["summed_parts"].fits(weight.half(), 1)
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("outputs", [1, 33, 200])
+def test_a_large_weight_in_pieces_gives_the_product(name, outputs, monkeypatch):
+    monkeypatch.setattr(ways, "LARGEST", 70 * 128 * 8)
+    matrix, states, added = (torch.randn(*size, dtype=torch.float64) for size in ((outputs, 128), (3, 128), (outputs,)))
+    if not WAYS[name].fits(matrix.t(), 3):
+        pytest.skip("it takes no such matrix")
+    multiply = ways.bound(name, matrix.t())
+    torch.testing.assert_close(multiply(states, added), states.mm(matrix.t()) + added)
+    assert multiply(states, None).is_contiguous()
