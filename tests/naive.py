@@ -9,7 +9,7 @@ import torch
 
 from decoding.policy import Policy
 from decoding.pruning import Given
-from support import VOCABULARY
+from support import VOCABULARY, translated
 
 # model_type -> the name of its stack of decoder layers; of Llama and its kin where none is given.
 LAYERS = {
@@ -152,7 +152,8 @@ class Naive:
         self.confidences: list[float] = []
         while len(exits) < self.length:
             states = self.states([depth] * len(depths) if self.policy.recomputes else depths)
-            logits = self.model.lm_head(self.norm(states) * self.model.output_scale)
+            read = torch.stack([translated(self.model, hidden, layer) for layer, hidden in enumerate(states)])
+            logits = self.model.lm_head(self.norm(read) * self.model.output_scale)
             prefilled = not exits and not self.encodes
             free = not prefilled and pending < (self.policy.num_speculations or self.length)
             layer, token = self.leave(logits, states, len(exits) + 1) if free else (depth, int(logits[-1].argmax()))

@@ -57,6 +57,7 @@ from models import (
     DeployT5ForConditionalGeneration,
 )
 from models.lora import add_lora, merge_lora
+from models.translators import ExitTranslators, attach_translators
 from models.unembed import Unembed
 from training import evaluation
 from util.files import write_text
@@ -230,8 +231,33 @@ def with_merged_adapters(model):
     return model
 
 
-T5S["adapters merged"] = lambda seed: with_merged_adapters(tiny_t5(seed))
-DECODERS["llama, adapters merged"] = lambda seed: with_merged_adapters(tiny_llama(seed))
+def random_translators(layers, width: int) -> ExitTranslators:
+    """Translators that change a state as much as it is."""
+    return ExitTranslators.of(
+        {layer: (torch.randn(width, width) * width**-0.5, 0.3 * torch.randn(width)) for layer in layers}
+    )
+
+
+def with_translators(model, layers=(1, 2, 3)):
+    """The model with random exit translators after some layers."""
+    attach_translators(model, random_translators(layers, model.config.hidden_size))
+    return model
+
+
+def translated(model, hidden, layer: int):
+    """What an exit after a layer norms, as SPEC has it: h^l + A_l h^l + b_l of h^l [..., D]."""
+    held = getattr(model, "exit_translators", {})
+    if str(layer) not in held:
+        return hidden
+    weight, bias = held[str(layer)].weight, held[str(layer)].bias
+    return hidden + torch.einsum("ij,...j->...i", weight, hidden) + bias
+
+
+# What may stand beside a checkpoint's weights, one with the other.
+T5S["adapters merged, translators"] = lambda seed: with_translators(with_merged_adapters(tiny_t5(seed)))
+DECODERS["llama, adapters merged, translators"] = lambda seed: with_translators(
+    with_merged_adapters(tiny_llama(seed)), (1, 3)
+)
 MODELS = T5S | DECODERS
 
 

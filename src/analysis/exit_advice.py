@@ -90,7 +90,7 @@ def promised(layers: Sequence[dict], prices: Prices) -> dict[int, float]:
     drafted and as many stand as say the last layer's token."""
     found = {}
     for each in layers[:-1]:
-        acceptance, draft = each["equal"]["value"], prices.draft(each["layer"], prices.head)
+        acceptance, draft = each["equal"]["value"], prices.draft(each["layer"], prices.exit(each["layer"]))
         stands = [acceptance**together for together in range(1, DRAFTS + 1)]
         promises = tokens_per_layer(stands, leaving=1.0, draft=draft, staying=0.0, full=prices.full)
         found[each["layer"]] = max(promises[1:]) * prices.full
@@ -121,5 +121,5 @@ def _pruned(layers: Sequence[dict], vocabulary: int) -> str:
 def prices_of(model) -> Prices:
     """What a token costs this model, in layers."""
     weights = sum(weight.numel() for weight in model.decoder_layers.parameters() if weight.dim() > 1)
-    depth, head = model.num_exit_layers, model.unembed().weight.numel()
-    return Prices.of_weights(depth, weights / depth, head, first_exit=1, device=model.device.type)
+    depth = model.num_exit_layers
+    return Prices.of_weights(depth, weights / depth, model.unembed(), first_exit=1, device=model.device.type)

@@ -3,7 +3,8 @@
     python src/analysis/prompt_lens.py -p "Once upon a time" --tokens 3 --out save/lens
     python src/analysis/prompt_lens.py -p "In spring the" --top_k 3 --lens_final_norm False --out save/lens_raw
 
-Layer 0 is the embedding. Every layer's state is final-normed and read through the model's own head.
+Layer 0 is the embedding. Every layer's state is translated where it has an exit translator, final-normed and read
+through the model's own head.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class LensArguments:
     prompt: str | None = field(default=None, metadata={"help": "Text to continue.", "aliases": ["-p"]})
     tokens: int = flag(1, "How many of the full model's next tokens are looked at.")
     top_k: int = flag(5, "Tokens per layer.", "k", group=groups.OUTPUT)
-    lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head.")
+    lens_final_norm: bool = flag(True, "Translate and norm an intermediate layer before the head, as an exit does.")
     out: str = flag("save/lens", "Folder of prompt_lens.png, .json and .txt.", group=groups.OUTPUT)
 
     def __post_init__(self) -> None:
@@ -102,7 +103,7 @@ def read(
 
 def _reading(unembed, tokenizer, states: torch.Tensor, token: int, top_k: int, final_norm: bool) -> Reading:
     states = states.to(unembed.weight)  # [L + 1, D]
-    normed = unembed.normalise(states)
+    normed = unembed.normalise_each(states[None], range(len(states)))[0]
     if not final_norm:
         normed = torch.cat([states[:-1], normed[-1:]])
     p = unembed.logits(normed).float().softmax(-1)

@@ -11,7 +11,7 @@ writes to what it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple, Protocol
 
 import torch
@@ -55,7 +55,8 @@ class HeadRows(NamedTuple):
 
 
 class Unembedding(Protocol):
-    """From hidden states to logits: the final norm, then scale, head and the head's bias."""
+    """From hidden states to logits: an exit's translator where it has one (`models.translators`), the final norm, then
+    scale, head and the head's bias."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -73,8 +74,15 @@ class Unembedding(Protocol):
     def device(self) -> torch.device:
         """Where the head is."""
 
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """The final norm of states [..., D] of any layer, not scaled, [..., D]."""
+    @property
+    def translated(self) -> Set[int]:
+        """The layers that have a translator; the last is none of them."""
+
+    def normalise(self, hidden: Tensor, layer: int) -> Tensor:
+        """x^l of h^l [..., D]: translated where `layer` has a translator, and final-normed, not scaled, [..., D]."""
+
+    def normalise_each(self, states: Tensor, layers: Sequence[int]) -> Tensor:
+        """The same of states [n, J, D] of several layers [J], each translated by its own."""
 
     def logits(self, normed: Tensor) -> Tensor:
         """Logits [..., V] of final-normed states [..., D]."""

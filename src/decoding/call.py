@@ -121,6 +121,6 @@ def _drafting(adapter: DecoderAdapter, policy: Policy, batch: int, first: Surviv
     if not policy.drafts_where_it_pays:
         return None
     size, first_exit = adapter.unembed.vocabulary_size, policy.exit_layers(adapter.num_layers).start
-    prices = Prices.of(adapter.cost(), size, first_exit, adapter.device.type)
+    prices = Prices.of(adapter.cost(), adapter.unembed, first_exit, adapter.device.type)
     shares = [1.0] * batch if first is None else [first.kept[row] / size for row in range(batch)]
     return Drafting(prices, policy.num_speculations, shares)

@@ -11,12 +11,13 @@ never interrupted does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 from typing import NamedTuple
 
+from decoding.adapter import Unembedding
 from decoding.flops import Cost
 
 # Predictions that differ by less are equal: a draft has to promise so many times the tokens per layer of full depth,
@@ -64,6 +65,8 @@ class Prices:
         first_exit: Layers of the cheapest draft.
         slot: Of a layer, for each slot beyond the first that passes it.
         fixed: Of the head, what it costs however few of its rows are multiplied.
+        translator: Of an exit that has one (`models.translators`), its translator.
+        translated: Layers that have one.
     """
 
     num_layers: int
@@ -71,18 +74,22 @@ class Prices:
     first_exit: int
     slot: float = 0.0
     fixed: float = 0.0
+    translator: float = 0.0
+    translated: Set[int] = frozenset()
 
     @classmethod
-    def of(cls, cost: Cost, vocabulary: int, first_exit: int, device: str) -> Prices:
+    def of(cls, cost: Cost, unembed: Unembedding, first_exit: int, device: str) -> Prices:
         """Of a model of these sizes on a type of device."""
-        return cls.of_weights(cost.num_layers, cost.layer_weights, vocabulary * cost.width, first_exit, device)
+        return cls.of_weights(cost.num_layers, cost.layer_weights, unembed, first_exit, device)
 
     @classmethod
-    def of_weights(cls, num_layers: int, layer: float, head: int, first_exit: int, device: str) -> Prices:
-        """Of a model whose layers and head have so many weights."""
+    def of_weights(cls, num_layers: int, layer: float, unembed: Unembedding, first_exit: int, device: str) -> Prices:
+        """Of a model whose layers have so many weights."""
         fixed, slot = DEVICES.get(device, Device())
-        time = layer + fixed
-        return cls(num_layers, (head + fixed) / time, first_exit, slot * layer / time, fixed / time)
+        time, width = layer + fixed, unembed.width
+        head = (unembed.vocabulary_size * width + fixed) / time
+        beside = {"slot": slot * layer / time, "fixed": fixed / time, "translator": width * width / time}
+        return cls(num_layers, head, first_exit, **beside, translated=frozenset(unembed.translated))
 
     @property
     def full(self) -> float:
@@ -94,9 +101,10 @@ class Prices:
         token that verifies it, the layers above and the head once more."""
         return layers + head + self.slot * (self.full - layers)
 
-    def rows(self, share: float) -> float:
-        """Of an exit that multiplies this share of the head's rows."""
-        return self.fixed + share * (self.head - self.fixed)
+    def exit(self, layer: int, share: float = 1.0) -> float:
+        """Of an exit after `layer` that multiplies this share of the head's rows, in layers."""
+        translator = self.translator if layer in self.translated else 0.0
+        return translator + self.fixed + share * (self.head - self.fixed)
 
 
 def stand_together(stood: float, failed: float, most: int) -> list[float]:
@@ -154,7 +162,7 @@ class RowDrafts:
         self._stood, self._failed = 0.0, 0.0
         self._left, self._asked = 1.0, 1.0
         self._layers = float(prices.first_exit)  # of tokens that left
-        self._rows_cost = prices.rows(share)  # the same
+        self._rows_cost = prices.exit(prices.first_exit, share)  # the same
         self._staying = 0.0  # of tokens that did not
         # Tokens and layers since drafting began anew.
         self._phase = [0.0, 0.0]
@@ -174,7 +182,7 @@ class RowDrafts:
                 which must decide nothing.
         """
         self._round_asked = True
-        self._round_heads += self.prices.rows(share)
+        self._round_heads += self.prices.exit(layer, share)
         if leaves:
             self._left += 1
             self._asked += 1

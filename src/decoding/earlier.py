@@ -24,7 +24,10 @@ class EarlierLayers:
     Attributes:
         logits_by_layer: [L + 1, B, V], of no meaning where they are not `known`; made at first use.
         partition_by_layer: What turns each layer's logits into probabilities, [L + 1, B, 2]; made at first use.
+        normed_by_layer: States of layers with a translator, translated and final-normed, [L + 1, B, D]; made at first
+            use, since each is worked out once.
         known: Layer -> batch rows whose whole logits are there.
+        seen: Layer -> batch rows whose translated states are there.
         asked: Layer -> batch rows whose partition over the first survivors is there.
         tried: Layers whose exits were tried.
     """
@@ -36,6 +39,7 @@ class EarlierLayers:
         self.batch = batch
         self.logits_by_layer: Tensor | None = None
         self.partition_by_layer: Tensor | None = None
+        self.normed_by_layer: Tensor | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -43,7 +47,9 @@ class EarlierLayers:
         self.states: list[tuple[list[int], Tensor]] = []
         self.known: dict[int, set[int]] = {}
         self.asked: dict[int, set[int]] = {}
+        self.seen: dict[int, set[int]] = {}
         self.tried: set[int] = set()
+        self._translated: list[tuple[int, list[int]]] = []
 
     def ran(self, rows: list[int], hidden: Tensor) -> None:
         """The next layer, from 0, has left the states [N, D] of batch rows [N]."""
@@ -55,18 +61,33 @@ class EarlierLayers:
         return hidden if held == rows else hidden[[held.index(row) for row in rows]]
 
     def normed(self, layers: Sequence[int], rows: list[int]) -> Tensor:
-        """Final-normed, unscaled states of several layers, [n, J, D]."""
-        states = torch.stack([self.at(layer, rows) for layer in layers], 1)
-        return self.unembed.normalise(states.flatten(0, 1)).view(states.shape)
+        """Final-normed, unscaled states of several layers, each translated where its layer has a translator,
+        [n, J, D]."""
+        if self.unembed.translated.isdisjoint(layers):
+            return self._worked_out(layers, rows)
+        for index, missing, _ in self._by_missing(layers, rows, self.seen):
+            if missing:
+                group, absent = [rows[i] for i in index], [layers[j] for j in missing]
+                self._keep_normed(absent, group, self._worked_out(absent, group))
+                self._translated += [(layer, group) for layer in absent if layer in self.unembed.translated]
+        return self._held(self.normed_by_layer, layers, rows)
 
-    def remember(self, layer: int, rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
+    def take_translated(self) -> list[tuple[int, list[int]]]:
+        """Layers and batch rows whose states were translated since this was asked last."""
+        taken, self._translated = self._translated, []
+        return taken
+
+    def remember(self, layer: int, rows: list[int], normed: Tensor, partition: Tensor, logits: Tensor | None) -> None:
         """Keep what an exit tried has said, for later exits.
 
         Args:
+            normed: The state it read, [n, D].
             partition: What turns its logits into probabilities, [n, 2].
             logits: Its logits where they are the whole head's, [n, V].
         """
         self.tried.add(layer)
+        if layer in self.unembed.translated:
+            self._keep_normed([layer], rows, normed)
         self._keep([layer], rows, partition[:, None], logits)
 
     def see_partitions(self, layers: Sequence[int], rows: list[int]) -> list[int]:
@@ -155,6 +176,18 @@ class EarlierLayers:
             (index, [j for j, there in enumerate(known) if not there], [j for j, there in enumerate(known) if there])
             for known, index in groups.items()
         ]
+
+    def _worked_out(self, layers: Sequence[int], rows: list[int]) -> Tensor:
+        """`normed`, whether or not it is there already."""
+        return self.unembed.normalise_each(torch.stack([self.at(layer, rows) for layer in layers], 1), layers)
+
+    def _keep_normed(self, layers: Sequence[int], rows: list[int], normed: Tensor) -> None:
+        """States [n, J, D], or [n, D] of one layer, as exits read them."""
+        if self.normed_by_layer is None:
+            self.normed_by_layer = normed.new_empty(self.depth, self.batch, normed.shape[-1])
+        self._set(self.normed_by_layer, layers, rows, normed)
+        for layer in layers:
+            self.seen.setdefault(layer, set()).update(rows)
 
     def _keep(self, layers: Sequence[int], rows: list[int], partition: Tensor, logits: Tensor | None) -> None:
         """Partitions [n, J, 2], and whole logits [n, J, V] or [n, V] where there are any."""

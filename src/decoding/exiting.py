@@ -103,12 +103,11 @@ class Exits:
         contrasts = call.policy.measure.contrasts
         if contrasts:
             exit.remember()
+        if call.estimator is not None:
+            slots = {span.row: span.end - 1 for span in block.live_spans}
+            for row, confidence, token in zip(exit.rows, confidences, exit.likeliest.tolist(), strict=True):
+                call.shallow[row][slots[row]] = ShallowToken(confidence, token)
         call.recorder.tried(exit, confidences, exit.sizes if contrasts else None)
-        if call.estimator is None:
-            return
-        slots = {span.row: span.end - 1 for span in block.live_spans}
-        for row, confidence, token in zip(exit.rows, confidences, exit.likeliest.tolist(), strict=True):
-            call.shallow[row][slots[row]] = ShallowToken(confidence, token)
 
     def _count(self, drafting: Drafting, exit: ExitState, free: list[int], leaving: list[int]) -> None:
         """Tell what the exit cost those of its rows that might leave; a measure that reads no logits costs those that
@@ -125,9 +124,10 @@ class Exits:
         rows = exit.rows if everyone else [exit.rows[i] for i in leaving]
         call.recorder.emitted(rows, exit.layer)
         if not exit.has_logits:
-            call.recorder.multiplied(rows, exit.layer, call.vocabulary)
-            normed = exit.normed if everyone else exit.normed[leaving]
-            self.emission.add(rows, call.adapter.unembed.logits(normed).float())
+            unembed = call.adapter.unembed
+            call.recorder.multiplied(rows, exit.layer, call.vocabulary, exit.layer in unembed.translated)
+            normed = exit.normed if everyone else exit.normed_of(leaving)
+            self.emission.add(rows, unembed.logits(normed).float())
             return
         logits, ids = self._emitted_logits(exit), exit.ids
         if not everyone:

@@ -65,8 +65,21 @@ class ExitState:
 
     @cached_property
     def normed(self) -> Tensor:
-        """The state behind the final norm, not scaled, [n, D]."""
-        return self.unembed.normalise(self.hidden)
+        """The state behind its translator, if there is one, and the final norm, not scaled, [n, D]."""
+        return self.unembed.normalise(self.hidden, self.layer)
+
+    def normed_of(self, index: list[int]) -> Tensor:
+        """That of some of the exit's rows; the others' is not worked out for it."""
+        if "normed" in self.__dict__:
+            return self.normed[index]
+        return self.unembed.normalise(self.hidden[index], self.layer)
+
+    def take_translated(self) -> list[tuple[int, list[int]]]:
+        """Layers and batch rows whose states were translated for this exit, its own and earlier ones', since it was
+        asked last."""
+        own = "normed" in self.__dict__ and self.layer in self.unembed.translated
+        below = [] if self._earlier is None else self._earlier.take_translated()
+        return [*below, (self.layer, self.rows)] if own else below
 
     @cached_property
     def logits(self) -> Tensor:
@@ -230,7 +243,8 @@ class ExitState:
 
     def remember(self) -> None:
         """Leave what this exit has said to the exits that come."""
-        self.earlier.remember(self.layer, self.rows, self.partition, self.logits if self.ids is None else None)
+        logits = self.logits if self.ids is None else None
+        self.earlier.remember(self.layer, self.rows, self.normed, self.partition, logits)
 
     def _spend(self, rows: list[int], counts: list[int]) -> None:
         for row, count in zip(rows, counts, strict=True):

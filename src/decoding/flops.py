@@ -21,6 +21,7 @@ PARTS = (
     "kv_fill",
     "confidence",
     "confidence_elementwise",
+    "exit_translators",
     "head",
 )
 
@@ -164,5 +165,6 @@ def _head_parts(trace, index: int, length: int, wasted: list[dict]) -> dict[str,
     return {
         "confidence": float(confidence),
         "confidence_elementwise": float(elementwise),
+        "exit_translators": float(per_row * cost.width * per_layer("translated").sum()),
         "head": float(per_row * rows[~measured].sum()),
     }

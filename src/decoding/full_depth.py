@@ -21,7 +21,7 @@ def read_full_depth(call: Call, block: Block, hidden: Tensor, emission: Emission
     unembed, recorder = call.adapter.unembed, call.recorder
     items = block.items(range(len(block.live)))
     hidden = hidden if len(items) == len(hidden) else hidden[items]
-    logits = unembed.logits(unembed.normalise(hidden)).float()
+    logits = unembed.logits(unembed.normalise(hidden, call.adapter.num_layers)).float()
     rows: list[int] = []
     lasts: list[int] = []  # of each row, among the block's slots
     first = 0

@@ -108,7 +108,7 @@ def contrast_view(unembed: Unembedding, states: Tensor, confidence: str | None, 
     tokens = exit.logits[0].topk(min(MOST_MEMBERS, int(plausible.sum()))).indices
     p_amateur: list[float] = []
     if amateur is not None:
-        logits = unembed.logits(unembed.normalise(states[amateur : amateur + 1])).float()
+        logits = unembed.logits(unembed.normalise(states[amateur : amateur + 1], amateur)).float()
         p_amateur = log_probabilities(logits, partition_of(logits))[0, tokens].exp().tolist()
     return ContrastView(
         measure=name,

@@ -150,5 +150,5 @@ def _reach_last(call: Call, block: Block, hidden: Tensor, last: int, emission: E
 def _emit_current(call: Call, block: Block, hidden: Tensor, layer: int, emission: Emission) -> None:
     """Unembed the current tokens of a block that has run `layer` layers, with the whole head."""
     unembed = call.adapter.unembed
-    call.recorder.multiplied(block.live_rows, layer, call.vocabulary)
-    emission.add(block.live_rows, unembed.logits(unembed.normalise(block.live_current(hidden))).float())
+    call.recorder.multiplied(block.live_rows, layer, call.vocabulary, layer in unembed.translated)
+    emission.add(block.live_rows, unembed.logits(unembed.normalise(block.live_current(hidden), layer)).float())

@@ -57,10 +57,14 @@ class Recorder:
         if sizes is not None:
             self._enter("members", exit.rows, exit.layer, sizes)
             self._enter("amateur_rows", exit.rows, exit.layer, exit.amateur_rows)
+        for layer, rows in exit.take_translated():
+            self._enter("translated", rows, layer, 1)
 
-    def multiplied(self, rows: list[int], layer: int, head_rows: int) -> None:
-        """The head met the current tokens of some rows."""
+    def multiplied(self, rows: list[int], layer: int, head_rows: int, translated: bool) -> None:
+        """The head met the current tokens of some rows, behind the layer's translator where it has one."""
         self._enter("rows", rows, layer, head_rows)
+        if translated:
+            self._enter("translated", rows, layer, 1)
 
     def multiplied_at(self, row: int, slots: range, layer: int, head_rows: int) -> None:
         """The head met several slots of a row."""

@@ -56,7 +56,8 @@ class Strategy:
         alpha: Tokens of at least alpha times the expert's highest probability have a score; the others -inf.
         temperature: Of the amateur's distribution (contrastive).
         coefficient: Of the amateur's log-probabilities (contrastive).
-        final_norm: Norm intermediate layers' states before the head, as the last layer's; False is DoLa's own way.
+        final_norm: Translate and norm intermediate layers' states before the head, as exits do; False is DoLa's own
+            way, which reads them as they are.
         beams: Of the search; 1 is greedy, or sampling.
         divergence: Key of `DIVERGENCES`, by which dola picks its amateur.
     """
@@ -153,7 +154,7 @@ class Strategy:
         """Logits of several layers, [J, n, V], in one product: the head is read once for all of them."""
         unembed = adapter.unembed
         normed = [
-            unembed.normalise(states[layer]) if self.final_norm or layer == adapter.num_layers else states[layer]
+            unembed.normalise(states[layer], layer) if self.final_norm or layer == adapter.num_layers else states[layer]
             for layer in layers
         ]
         return unembed.logits(torch.cat(normed)).float().unflatten(0, (len(layers), -1))

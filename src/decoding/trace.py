@@ -16,6 +16,7 @@ PER_LAYER = {
     "amateur_rows": (np.int64, 0),
     "kept": (np.int64, 0),
     "members": (np.int64, 0),
+    "translated": (np.int64, 0),
 }
 PER_TOKEN = ("exit_layers", "depths", *PER_LAYER, "threshold", "step")
 # Per row: what verification and the synchronisation of pending slots came to.
@@ -56,6 +57,7 @@ class ExitTrace:
         amateur_rows: [B, T, L], rows of the head that the exit after layer l multiplied for earlier layers' logits.
         kept: [B, T, L], surviving tokens at an exit tried: V before pruning, then its k.
         members: [B, T, L], the size of V_head at an exit tried by a contrastive measure, 0 elsewhere.
+        translated: [B, T, L], 1 where an exit's translator met the state after the layer, there or from above.
         threshold: [B, T], the threshold in force, nan after the end.
         step: [B, T], the loop's step that emitted the token, from 1; 0 after the end.
         logprobs: [B, T], log p_l of the emitted token at its exit, or None where not asked for.

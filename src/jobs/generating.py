@@ -22,7 +22,7 @@ from training.evaluation import padded, restore_threshold
 from training.reporting import only_our_bars, progress
 from util import AdditionalArguments, ModelArguments, update_autoconfig
 from util.generate_args import GenerateArguments
-from util.runs import fingerprint_model
+from util.runs import fingerprint_model, named_file
 from util.terminal import shows_colours
 
 # What a line of the output file names -> the field of `Continuation` it holds.
@@ -103,6 +103,8 @@ class Generator:
             "lengths": [args.max_new_tokens, args.repetition_penalty],
             "numbers": [args.dtype, self.device.type],
         }
+        if self.model_args.exit_translators is not None:
+            settings["exit_translators"] = named_file(self.model_args.exit_translators)
         if self.samples:
             settings["drawn"] = [args.seed, args.temperature, args.top_k, args.top_p]
         if self.samples or self.policy.adapts:

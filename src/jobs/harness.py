@@ -40,6 +40,7 @@ class EarlyExitLM(TemplateLM):
     Args:
         pretrained: Folder or hub name; the embedded GPT-2 where not given.
         gguf_file: A GGUF checkpoint in it.
+        exit_translators: A file of translators of its exits.
         likelihood_layer: The layer whose log-likelihoods are taken, from 1; the last where not given.
         dtype, device, batch_size, max_length: As usual; max_length bounds prompt and answer together.
         policy: Flags of early exit by their names, such as use_early_exit=True,exit_conf_threshold=0.9.
@@ -52,6 +53,7 @@ class EarlyExitLM(TemplateLM):
         self,
         pretrained: str | None = None,
         gguf_file: str | None = None,
+        exit_translators: str | None = None,
         likelihood_layer: int | None = None,
         dtype: str = "float32",
         device: str | None = None,
@@ -65,13 +67,13 @@ class EarlyExitLM(TemplateLM):
         if unknown:
             raise ValueError(
                 f"{', '.join(unknown)}: no such argument; valid beside the flags of early exit are "
-                "pretrained, gguf_file, likelihood_layer, dtype, device, batch_size and max_length."
+                "pretrained, gguf_file, exit_translators, likelihood_layer, dtype, device, batch_size and max_length."
             )
         # The harness names this GPU where nothing is given, whether there is one or not.
         device = None if device == "cuda:0" else device
         raise_together(device_problems(device, "device"))
         named = {} if pretrained is None else {"model_name_or_path": pretrained}
-        model_args = DecoderArguments(**named, gguf_file=gguf_file)
+        model_args = DecoderArguments(**named, gguf_file=gguf_file, exit_translators=exit_translators)
         config = load_config(model_args, encoder=False)
         (flags,) = build((AdditionalArguments,), policy)
         update_autoconfig(config, flags, max_answer_length=MAX_NEW_TOKENS)

@@ -39,7 +39,7 @@ from util import (
 from util.arguments import Arguments
 from util.checks import LORA_FLAGS, answer_limit
 from util.files import read_json, write_json
-from util.runs import Run, digest, fingerprint_model, merge_results
+from util.runs import Run, digest, fingerprint_model, merge_results, named_file
 from util.terminal import reason, terminal
 
 logger = logging.getLogger(__name__)
@@ -214,6 +214,8 @@ class Job:
         config = self.trainer.model.config
         holders = (self.model_args, self.data_args, self.args, config)
         settings = {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
+        if self._translators is not None:
+            settings["exit_translators"] = self._translators
         return settings | {name: getattr(config, name) if config.use_lora else None for name in LORA_FLAGS}
 
     def _settings_of_loss(self) -> list[str]:
@@ -411,6 +413,8 @@ class Job:
         }
         if self.model_args.config_name is not None and not self.trained:
             settings["config"] = digest(model.config.to_diff_dict())
+        if self._translators is not None and not self.trained:
+            settings["exit_translators"] = self._translators
         if self.task.tokenizer is not None:
             settings["score_tokenizer"] = self.task.tokenizer
         if self.views:
@@ -422,9 +426,16 @@ class Job:
         return settings | ({"seed": self.args.seed} if generation.get("do_sample") else {})
 
     def model_source(self) -> tuple[Path, str | None]:
-        """The folder or hub name of the model in use, and what stands for its content."""
+        """The folder or hub name of the model in use, and what stands for its content, a file of translators too."""
         folder = Path(self.args.output_dir if self.trained else self.model_args.model_name_or_path)
-        return folder, fingerprint_model(folder) if folder.exists() else self.trainer.model.config._commit_hash
+        content = fingerprint_model(folder) if folder.exists() else self.trainer.model.config._commit_hash
+        return folder, content if self.trained or not self._translators else digest([content, self._translators])
+
+    @property
+    def _translators(self) -> str | None:
+        """The file of exit translators, by name and content; what is trained here has them among its weights."""
+        path = self.model_args.exit_translators
+        return None if path is None else named_file(path)
 
     @staticmethod
     def _recorded(name: str, value) -> bool:

@@ -21,6 +21,7 @@ from jobs.adapters import find_adapters, hub_options
 from models import deploying_class
 from models.choosing import IN_FORCE
 from models.lora import merge_lora
+from models.translators import attach_translators, load_translators
 from tasks.features import special_ids
 from training.reporting import only_our_bars
 from util import ModelArguments
@@ -172,15 +173,24 @@ def as_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
 
 
 def load_model(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool = False):
-    """The deployed model with every weight from the checkpoint; only a `cm_head` about to be trained may be new.
+    """The deployed model with every weight from the checkpoint, but for exit translators of a file of their own; only a
+    `cm_head` about to be trained may be new.
 
     Args:
         keep_adapters: Leave adapters of a checkpoint beside the weights, to be trained on; otherwise they are merged.
 
     Raises:
         ValueError: the checkpoint cannot be read, or its weights are fewer, of other shapes, or of more layers than
-            the config's.
+            the config's; or the translators are another model's.
     """
+    model = _load_checkpoint(model_args, config, dtype, keep_adapters)
+    if model_args.exit_translators is not None:
+        attach_translators(model, load_translators(model_args.exit_translators, model))
+    return model
+
+
+def _load_checkpoint(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool):
+    """The model of a checkpoint, of whole weights or of adapters alone, as `load_model` has it."""
     adapters = find_adapters(model_args)
     if adapters is None:
         return _load_weights(model_args, config, dtype)

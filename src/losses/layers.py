@@ -26,7 +26,7 @@ class LayerStates(NamedTuple):
 
     Attributes:
         hidden: h^1 to h^(L-1), the residual stream, before the final norm.
-        normed: x^1 to x^L, final-normed, and not scaled for the head.
+        normed: x^1 to x^L, translated where a layer has an exit translator, final-normed, not scaled for the head.
         embedded: h^0, before the first layer; None where nobody reads it.
         last: h^L, before the final norm; None where nobody reads it.
     """

@@ -13,9 +13,8 @@ from models.decoder_only import Rotary, SeparateWeights
 from models.deploying import EarlyExitGeneration
 from models.deploying_llama import LlamaAdapter
 from models.modeling_causal import CausalMixin
-from models.norms import rms_norm
+from models.norms import Norm, rms_norm
 from models.products import Beside, Linear
-from models.unembed import Unembed
 
 
 class Gemma3Norm(NamedTuple):
@@ -105,8 +104,8 @@ class DeployGemma3ForCausalLM(EarlyExitGeneration, CausalMixin, Gemma3ForCausalL
                 "by one whose tokens do not."
             )
 
-    def unembed(self) -> Unembed:
-        return Unembed(Gemma3Norm.first(self.model.norm), self.lm_head)
+    def exit_norm(self) -> Norm:
+        return Gemma3Norm.first(self.model.norm)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from losses.meta_head import meta_head_loss
 from models.hugging_face import LibraryModel
 from models.layer_dropout import LayerDropout
 from models.lora import has_lora, save_lora
-from models.norms import norm_of
+from models.norms import Norm, norm_of
+from models.translators import MODULE, ExitTranslators
 from models.unembed import Unembed
 from util.files import permit
 
@@ -45,7 +46,7 @@ class ExitTraining(LibraryModel):
         final_norm: Name of the module that norms the last layer's states.
 
     Config attributes read: intermediate_loss_fn (a key of LOSSES, with what that loss reads), train_meta_cm_head,
-    and those of `wants_cm_head`. Without them forward is the library's.
+    translated_layers, and those of `wants_cm_head`. Without them forward is the library's.
     """
 
     # The loss is a mean over labels and knows no num_items_in_batch; the Trainer would multiply it by the number of
@@ -72,7 +73,10 @@ class ExitTraining(LibraryModel):
             self.cm_head = make_cm_head(config.hidden_size)
             # Heads were also saved without biases; absent means 0, which is what `_init_weights` puts there.
             self._keys_to_ignore_on_load_missing.add(r"cm_head\.\d\.bias")
-        if self.loss_modules or wants_cm_head(config):
+        translated = getattr(config, "translated_layers", None)
+        if translated:
+            self.add_module(MODULE, ExitTranslators(config.hidden_size, translated))
+        if self.loss_modules or wants_cm_head(config) or translated:
             self.post_init()
         if self._trains_meta_head:
             self.freeze_all_but_cm_head()
@@ -113,6 +117,8 @@ class ExitTraining(LibraryModel):
             for linear in (module[0], module[2]):
                 nn.init.normal_(linear.weight, std=self.config.hidden_size**-0.5)
                 nn.init.zeros_(linear.bias)
+        elif isinstance(module, ExitTranslators):
+            module.reset()
 
     def freeze_all_but_cm_head(self) -> None:
         """Leave only the `meta` head trainable."""
@@ -121,9 +127,10 @@ class ExitTraining(LibraryModel):
 
     @property
     def trained_whole(self) -> tuple[str, ...]:
-        """Modules that are trained beside adapters, and saved with them: the loss's own and the confidence head."""
-        head = ("cm_head",) if getattr(self, "cm_head", None) is not None else ()
-        return (*(self.loss_modules or ()), *head)
+        """Modules that are trained beside adapters, and saved with them: the loss's own, the confidence head and the
+        exit translators."""
+        own = [name for name in ("cm_head", MODULE) if getattr(self, name, None) is not None]
+        return (*(self.loss_modules or ()), *own)
 
     def freeze_for_training(self) -> None:
         """Leave only adapters and the loss's own modules trainable, or only the `meta` head."""
@@ -147,9 +154,18 @@ class ExitTraining(LibraryModel):
         """What a final-normed state is multiplied by before the head."""
         return 1.0
 
+    def exit_norm(self) -> Norm:
+        """The final norm, on the module's parameters."""
+        return norm_of(self.get_submodule(self.final_norm))
+
     def unembed(self) -> Unembed:
         """What turns hidden states of any layer into logits, on this model's parameters."""
-        return Unembed(norm_of(self.get_submodule(self.final_norm)), self.lm_head, self.output_scale)
+        return Unembed(self.exit_norm(), self.lm_head, self.output_scale, getattr(self, MODULE, None))
+
+    def translated(self, hidden: Tensor, layer: int) -> Tensor:
+        """What an exit after `layer` norms and reads of h^l [..., D]: itself, or what its translator makes of it."""
+        translators: ExitTranslators | None = getattr(self, MODULE, None)
+        return hidden if translators is None else translators(hidden, layer)
 
     @property
     def trains_exits(self) -> bool:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
+from models.translators import MODULE, ExitTranslators, attach_translators
+
 logger = logging.getLogger(__name__)
 
 # What peft calls the adapters of a model that has one set of them.
@@ -94,6 +96,10 @@ def load_lora(model: Any, held: Any, weights: dict[str, Tensor], base: str) -> N
         ValueError: They are other modules' than the model has.
     """
     held.modules_to_save, held.inference_mode = None, False
+    beside = [name.split(".") for name in (name.removeprefix(PREFIX) for name in weights)]
+    translated = {int(layer) for module, layer, *_ in beside if module == MODULE}
+    if translated:
+        attach_translators(model, ExitTranslators(model.config.hidden_size, translated))
     _inject(model, held, base)
     restore_lora(model, weights)
 

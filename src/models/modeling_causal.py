@@ -64,7 +64,8 @@ class CausalMixin(ExitTraining):
         norm = self.get_submodule(self.final_norm)
         # The embedding comes first; the last entry is already normed.
         embedded, *below = found.hidden_states[:-1]
-        return LayerStates(below, [*(norm(hidden) for hidden in below), found.last_hidden_state], embedded, *last)
+        normed = [norm(self.translated(hidden, layer)) for layer, hidden in enumerate(below, 1)]
+        return LayerStates(below, [*normed, found.last_hidden_state], embedded, *last)
 
 
 class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):

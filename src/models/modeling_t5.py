@@ -88,7 +88,8 @@ class EarlyExitMixin(ExitTraining):
             )
         # The embedding comes first; the last entry is already normed by the stack.
         embedded, *below = decoded.hidden_states[:-1]
-        normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in below]
+        read = [self.translated(hidden, layer) for layer, hidden in enumerate(below, 1)]
+        normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in read]
         return LayerStates(below, [*normed, decoded.last_hidden_state], embedded, *last)
 
 

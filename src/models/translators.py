@@ -69,6 +69,18 @@ class ExitTranslators(nn.ModuleDict):
         return hidden + self[str(layer)](hidden) if str(layer) in self else hidden
 
 
+def attach_translators(model: Any, translators: ExitTranslators) -> None:
+    """Let a model's exits use translators, in the place of any they had; its checkpoints hold them from then on.
+
+    Args:
+        model: An `EarlyExitGeneration`.
+        translators: Moved to the model's dtype and device.
+    """
+    head = model.get_output_embeddings().weight
+    setattr(model, MODULE, translators.to(head.device, head.dtype).train(model.training))
+    model.config.translated_layers = list(translators.layers)
+
+
 def fingerprint(model: Any) -> dict:
     """What stands for a model and its weights, whatever their dtype: its type, and of every matrix of it the shape and
     one value. Another model has other values, and so has one that was trained further.
@@ -131,12 +143,12 @@ def load_translators(path: str | os.PathLike, model: Any) -> ExitTranslators:
     """
     name = os.fspath(path)
     held, weights = _read(name)
-    own = {"num_layers": str(model.num_exit_layers), "width": str(model.config.hidden_size)}
-    for key, what in (("width", "states of width"), ("num_layers", "a model of as many layers as")):
-        if held.get(key) != own[key]:
+    own = {"num_layers": model.num_exit_layers, "width": model.config.hidden_size}
+    for key, what in (("width", "states of width {}"), ("num_layers", "a model of {} layers")):
+        if held.get(key) != str(own[key]):
             raise ValueError(
-                f"--exit_translators {name} is for {what} {held.get(key)}, but this model's is {own[key]}: give one "
-                "that was made for this model."
+                f"--exit_translators {name} is for {what.format(held.get(key))}, and this model has {own[key]}: give "
+                "one that was made for it."
             )
     try:
         same = same_model(json.loads(held["fingerprint"]), fingerprint(model))

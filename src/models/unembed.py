@@ -1,7 +1,8 @@
-"""From hidden states to logits: the one place that knows final norm, scale, head and the head's bias."""
+"""From hidden states to logits: the one place that knows translators, final norm, scale, head and the head's bias."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from decoding.adapter import HeadRows
 from models.norms import Norm
 from models.products import Linear, product_by_row
+from models.translators import ExitTranslators
 
 
 class Unembed:
@@ -21,9 +23,10 @@ class Unembed:
         norm: The final norm.
         head: From scaled, final-normed states to logits; a linear layer.
         scale: What final-normed states are multiplied by before the head.
+        translators: Of exits below the last layer; None where states are read as they are.
     """
 
-    def __init__(self, norm: Norm, head: Any, scale: float = 1.0):
+    def __init__(self, norm: Norm, head: Any, scale: float = 1.0, translators: ExitTranslators | None = None):
         self.norm = norm
         self.head = head
         self.scale = None if scale == 1.0 else scale
@@ -31,6 +34,8 @@ class Unembed:
         self.bias: Tensor | None = head.bias
         # In pieces where nothing else was chosen: at T5-base size that takes little more than half the time.
         self._multiply = Linear(head.weight.t(), head.bias, otherwise="pieces")
+        layers = () if translators is None else translators.layers
+        self._translators = {layer: Linear.of(translators[str(layer)]) for layer in layers}
 
     def __call__(self, normed: Tensor) -> Tensor:
         """Logits [..., V] of final-normed, unscaled states [..., D], by the head's own forward."""
@@ -52,9 +57,24 @@ class Unembed:
     def device(self) -> torch.device:
         return self.weight.device
 
-    def normalise(self, hidden: Tensor) -> Tensor:
-        """Final norm of states [..., D]; not scaled."""
-        return self.norm(hidden)
+    @property
+    def translated(self) -> Set[int]:
+        return self._translators.keys()
+
+    def normalise(self, hidden: Tensor, layer: int) -> Tensor:
+        """x^l of h^l [..., D], translated where `layer` has a translator, final-normed, not scaled."""
+        return self.norm(self._translate(hidden, layer))
+
+    def normalise_each(self, states: Tensor, layers: Sequence[int]) -> Tensor:
+        """The same of states [n, J, D] of several layers [J], each translated by its own."""
+        if not self.translated.isdisjoint(layers):
+            parts = zip(states.unbind(1), layers, strict=True)
+            states = torch.stack([self._translate(hidden, layer) for hidden, layer in parts], 1)
+        return self.norm(states.flatten(0, 1)).view(states.shape)
+
+    def _translate(self, hidden: Tensor, layer: int) -> Tensor:
+        translator = self._translators.get(layer)
+        return hidden if translator is None else hidden + translator(hidden.reshape(-1, self.width)).view(hidden.shape)
 
     def logits(self, normed: Tensor) -> Tensor:
         """Logits [..., V] of final-normed states [..., D]."""

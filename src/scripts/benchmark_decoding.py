@@ -212,9 +212,9 @@ def uncached(model, prompt: torch.Tensor, strategy: Strategy, tokens: int) -> li
 
 def _contrastive_scores(unembed, model, strategy: Strategy, states: dict[int, torch.Tensor]) -> torch.Tensor:
     """Scores from the library's states, of which the last layer's are normed already."""
-    last = model.num_exit_layers
+    last, below = model.num_exit_layers, strategy.amateurs[0]
     log_p = unembed.logits(states[last]).float().log_softmax(-1)
-    amateur = unembed.logits(unembed.normalise(states[strategy.amateurs[0]])).float()
+    amateur = unembed.logits(unembed.normalise(states[below], below)).float()
     log_a = (amateur / strategy.temperature).log_softmax(-1)
     outside = log_p < log_p.amax(-1, keepdim=True) + math.log(strategy.alpha)
     return (log_p - strategy.coefficient * log_a).masked_fill(outside, -torch.inf)
@@ -375,11 +375,36 @@ def prepare(arguments: argparse.Namespace, batch: int) -> Workload:
     return make_workload(arguments.size, dtype, arguments.device, arguments.several, batch, arguments.source)
 
 
+def _problems(arguments: argparse.Namespace) -> list[str]:
+    """A sentence for each thing that cannot be."""
+    problems = device_problems(arguments.device)
+    if (arguments.model_name_or_path is None) != (arguments.prompt_file is None):
+        problems.append("--model_name_or_path and --prompt_file go together: give both, or --size alone.")
+    elif arguments.prompt_file is not None and len(arguments.threads or [1]) > 1:
+        problems.append("--threads takes one number with --prompt_file.")
+    for name in ("policy", "exit_translators"):
+        if getattr(arguments, name) and arguments.prompt_file is None and arguments.model_name_or_path is None:
+            problems.append(f"--{name} is of a checkpoint: give --model_name_or_path and --prompt_file.")
+    try:
+        IN_FORCE.use(arguments.products)
+    except ValueError as error:
+        problems.append(f"--{error}" if arguments.products else str(error))
+    if "search" in arguments.of and arguments.size not in DECODER_SIZES:
+        problems.append(f"--of search needs a decoder-only size: {', '.join(DECODER_SIZES)}.")
+    if arguments.size in DECODER_SIZES and arguments.source + arguments.tokens > POSITIONS:
+        problems.append(
+            f"--source {arguments.source} and --tokens {arguments.tokens} are more than the {POSITIONS} positions of "
+            f"{arguments.size}."
+        )
+    return problems
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser(__doc__)
     model = parser.add_argument_group(groups.MODEL)
     model.add_argument("--size", choices=SIZES, default="t5-base", help="architecture and sizes; weights are random")
     model.add_argument("--model_name_or_path", help="a checkpoint instead, which continues --prompt_file")
+    model.add_argument("--exit_translators", help="of a checkpoint, the file of its exits' translators")
     model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
     model.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     prompts = parser.add_argument_group(groups.PROMPTS)
@@ -401,25 +426,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     timing.add_argument("--no-memory", action="store_true", help="skip the two processes that measure peak memory")
     timing.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    problems = device_problems(arguments.device)
-    if (arguments.model_name_or_path is None) != (arguments.prompt_file is None):
-        problems.append("--model_name_or_path and --prompt_file go together: give both, or --size alone.")
-    elif arguments.prompt_file is not None and len(arguments.threads or [1]) > 1:
-        problems.append("--threads takes one number with --prompt_file.")
-    elif arguments.policy and arguments.prompt_file is None:
-        problems.append("--policy is of a checkpoint: give --model_name_or_path and --prompt_file.")
-    try:
-        IN_FORCE.use(arguments.products)
-    except ValueError as error:
-        problems.append(f"--{error}" if arguments.products else str(error))
-    if "search" in arguments.of and arguments.size not in DECODER_SIZES:
-        problems.append(f"--of search needs a decoder-only size: {', '.join(DECODER_SIZES)}.")
-    if arguments.size in DECODER_SIZES and arguments.source + arguments.tokens > POSITIONS:
-        problems.append(
-            f"--source {arguments.source} and --tokens {arguments.tokens} are more than the {POSITIONS} positions of "
-            f"{arguments.size}."
-        )
-    if problems:
+    if problems := _problems(arguments):
         parser.error(" ".join(problems))
     if arguments.prompt_file is not None:
         try:

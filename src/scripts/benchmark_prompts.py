@@ -23,6 +23,7 @@ from decoding.trace import ExitTrace
 from jobs.generating import read_prompts
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from models.adjacent import move_all_together
+from models.translators import MODULE
 from scripts.quickstart_real import policies as usual_policies
 from training.evaluation import padded
 from util import AdditionalArguments, ModelArguments
@@ -38,32 +39,36 @@ ONCE = ("EncDecAttention.k", "EncDecAttention.v")
 
 
 class Reads(NamedTuple):
-    """Layers and whole heads whose weights were read one after the other, behind the prompt."""
+    """Layers, whole heads and exit translators whose weights were read one after the other, behind the prompt."""
 
     layers: int
     heads: int
+    translators: int = 0
 
     @classmethod
     def of(cls, trace: ExitTrace, vocabulary: int) -> Reads:
         """Those of a trace's row that read most; slots that pass a layer together read it once."""
         depth = trace.cost.num_layers
-        rows = trace.rows[..., : depth - 1].sum((1, 2))
+        rows, translators = trace.rows[..., : depth - 1].sum((1, 2)), trace.translated.sum((1, 2))
         for each in trace.wasted:
             rows[each["row"]] += each["rows"][: depth - 1].sum()
+            translators[each["row"]] += each["translated"].sum()
         heads = rows / vocabulary + (trace.exit_layers == depth).sum(1)
         first = int(trace.cost.prefilled)  # its token comes from the prompt
         layers = trace.counts["layers_in_turn"] - first * depth
-        return cls(int(layers.max()), round(float(heads.max())) - first)
+        return cls(int(layers.max()), round(float(heads.max())) - first, int(translators.max()))
 
 
 class Weights:
-    """The matrices [in, out] that a model's tokens are multiplied with: of each decoder layer, and the head."""
+    """The matrices [in, out] that a model's tokens are multiplied with: of each decoder layer, the head, and the exits'
+    translators."""
 
     def __init__(self, model) -> None:
         depth = model.num_exit_layers
         stacks = (module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList))
         self.layers = [list(_matrices(layer)) for layer in next(stack for stack in stacks if len(stack) == depth)]
         self.head: Tensor = model.get_output_embeddings().weight.t()
+        self.translators = list(_matrices(getattr(model, MODULE, nn.ModuleDict())))
 
     def multiply(self, reads: Reads, batch: int, prompt: int) -> None:
         """A state of each row of a batch with what was read; those of `prompt` tokens with all layers, once, before."""
@@ -75,6 +80,8 @@ class Weights:
             first, end = (number * reads.layers // reads.heads for number in (head, head + 1))
             self._pass(range(first, end), states)
             states[self.head.shape[0]].mm(self.head)
+        for number in range(reads.translators):
+            states[self.head.shape[0]].mm(self.translators[number % len(self.translators)])
 
     def _states(self, rows: int) -> dict[int, Tensor]:
         """Width -> states [rows, width]."""
@@ -131,13 +138,23 @@ class PromptBenchmark:
 
     Args:
         policies: Flags of each policy, as one text; of none the usual ones are taken. Full depth is always among them.
+        translators: A file of exit translators of the model.
 
     Raises:
         ValueError: One sentence on what is wrong with the model, the prompts or a policy.
     """
 
-    def __init__(self, name: str, prompt_file: str, policies: Sequence[str], new_tokens: int, dtype: str, device: str):
-        model_args = ModelArguments(model_name_or_path=name)
+    def __init__(
+        self,
+        name: str,
+        prompt_file: str,
+        policies: Sequence[str],
+        new_tokens: int,
+        dtype: str,
+        device: str,
+        translators: str | None = None,
+    ):
+        model_args = ModelArguments(model_name_or_path=name, exit_translators=translators)
         config = load_config(model_args, encoder=None)
         self.tokenizer = load_tokenizer(model_args)
         self.new_tokens = new_tokens
@@ -277,6 +294,7 @@ def checkpoint(arguments: argparse.Namespace) -> PromptBenchmark:
         arguments.tokens,
         arguments.dtype,
         arguments.device,
+        arguments.exit_translators,
     )
 
 

@@ -45,7 +45,7 @@ from jobs.generating import Generator, write_all_quietly
 from jobs.loading import as_prompt, load_config, load_model, load_tokenizer, refuse_long_blocks
 from jobs.reading import ReadingArguments
 from models import deploying_class
-from models.translators import ExitTranslators, fingerprint, save_translators
+from models.translators import ExitTranslators, attach_translators, fingerprint, save_translators
 from tasks.readers import read_records
 from training.reporting import only_our_bars
 from training.translator_fit import TranslatorFit
@@ -148,6 +148,11 @@ class FitArguments(ReadingArguments):
             problems.append(f"--out {self.out}: it is a file of safetensors, and its name has to end in .safetensors.")
         return problems
 
+    @classmethod
+    def hidden_flags(cls) -> dict[str, str | None]:
+        """What this script makes is not given to it."""
+        return {"exit_translators": None}
+
     @property
     def reads_texts(self) -> bool:
         """Whether there is text beside the model's own answers."""
@@ -184,6 +189,8 @@ class Fitting:
 
     def __init__(self, model_args: ModelArguments, args: FitArguments):
         self.model_args, self.args = model_args, args
+        if model_args.exit_translators is not None:
+            raise ValueError(f"--exit_translators {model_args.exit_translators}: they are made here; give --out.")
         generator = self._generator() if args.own_answers else None
         texts = args.found_kind == "language_modeling"
         config = generator.model.config if generator else load_config(model_args, encoder=not texts)
@@ -259,7 +266,9 @@ class Fitting:
 
     def exits(self, translators: ExitTranslators | None) -> ExitValues:
         """What layers say of the text that was held out."""
-        self.model.exit_translators = copy.deepcopy(translators).to(self.model.dtype) if translators else None
+        self.model.exit_translators = None
+        if translators is not None:
+            attach_translators(self.model, copy.deepcopy(translators))
         return exit_values(self.model, self.rows.held_out, self.args.batch_size, self.args.positions, ())
 
 

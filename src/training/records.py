@@ -156,5 +156,7 @@ def exit_metrics(decoded: Sequence[Decoded], num_layers: int | None, samples: in
 
 def _total_flops(decoded: Sequence[Decoded]) -> dict[str, float]:
     """FLOPs by part, and of the decoder as a whole."""
-    totals = {part: sum(each.flops[part] for each in decoded) for part in decoded[0].flops}
+    # A run that continues from before a part was counted has inputs without it.
+    parts = dict.fromkeys(part for each in decoded for part in each.flops)
+    totals = {part: sum(each.flops.get(part, 0.0) for each in decoded) for part in parts}
     return totals | {"decoder": sum(value for part, value in totals.items() if part != "encoder")}

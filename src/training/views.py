@@ -32,8 +32,8 @@ class Lens:
         return states.to(self.unembed.device, self.unembed.dtype)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """[e + 1, V] in float32."""
-        return self.unembed.logits(self.unembed.normalise(states)).float()
+        """[e + 1, V] in float32 of h^0 to h^e of a token, [e + 1, D]."""
+        return self.unembed.logits(self.unembed.normalise_each(states[None], range(len(states)))[0]).float()
 
     def texts(self, tokens: list[int]) -> list[str]:
         """Each token alone."""

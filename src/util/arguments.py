@@ -62,6 +62,11 @@ class ModelArguments:
     resize_position_embeddings: bool | None = flag(
         None, "Lengthen a table of positions that is shorter than the input limit; not needed by T5, which has none."
     )
+    exit_translators: str | None = flag(
+        None,
+        "Translators of this model's exits, a file that src/scripts/fit_translators.py has made: an affine map per "
+        "layer between its state and the final norm, in the place of any that the checkpoint has.",
+    )
     products: str | None = flag(
         None,
         "How a CPU multiplies few rows with a weight: auto, whichever is fastest where measured, once a machine; "
@@ -80,6 +85,8 @@ class ModelArguments:
             if value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
                 kind = "file" if is_gguf(value) else "folder"
                 problems.append(f"--{name} {value}: there is no such {kind}.")
+        if self.exit_translators is not None and not Path(self.exit_translators).is_file():
+            problems.append(f"--exit_translators {self.exit_translators}: there is no such file.")
         if not problems:
             self.model_name_or_path = joined(self.model_name_or_path, self.gguf_file)
             problems += [f"--model_name_or_path {each}" for each in gguf_problems(self.model_name_or_path)]

@@ -14,6 +14,7 @@ class HarnessArguments:
     hidden_groups = (groups.TRAINING, groups.MEASUREMENT)
 
     pretrained: str | None = flag(None, "A folder or a name on the hub; the small GPT-2 of this repository.")
+    exit_translators: str | None = flag(None, "Translators of its exits, made by src/scripts/fit_translators.py.")
     likelihood_layer: int | None = flag(
         None, "The layer whose log-likelihoods are taken, from 1; the last where not given."
     )

@@ -338,6 +338,13 @@ def fingerprint_model(folder: str | Path) -> str:
     return hashed.hexdigest()[:16]
 
 
+def named_file(path: str | Path) -> str:
+    """A file of weights as settings of runs have it: its name, and what stands for its content."""
+    hashed = hashlib.sha256()
+    _hash_weights(hashed, Path(path))
+    return f"{Path(path).stem}-{hashed.hexdigest()[:8]}"
+
+
 def _hash_weights(hashed: Any, path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -9,10 +9,10 @@ from torch.nn import functional
 from analysis import exit_values as module
 from analysis.exit_values import exit_values
 from decoding.confidence import CONFIDENCES
-from support import DECODERS, T5S, tiny_t5
+from support import DECODERS, T5S, tiny_t5, translated
 
 MEASURES = [name for name, row in CONFIDENCES.items() if not row.looks_ahead and not row.reads_head]
-CHECKED = ("gpt2", "llama", "gemma3, tied", "granite", "neox", "opt")
+CHECKED = ("gpt2", "llama, adapters merged, translators", "gemma3, tied", "granite", "neox", "opt")
 EVERYTHING = 10_000
 
 
@@ -41,7 +41,8 @@ def read_by_the_library(model, row):
         states = model(ids, output_hidden_states=True).hidden_states
         taken = (labels[0, 1:] != -100).nonzero().flatten()
         wanted = labels[0, 1:][taken]
-    normed = [*(norm(state) for state in states[1:-1]), states[-1]]
+    below = enumerate(states[1:-1], 1)
+    normed = [*(norm(translated(model, state, layer)) for layer, state in below), states[-1]]
     head = model.lm_head
     scaling = getattr(model.config, "logits_scaling", 1.0)
     scale = model.config.d_model**-0.5 if getattr(model.config, "scale_decoder_outputs", False) else 1.0
@@ -100,7 +101,7 @@ def test_neither_batches_nor_pieces_change_anything(kind, monkeypatch):
 
 def test_measures_are_those_of_the_decode_loop():
     """At a position whose text is the prompt, an exit is asked what the loop asks it."""
-    model, text = DECODERS["llama"](2), texts(1)[0]
+    model, text = DECODERS["llama, adapters merged, translators"](2), texts(1)[0]
     found = exit_values(model, Dataset.from_list([text]), 1, EVERYTHING, MEASURES)
     logits, _ = read_by_the_library(model, text)
     top2 = logits.softmax(-1).topk(2, dim=-1).values[:, :-1]  # [N, L - 1, 2]

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from analysis.prompt_lens import main, read, text_of
 from models import DeployGPT2LMHeadModel
-from support import OFF, TIE, double_precision
+from support import OFF, TIE, double_precision, translated, with_translators
 from util.files import read_json
 
 
@@ -24,12 +24,13 @@ def tokenizer(tiny_gpt2_dir):
 
 @torch.no_grad()
 def test_layers_are_read_through_the_models_own_norm_and_head(model, tokenizer):
-    with double_precision(copy.deepcopy(model)) as exact:
+    with double_precision(with_translators(copy.deepcopy(model))) as exact:
         found = read(exact, tokenizer, "The tower of Dover", tokens=2, top_k=3)
         ids = torch.tensor([tokenizer("The tower of Dover")["input_ids"]])
         for reading in found:
             states = exact(ids, output_hidden_states=True).hidden_states
-            normed = [*(exact.transformer.ln_f(hidden) for hidden in states[:-1]), states[-1]]
+            below = enumerate(states[:-1])
+            normed = [*(exact.transformer.ln_f(translated(exact, state, layer)) for layer, state in below), states[-1]]
             p = torch.stack([exact.lm_head(hidden[0, -1]).softmax(-1) for hidden in normed])
             top = p.topk(4, dim=-1)
             assert (top.values.log().diff(dim=-1).abs() > TIE).all(), "otherwise these tell nothing: states are float32"

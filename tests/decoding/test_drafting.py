@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from decoding.drafting import (
     DEVICES,
@@ -23,6 +24,8 @@ from decoding.drafting import (
 from decoding.flops import Cost
 from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
+from models.translators import ExitTranslators
+from models.unembed import Unembed
 from support import FREQUENT, MODELS, POLICIES, answer_of, double_precision, inputs_for, plain_generate, row_alone
 
 DRAFTED = Policy(
@@ -83,11 +86,16 @@ def test_what_a_layer_costs_beside_its_weights_makes_heads_and_slots_dearer_or_c
     sizes = {"num_layers": 8, "width": 64, "attention_width": 64, "kv_width": 64, "feed_forward": 0}
     small = Cost(**sizes, prompt=np.ones(1, int), prefilled=True, source=np.zeros(1, int))
     fixed, slot = DEVICES["cpu"]
-    prices, elsewhere = Prices.of(small, 1000, 2, "cpu"), Prices.of(small, 1000, 2, "elsewhere")
+    unembed = Unembed(nn.Identity(), nn.Linear(64, 1000))
+    prices, elsewhere = (Prices.of(small, unembed, 2, device) for device in ("cpu", "elsewhere"))
     weights = small.layer_weights
     assert prices.head == pytest.approx((64000 + fixed) / (weights + fixed)) and prices.slot < slot / 10
-    assert prices.rows(1.0) == pytest.approx(prices.head) and prices.rows(0.0) == fixed / (weights + fixed)
-    assert Device() == (0, 0) and elsewhere.head == 64000 / weights and elsewhere.slot == elsewhere.rows(0.0) == 0
+    assert prices.exit(2) == pytest.approx(prices.head) and prices.exit(2, 0.0) == fixed / (weights + fixed)
+    assert Device() == (0, 0) and elsewhere.head == 64000 / weights and elsewhere.slot == elsewhere.exit(2, 0.0) == 0
+    translating = Unembed(nn.Identity(), nn.Linear(64, 1000), translators=ExitTranslators(64, [2, 5]))
+    dearer = Prices.of(small, translating, 2, "elsewhere")
+    assert [dearer.exit(layer) - elsewhere.exit(layer) for layer in (1, 2)] == pytest.approx([0, 64 * 64 / weights])
+    assert RowDrafts(dearer, 8)._draft > RowDrafts(elsewhere, 8)._draft
 
 
 # ---------------------------------------------------------------------------------------------------- what is decided

@@ -23,7 +23,7 @@ COUNTED = [name for name, policy in POLICIES.items() if not policy.looks_ahead]
 
 
 # Of these the layers alone are others; what happens at their exits is counted as T5's and GPT-2's.
-OTHERS = [kind for kind in MODELS if kind not in ("tied", "gated", "gpt2")]
+OTHERS = [kind for kind in MODELS if kind not in ("tied", "gpt2", "adapters merged, translators")]
 CASES = [(kind, name) for kind in MODELS for name in COUNTED if kind not in OTHERS]
 CASES += [(kind, name) for kind in OTHERS for name in ("full", "static", "softmax", "fixed", "FREE", "lossless")]
 

@@ -356,9 +356,10 @@ def test_states_of_every_layer_are_kept_where_asked_for(kind, policy):
         np.testing.assert_array_equal(ran, expected)
         unembed = model.unembed()
         for row, length in enumerate(trace.lengths):
-            last = trace.states[row, np.arange(length), trace.exit_layers[row, :length]]  # float32
+            layers = trace.exit_layers[row, :length].tolist()
+            last = torch.from_numpy(trace.states[row, np.arange(length), layers]).double()  # it was float32
             with torch.no_grad():
-                logits = unembed.logits(unembed.normalise(torch.from_numpy(last).double()))
+                logits = unembed.logits(unembed.normalise_each(last[None], layers)[0])
             said = logits[range(length), answer_of(model, inputs, tokens, row)]
             assert (said > logits.amax(-1) - TIE).all()
         _, plain = model.generate(**inputs, policy=POLICIES[policy], return_trace=True)

@@ -10,7 +10,17 @@ from transformers import TextStreamer
 
 from decoding.policy import Policy
 from decoding.strategies import DIVERGENCES, Strategy, bucket
-from support import DECODERS, double_precision, inputs_for, plain_generate, row_alone, sources, tiny_gpt2, tiny_t5
+from support import (
+    DECODERS,
+    double_precision,
+    inputs_for,
+    plain_generate,
+    row_alone,
+    sources,
+    tiny_gpt2,
+    tiny_t5,
+    translated,
+)
 
 CASES = {
     "plain": Strategy("plain"),
@@ -34,7 +44,7 @@ def formula(model, ids, mask, strategy):
     def log_p(layer, temperature=1.0):
         hidden = states[layer][:, -1]
         if layer < last and strategy.final_norm:
-            hidden = norm(hidden)
+            hidden = norm(translated(model, hidden, layer))
         return (model.lm_head(hidden * model.output_scale).float() / temperature).log_softmax(-1)
 
     expert = log_p(strategy.expert or last)

@@ -21,6 +21,7 @@ from transformers import (
 
 from decoding.policy import Policy
 from models import deploy, deploying_class
+from models.translators import MODULE, attach_translators
 from support import MODELS, away_from_ties, inputs_for, plain_generate
 
 EARLY = Policy(confidence="softmax", threshold=0.5)
@@ -32,7 +33,10 @@ def plain(model):
     made = library(copy.deepcopy(model.config)).eval()
     if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:  # a T5's config ties them
         made.get_output_embeddings().weight = nn.Parameter(model.get_output_embeddings().weight.clone())
-    made.load_state_dict(model.state_dict())
+    held = {name: value for name, value in model.state_dict().items() if not name.startswith(MODULE)}
+    made.load_state_dict(held)
+    if hasattr(model, MODULE):
+        attach_translators(made, copy.deepcopy(model.exit_translators))
     made.generation_config = copy.deepcopy(model.generation_config)
     return made
 

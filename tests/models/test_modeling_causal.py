@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from decoding.policy import Policy
-from support import DECODERS, double_precision, sources, tiny_gpt2
+from support import DECODERS, double_precision, sources, tiny_gpt2, translated
 
 SPECIAL = {"weighted_ce": [1, 2, 3, 4], "ce": [1, 1, 1, 1]}
 
@@ -29,7 +29,8 @@ def test_the_loss_is_the_weighted_mean_of_the_layers_cross_entropies(kind, name)
             plain = {key: inputs[key] for key in ("input_ids", "attention_mask")}
             states = model(**plain, output_hidden_states=True).hidden_states
             norm = model.get_submodule(model.final_norm)
-            normed = [*map(norm, states[1:-1]), states[-1]]
+            below = enumerate(states[1:-1], 1)
+            normed = [*(norm(translated(model, state, layer)) for layer, state in below), states[-1]]
             logits_by_layer = [model.lm_head(hidden * model.output_scale) for hidden in normed]
             losses = [
                 functional.cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())

@@ -87,7 +87,7 @@ def test_the_weights_are_those_that_the_decoder_multiplies(kind):
     assert all(sum(map(torch.numel, layer)) == trace.cost.layer_weights for layer in weights.layers)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "tied"])
+@pytest.mark.parametrize("kind", ["gpt2", "adapters merged, translators"])
 @pytest.mark.parametrize("name", ["full", "softmax", "static", "lossless"])
 def test_what_is_read_is_what_the_trace_counts(kind, name):
     """At full depth every layer and a head for each token, but the first where the prompt gives it; a static exit reads
@@ -98,20 +98,23 @@ def test_what_is_read_is_what_the_trace_counts(kind, name):
     reads, first = Reads.of(trace, model.unembed().vocabulary_size), int(trace.cost.prefilled)
     tokens, depth = int(trace.lengths[0]) - first, trace.cost.num_layers
     if name == "full":
-        assert reads == (tokens * depth, tokens)
+        assert reads == (tokens * depth, tokens, 0)
     else:
         assert 0 < reads.layers <= (tokens + trace.counts["drafted"][0]) * depth and reads.heads > 0
     if not policy.recomputes:
         asked = (~np.isnan(trace.confidences)).sum() if policy.confidence else 0
         assert reads.layers == trace.exit_layers.sum() - first * depth and reads.heads >= min(asked, tokens)
+        if name != "full" and kind != "gpt2":
+            assert reads.translators == (asked if name == "softmax" else tokens)
 
 
-def test_a_bound_multiplies_each_layer_and_head_as_often_as_it_was_read(monkeypatch):
-    weights, met = Weights(MODELS["llama"](0)), []
+def test_a_bound_multiplies_what_was_read_as_often_as_it_was(monkeypatch):
+    weights, met = Weights(MODELS["llama, adapters merged, translators"](0)), []
+    assert [each.shape for each in weights.translators] == [(24, 24)] * 2
     number = {id(layer[0]): i for i, layer in enumerate(weights.layers)}
     monkeypatch.setattr(weights, "_pass", lambda numbers, states: met.extend([*numbers, "head"]))
     assert len(number) == len(weights.layers)
-    weights.multiply(Reads(7, 3), batch=2, prompt=0)
+    weights.multiply(Reads(7, 3, 5), batch=2, prompt=0)
     assert met == [0, 1, "head", 2, 3, "head", 4, 5, 6, "head"]
     met.clear()
     weights.multiply(Reads(0, 0), batch=2, prompt=5)

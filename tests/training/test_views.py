@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from decoding.policy import Policy
 from models import DeployT5ForConditionalGeneration
+from support import with_translators
 from tasks import TASKS, Feature
 from tasks.loading import EXAMPLE_COLUMNS
 from training.evaluation import DecodingData, DecodingOptions, decode_batch
@@ -55,7 +56,7 @@ def test_a_token_has_an_item_per_layer_from_the_embedding_to_its_exit(model, tok
 
 
 def test_the_confidence_of_a_view_is_the_one_the_exit_was_taken_by(model, tokenizer):
-    _, details, _ = decode(model, tokenizer, ("layers",))
+    _, details, _ = decode(with_translators(model), tokenizer, ("layers",))
     for layers, trace in zip(details["layers"], details["traces"], strict=True):
         for gap, confidences in zip(layers["gap"], trace["confidences"], strict=True):
             tried = [(layer, c) for layer, c in enumerate(confidences, start=1) if c is not None]
