@@ -94,7 +94,7 @@ class Killed(Exception):
 
 
 def test_a_killed_fit_goes_on_where_it_was(tmp_path, monkeypatch):
-    model, calls = DECODERS["gpt2"](0), []
+    model, calls = DECODERS["gpt2"](0).double(), []
     whole = sums_over(model, ROWS, [1, 2], 2, Part(tmp_path / "whole", {"fit": 1}))
 
     def counted(fit, model, rows, size):
