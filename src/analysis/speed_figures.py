@@ -29,7 +29,7 @@ BENCHMARKED = (
 def benchmark(runs: Runs) -> Drawing | None:
     """Figure 17: what the policies cost in seconds where matrices are as large as a T5-base's."""
     held = runs.benchmark
-    if held is None:
+    if held is None or "prompts" in held:
         return None
     note = (
         f"Above 1, the first of a pair is the faster one. Never exiting, {held['generated_tokens']} tokens, "

@@ -193,7 +193,7 @@ def every_run(runs: Runs) -> Table:
 
 def benchmark(runs: Runs) -> Table:
     """Table 6: the speed ratios of the benchmark."""
-    if runs.benchmark is None:
+    if runs.benchmark is None or "prompts" in runs.benchmark:
         return Table("", [], [], [])
     batches = runs.benchmark["batches"]
     rows = []
@@ -207,6 +207,31 @@ def benchmark(runs: Runs) -> Table:
     )
     note = "Median and range of ratios within a repetition, from benchmark.json. Weights are random.\n"
     return Table(title, ["figure", *(f"batch {batch}" for batch in batches)], rows, [], note)
+
+
+def on_prompts(runs: Runs) -> Table:
+    """Table 10: policies of a checkpoint on prompts."""
+    held = runs.benchmark
+    if held is None or "prompts" not in held:
+        return Table("", [], [], [])
+    compared = {"generate": "x generate", "full_depth": "x full depth", "bound": "x bound"}
+    rows = []
+    for batch, found in held["batches"].items():
+        for name, row in found.items():
+            ratios = [f"{row[key]['median']:.2f} ({row[key]['min']:.2f} to {row[key]['max']:.2f})" for key in compared]
+            accepted = "-" if row["accepted"] is None else f"{row['accepted']:.2f}"
+            rows.append([name, batch, *ratios, f"{100 * row['equal']:.1f}", f"{row['layers']:.2f}", accepted])
+    title = (
+        f"Table 10. Policies of {held['model']} on {held['prompts']} prompts, {held['new_tokens']} new tokens each; "
+        f"{held['dtype']}, {held['threads']} threads, {held['repetitions']} repetitions"
+    )
+    note = (
+        "x: times as fast by token as the library's generate, as full depth, as the products of the weights that the\n"
+        "policy reads; median and range of repetitions in turn. equal %: of generate's tokens, said in their places.\n"
+        "stood: share of drafted tokens that the full model kept.\n"
+    )
+    head = ["policy", "batch", *compared.values(), "equal %", "layers", "stood"]
+    return Table(title, head, rows, [], note)
 
 
 def areas(runs: Runs) -> Table:
@@ -308,4 +333,5 @@ TABLES |= {
     "table_7": areas,
     "table_8": draft_lengths,
     "table_9": what_losses_buy,
+    "table_10": on_prompts,
 }

@@ -64,7 +64,7 @@ class Policy(PolicyFields):
             "k_max": _given(config, "k_max", None),
             "adaptive_scale": _given(config, "adaptive_scale", 0.9),
             "adaptive_cap": _given(config, "adaptive_cap", False),
-            "copy_share": _given(config, "copy_share", 0.125),
+            "copy_share": _given(config, "copy_share", 0.25),
             "alpha": _given(config, "contrastive_alpha", 0.1),
             "emit": _given(config, "emit", "exit"),
             "adapts": _switch(config, "use_adapt_threshold"),

@@ -56,7 +56,7 @@ class PolicyFields:
     k_max: int | None = None
     adaptive_scale: float = 0.9
     adaptive_cap: bool = False
-    copy_share: float = 0.125
+    copy_share: float = 0.25
     alpha: float = 0.1
     emit: str = "exit"
     adapts: bool = False

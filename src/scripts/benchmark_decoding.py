@@ -536,7 +536,9 @@ def main(argv: list[str] | None = None) -> dict:
         report["notes"][str(batch)] = notes = notes_of(workload, arguments, batch, runs)
         for name, value in notes.items():
             print(f"  {name:<55} {value:.2f}")
-    report["products"] = IN_FORCE.record()
+        report["products"] = IN_FORCE.record()
+        if arguments.out:  # what is measured is there, should the rest take too long
+            write_json(arguments.out, report)
     if arguments.device == "cpu" and not arguments.no_memory and "depth" in arguments.of:
         report["peak_memory"] = peak_memory(arguments)
         print(f"\npeak memory of a process, full depth / hf generate: {report['peak_memory']['ratio']:.3f}")

@@ -110,16 +110,25 @@ class Timed:
         seconds: Of each repetition.
         answers: New tokens of each prompt, end-of-sequence included.
         layers: Sum over these of the layers each ran before it was said.
+        drafted, accepted: Tokens of verified drafts, and those of them that stood.
     """
 
     seconds: list[float] = field(default_factory=list)
     answers: list[list[int]] = field(default_factory=list)
     layers: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def tokens(self) -> int:
         """Of all answers."""
         return sum(map(len, self.answers))
+
+    def count(self, trace: ExitTrace) -> None:
+        """Add what a trace counts."""
+        self.layers += int(trace.exit_layers.sum())
+        self.drafted += int(trace.counts["drafted"].sum())
+        self.accepted += int(trace.counts["accepted"].sum())
 
     def times_as_fast(self, other: Timed) -> dict[str, float]:
         """By token, repetition by repetition: median, lowest and highest."""
@@ -169,7 +178,8 @@ class PromptBenchmark:
 
     def report(self, batch: int, repetitions: int) -> dict[str, dict]:
         """Policy -> its numbers, of prompts decoded so many together: how many times as fast it is, the share of the
-        library's tokens that it says, layers and milliseconds by token."""
+        library's tokens that it says, layers by token, the share of drafted tokens that stood (None without drafts) and
+        milliseconds by token."""
         found, bounds = self._measure(batch, repetitions)
         library, full = found[LIBRARY], found[naming.label(Policy().describe())]
         rows = {}
@@ -179,6 +189,7 @@ class PromptBenchmark:
             rows[name] = {key: own.times_as_fast(other) for key, other in others.items()} | {
                 "equal": own.equal(library),
                 "layers": own.layers / own.tokens,
+                "accepted": own.accepted / own.drafted if own.drafted else None,
                 "milliseconds_per_token": 1000 * min(own.seconds) / own.tokens,
             }
         return rows
@@ -200,7 +211,7 @@ class PromptBenchmark:
                 found[name].answers += self._answers(sequences, inputs)
                 turns.append((found[name].seconds, lambda run=run, inputs=inputs: run(inputs)))
                 if trace is not None:
-                    found[name].layers += int(trace.exit_layers.sum())
+                    found[name].count(trace)
                     sizes = Reads.of(trace, vocabulary), len(ids), self._prefilled(inputs)
                     turns.append((bounds[name], lambda sizes=sizes: weights.multiply(*sizes)))
             for repetition in range(repetitions):
@@ -249,16 +260,33 @@ def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy
         ValueError: One sentence on a policy that cannot be.
     """
     parser = ArgumentParser((AdditionalArguments,), "A policy.")
-    asked = {}
+    policies = []
     for text in texts:
         (flags,) = build((AdditionalArguments,), parser.given(shlex.split(text)))
-        policy = flags.policy(new_tokens)
-        policy.check(depth)
-        label = naming.label(policy.describe())
-        asked[f"{label} ({text})" if label in asked else label] = policy
+        policies.append(flags.policy(new_tokens))
+        policies[-1].check(depth)
+    labels = [naming.label(policy.describe()) for policy in policies]
+    alike: dict[str, list[str]] = {}
+    for label, text in zip(labels, texts, strict=True):
+        alike.setdefault(label, []).append(text)
+    asked = {
+        label if len(alike[label]) == 1 else f"{label} ({_own(text, alike[label])})": policy
+        for label, text, policy in zip(labels, texts, policies, strict=True)
+    }
     if not texts:
         asked = {naming.label(policy.describe()): policy for policy in usual_policies(depth, new_tokens)}
     return {naming.label(Policy().describe()): Policy()} | asked
+
+
+def _own(text: str, others: Sequence[str]) -> str:
+    """Of a policy's flags those that not all of the others have, too; all of them where that leaves none."""
+    flags = [set(_flags(other)) for other in others]
+    return " ".join(flag for flag in _flags(text) if not all(flag in each for each in flags)) or text
+
+
+def _flags(text: str) -> list[str]:
+    """A policy's flags with their values."""
+    return [f"--{flag.strip()}" for flag in f" {text}".split(" --")[1:]]
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -272,10 +300,11 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def table(rows: dict[str, dict]) -> str:
     """The numbers of each policy, a line each."""
-    lines = [["policy", *COMPARED.values(), "equal", "layers", "ms/token"]]
+    lines = [["policy", *COMPARED.values(), "equal", "layers", "accepted", "ms/token"]]
     for name, row in rows.items():
         compared = [f"{row[key]['median']:.2f} ({row[key]['min']:.2f}-{row[key]['max']:.2f})" for key in COMPARED]
-        rest = [f"{row['equal']:.1%}", f"{row['layers']:.2f}", f"{row['milliseconds_per_token']:.1f}"]
+        accepted = "-" if row["accepted"] is None else f"{row['accepted']:.2f}"
+        rest = [f"{row['equal']:.1%}", f"{row['layers']:.2f}", accepted, f"{row['milliseconds_per_token']:.1f}"]
         lines.append([name, *compared, *rest])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
@@ -309,6 +338,7 @@ def report(arguments: argparse.Namespace) -> dict:
         found["batches"][str(batch)] = rows = benchmark.report(batch, arguments.repetitions)
         print(f"\n{name}, {arguments.dtype}, {count} prompts, batch {batch}: times as fast by token\n{table(rows)}")
     print(
-        "\nMedian (lowest-highest) over repetitions. Equal: share of generate's tokens that are said in their places."
+        "\nMedian (lowest-highest) over repetitions. Equal: share of generate's tokens that are said in their places; "
+        "accepted: share of drafted tokens that stood."
     )
     return found

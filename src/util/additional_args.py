@@ -98,7 +98,7 @@ class PolicyArguments:
         group=groups.PRUNING,
     )
     copy_share: float = flag(
-        0.125,
+        0.25,
         "Copy the rows of the head that pruning left while they are, over the batch, at most this share of the "
         "vocabulary; otherwise multiply the whole head and read the survivors out. It changes no result.",
         group=groups.PRUNING,

@@ -67,6 +67,7 @@ def test_the_library_stays_where_nothing_is_clearly_faster():
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.96)], 0.95) == LIBRARY
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.94), trial("padded", 0.9)], 0.95) == "padded"
     assert best_of([trial(LIBRARY, 1.0), trial("other_side", 0.94)], 0.75) == LIBRARY
+    assert best_of([trial(LIBRARY, 1.0), trial("pieces", 0.99)], 0.75) == "pieces"
     assert best_of([trial(LIBRARY), trial("other_side", 0.1)], 0.95) is None
     assert best_of([trial(LIBRARY, 1.0), trial("other_side"), trial("padded", 0.5)], 0.95) == "padded"
 
@@ -116,6 +117,18 @@ def test_what_is_fast_with_a_small_weight_alone_is_not_taken(monkeypatch):
     monkeypatch.setattr(choosing, "WAYS", {name: costing(now, seconds) for name, seconds in table.items()})
     ((_, ways),) = measure(samples((8, 64)), clock=lambda: now[0]).proved.items()
     assert ways == dict.fromkeys(ROWS, "padded")
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(0.5, "padded"), (0.9, None)])
+def test_what_no_time_is_left_to_prove_is_taken_where_it_is_beyond_doubt(seconds, taken, monkeypatch):
+    """Otherwise nothing is known of it, and the way of a weight that was never measured stays."""
+    now = [0.0]
+    table = {LIBRARY: lambda columns: 1.0, "padded": lambda columns: seconds}
+    monkeypatch.setattr(choosing, "WAYS", {name: costing(now, each) for name, each in table.items()})
+    wanted = samples((8, 8))
+    known = {shape: dict.fromkeys(ROWS[1:], LIBRARY) for shape in wanted}
+    found, proved = measure(wanted, known, budget=15.0, clock=lambda: now[0])
+    assert [ways.get(1) for ways in found.values()] == [taken] and not any(proved.values())
 
 
 def test_what_is_known_is_not_measured_again(monkeypatch):

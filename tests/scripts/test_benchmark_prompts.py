@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis import figures
 from decoding.policy import Policy
 from scripts import benchmark_decoding
 from scripts.benchmark_prompts import Reads, Timed, Weights, named
@@ -24,7 +25,7 @@ def arguments(tmp_path):
 
     def of(path) -> list[str]:
         named = ["--model_name_or_path", str(path), "--prompt_file", str(file)]
-        return [*named, "--new_tokens", "4", "--repetitions", "2", "--out", str(tmp_path / "report.json")]
+        return [*named, "--new_tokens", "4", "--repetitions", "2", "--out", str(tmp_path / "benchmark.json")]
 
     return of
 
@@ -33,7 +34,7 @@ def arguments(tmp_path):
 def test_every_policy_asked_for_is_held_against_generate_full_depth_and_its_bound(path, arguments, tmp_path, capsys):
     flags = [flag for text in (*ASKED, LOSSLESS) for flag in ("--policy", text)]
     benchmark_decoding.main([*arguments(path), "--batch", "1", "2", *flags])
-    report = read_json(tmp_path / "report.json")
+    report = read_json(tmp_path / "benchmark.json")
     assert report["prompts"] == 3 and report["new_tokens"] == 4 and set(report["batches"]) == {"1", "2"}
     for rows in report["batches"].values():
         full, static, softmax, lossless = rows.values()
@@ -43,6 +44,10 @@ def test_every_policy_asked_for_is_held_against_generate_full_depth_and_its_boun
             assert 0 <= row["equal"] <= 1 and row["milliseconds_per_token"] > 0
         assert full["equal"] == lossless["equal"] == 1 and full["full_depth"]["median"] == 1
         assert full["layers"] == 8 and static["layers"] < 5 and softmax["layers"] <= 8
+        assert full["accepted"] is None and (lossless["accepted"] is None or 0 <= lossless["accepted"] <= 1)
+    (table,) = figures.draw_all(tmp_path, tmp_path / "figures")
+    rows = read_json(table.with_suffix(".json"))["rows"]
+    assert [row[0] for row in rows] == 2 * list(report["batches"]["1"]) and rows[0][3] == "1.00 (1.00 to 1.00)"
     shown = capsys.readouterr().out
     assert "static, layer 3" in shown and "softmax > 0.5" in shown and "x bound" in shown
 
@@ -69,7 +74,10 @@ def test_policies_have_names_and_full_depth_is_among_them(capsys):
         "lossless > 0, from layer 2",
     ]
     always = named([LOSSLESS, f"{LOSSLESS} --num_speculations 2"], 8, 4)
-    assert len(always) == 3 and sum("--num_speculations 2" in name for name in always) == 1
+    assert list(always)[1:] == [
+        f"lossless > 0, from layer 2 ({LOSSLESS})",
+        "lossless > 0, from layer 2 (--num_speculations 2)",
+    ]
     assert len(named([], 12, 4)) == 5
     with pytest.raises(ValueError, match="static_exit_layer is 9: valid are 1 to 8"):
         named(["--static_exit_layer 9"], 8, 4)
