@@ -81,6 +81,7 @@ class ExitTrace:
     amateur_rows: np.ndarray
     kept: np.ndarray
     members: np.ndarray
+    translated: np.ndarray
     threshold: np.ndarray
     step: np.ndarray
     logprobs: np.ndarray | None
