@@ -37,35 +37,19 @@ from analysis.tables import Table
 from decoding.confidence import CONFIDENCES
 from decoding.ranges import COUNT, FROM_TWO, SHARE
 from jobs.loading import load_config, load_model, load_tokenizer, refuse_long_blocks
-from tasks import KINDS, TASKS, find_task, load_examples, train_features
-from tasks.language_modeling import blocks
+from jobs.reading import ReadingArguments, distinct, rows_of
+from tasks import find_task, load_examples
 from tasks.loading import SPLIT_FILES
 from training.reporting import only_our_bars
-from util import (
-    DecoderArguments,
-    LanguageModelingArguments,
-    QuestionAnsweringArguments,
-    SummarizationArguments,
-    TranslationArguments,
-    groups,
-)
+from util import DecoderArguments, groups
 from util.additional_args import flag
-from util.arguments import build, choice_problems
+from util.arguments import build
 from util.checks import raise_together
 from util.files import folder_problem, jsonable, write_json, write_text
 from util.parser import ArgumentParser
 from util.ranges import range_problems
 from util.terminal import terminal
 
-DATA = {
-    "language_modeling": LanguageModelingArguments,
-    "question_answering": QuestionAnsweringArguments,
-    "summarization": SummarizationArguments,
-    "translation": TranslationArguments,
-}
-# Flags that are handed on to the data arguments of the kind, where it has them.
-HANDED_ON = ("dataset_name", "dataset_config_name", "validation_file", "text_column", "block_size", "source_prefix")
-HANDED_ON += ("source_lang", "target_lang")
 # It compares whole distributions of all layers below, at every layer: thirty times the time of all others.
 SLOW = ("JSD_contrastive_text",)
 MEASURES = [name for name, row in CONFIDENCES.items() if not row.looks_ahead]
@@ -73,22 +57,11 @@ SHOWN_LAYERS = 6
 
 
 @dataclass
-class QualityArguments:
+class QualityArguments(ReadingArguments):
     """What is read, how much of it, and where the numbers go."""
 
-    _argument_group_name = groups.DATA
-
-    dataset_name: str | None = flag(None, "A data set by its familiar name, its hub id or the folder it was saved in.")
-    dataset_config_name: str | None = flag(None, "Configuration of the data set.")
     validation_file: str | None = flag(None, "Texts, or examples of --kind: a .json, .jsonl, .csv or .txt file.")
-    kind: str | None = flag(
-        None, f"What the data are, where the name does not say: {', '.join(DATA)}; texts where not given."
-    )
     text_column: str | None = flag(None, "Column of the texts, or of what is summarized; text or the like.")
-    source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
-    source_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
-    target_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
-    block_size: int = flag(256, "Tokens of a text at most; a longer one is cut.")
     texts: int = flag(100, "Texts read at most, each different one once.")
     positions: int = flag(2000, "Tokens of them at which layers are looked at, at most, spread evenly.")
     measures: list[str] | None = field(
@@ -109,7 +82,7 @@ class QualityArguments:
 
     def __post_init__(self) -> None:
         problems = range_problems(self, texts=COUNT, positions=FROM_TWO, contrastive_alpha=SHARE)
-        problems += choice_problems(self, "kind", tuple(DATA))
+        problems += self.reading_problems()
         unknown = [name for name in self.measures or () if name not in MEASURES]
         if unknown:
             problems.append(f"--measures {' '.join(unknown)}: valid are {', '.join(MEASURES)}.")
@@ -117,19 +90,12 @@ class QualityArguments:
             problems.append(f"--out {problem}")
         raise_together(problems)
 
-    @property
-    def found_kind(self) -> str:
-        """Key of KINDS: given, or that of a data set known by its name."""
-        known = (task.kind.name for task in TASKS.values() if self.dataset_name in task.spellings())
-        return self.kind or next(known, "language_modeling")
-
     def data_args(self):
         """Of the kind's run script."""
-        data_class = DATA[self.found_kind]
-        given = {name: getattr(self, name) for name in HANDED_ON}
+        given = {"validation_file": self.validation_file, "text_column": self.text_column}
         if self.dataset_name is None and self.validation_file is None and self.kind is None:
             given["dataset_name"] = "invented_stories"
-        return data_class(**{name: value for name, value in given.items() if hasattr(data_class, name)})
+        return self.data_args_of(given)
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -142,15 +108,11 @@ def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source
     data_args = args.data_args()
     task = find_task(args.found_kind, data_args)
     examples = load_examples(task, data_args, "validation", **source)
-    different: dict[tuple, int] = {}
-    for place, key in enumerate(zip(examples["prompt"], examples["source"], examples["target"], strict=True)):
-        different.setdefault(key, place)
-    examples = examples.select(list(different.values())[: args.texts])
+    examples = distinct(examples)
+    examples = examples.select(range(min(args.texts, len(examples))))
     name = task.name if args.validation_file is None else _name_of(Path(args.validation_file))
     name += f" ({args.text_column})" if args.text_column else ""
-    if task.kind is KINDS["language_modeling"]:
-        return name, blocks(examples, tokenizer, args.block_size, apart=True)
-    return name, train_features(task, examples, tokenizer, data_args)
+    return name, rows_of(task, examples, tokenizer, data_args)
 
 
 def _name_of(file: Path) -> str:

@@ -19,7 +19,7 @@ from models import deploying_class
 from models.adjacent import move_all_together
 from tasks.readers import read_records
 from training.evaluation import padded, restore_threshold
-from training.reporting import only_our_bars
+from training.reporting import only_our_bars, progress
 from util import AdditionalArguments, ModelArguments, update_autoconfig
 from util.generate_args import GenerateArguments
 from util.runs import fingerprint_model, named_file
@@ -268,17 +268,13 @@ def write_all(generator: Generator, prompts: list[str], size: int, path: str) ->
 def continue_all(generator: Generator, prompts: list[str], size: int, output: OutputLines | None) -> list[Continuation]:
     """Continue prompts in batches, each of which is drawn for by itself, and shown and written when it is done."""
     alone = generator.args.prompt_file is None
-    rows = output.rows if output else []
-    found = [generator.recalled(row) for row in rows]
-    if found:
-        print(f"{len(found)} of {len(prompts)} continuations were in {output.path} already", file=sys.stderr)
+    found = recalled(generator, prompts, output) if output else []
     if alone:
         show(generator, found, [None] * len(found))
-    learnt = [row["threshold"] for row in rows if "threshold" in row]
+    learnt = [row["threshold"] for row in (output.rows if output else []) if "threshold" in row]
     threshold = restore_threshold(generator.model, generator.policy, learnt)
     for start in range(len(found), len(prompts), size):
-        # Another seed for every batch: what is drawn does not depend on where the command was interrupted.
-        set_seed((generator.args.seed + SEEDS_APART * start) % 2**32)
+        seed_batch(generator, start)
         seen = threshold.seen if threshold else 0
         batch = continued(generator, prompts[start : start + size], stream=alone)
         found += batch
@@ -287,6 +283,39 @@ def continue_all(generator: Generator, prompts: list[str], size: int, output: Ou
             lines[-1]["threshold"] = threshold.state_dict(seen)
         if output:
             output.append(lines)
+    return found
+
+
+def recalled(generator: Generator, prompts: list[str], output: OutputLines) -> list[Continuation]:
+    """The continuations that the output file has already, which is told."""
+    found = [generator.recalled(row) for row in output.rows]
+    if found:
+        print(f"{len(found)} of {len(prompts)} continuations were in {output.path} already", file=sys.stderr)
+    return found
+
+
+def seed_batch(generator: Generator, start: int) -> None:
+    """Another seed for every batch: what is drawn does not depend on where the command was interrupted."""
+    set_seed((generator.args.seed + SEEDS_APART * start) % 2**32)
+
+
+def write_all_quietly(generator: Generator, prompts: list[str], path: str | Path) -> list[Continuation]:
+    """Continue every prompt by the policy and write each batch once it is done, with a bar instead of what is written;
+    what the file has already is not done again."""
+    size = generator.args.batch_size
+    output = OutputLines(path, prompts, generator.settings(), size)
+    try:
+        found = recalled(generator, prompts, output)
+        with progress(len(prompts), "Answering") as advance:
+            advance(len(found))
+            for start in range(len(found), len(prompts), size):
+                seed_batch(generator, start)
+                batch = generator.run(prompts[start : start + size], None, generator.samples, generator.policy)
+                output.append([line(each, generator.args) for each in batch])
+                found += batch
+                advance(len(batch))
+    finally:
+        output.close()
     return found
 
 

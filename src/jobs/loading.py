@@ -22,6 +22,7 @@ from models import deploying_class
 from models.choosing import IN_FORCE
 from models.lora import merge_lora
 from models.translators import attach_translators, load_translators
+from tasks.features import special_ids
 from training.reporting import only_our_bars
 from util import ModelArguments
 from util.gguf import is_gguf, parted
@@ -159,6 +160,16 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     if not ids and start is None:
         raise ValueError("An empty prompt needs a token to begin with, which this tokenizer has not.")
     return ids or [start]
+
+
+def as_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """A question as the model was taught to read one; as it is where there is no chat template. What the tokenizer puts
+    before a text by itself is left out."""
+    if tokenizer.chat_template is None:
+        return question
+    turns = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return text.removeprefix(tokenizer.decode(special_ids(tokenizer)[0]))
 
 
 def load_model(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool = False):

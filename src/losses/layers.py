@@ -28,16 +28,18 @@ class LayerStates(NamedTuple):
         hidden: h^1 to h^(L-1), the residual stream, before the final norm.
         normed: x^1 to x^L, translated where a layer has an exit translator, final-normed, not scaled for the head.
         embedded: h^0, before the first layer; None where nobody reads it.
+        last: h^L, before the final norm; None where nobody reads it.
     """
 
     hidden: Sequence[Tensor]
     normed: Sequence[Tensor]
     embedded: Tensor | None = None
+    last: Tensor | None = None
 
     def at(self, where: Any) -> LayerStates:
         """Those at some positions, [n, D] each."""
         hidden, normed = ([state[where] for state in states] for states in self[:2])
-        return LayerStates(hidden, normed, None if self.embedded is None else self.embedded[where])
+        return LayerStates(hidden, normed, *(None if state is None else state[where] for state in self[2:]))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What trains the exits of any deployed model: losses over layers, and a `meta` confidence head."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -201,6 +202,17 @@ class ExitTraining(LibraryModel):
             inputs: What `forward` takes beside.
         """
         raise NotImplementedError
+
+    @contextmanager
+    def watching_last(self) -> Iterator[list[Tensor]]:
+        """Yields a list that gets h^L when the decoder runs inside, which the library hands out normed only."""
+        last: list[Tensor] = []
+        norm = self.get_submodule(self.final_norm)
+        hook = norm.register_forward_pre_hook(lambda module, inputs: last.append(inputs[0]))
+        try:
+            yield last
+        finally:
+            hook.remove()
 
     @property
     def decoder_layers(self) -> nn.ModuleList:

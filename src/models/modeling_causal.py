@@ -59,12 +59,13 @@ class CausalMixin(ExitTraining):
 
     def layer_states(self, **inputs) -> LayerStates:
         """States after each layer, [B, T, D] each."""
-        found = self.base_model(**inputs, use_cache=False, output_hidden_states=True)
+        with self.watching_last() as last:
+            found = self.base_model(**inputs, use_cache=False, output_hidden_states=True)
         norm = self.get_submodule(self.final_norm)
         # The embedding comes first; the last entry is already normed.
         embedded, *below = found.hidden_states[:-1]
         normed = [norm(self.translated(hidden, layer)) for layer, hidden in enumerate(below, 1)]
-        return LayerStates(below, [*normed, found.last_hidden_state], embedded)
+        return LayerStates(below, [*normed, found.last_hidden_state], embedded, *last)
 
 
 class EarlyExitGPT2LMHeadModel(CausalMixin, GPT2LMHeadModel):

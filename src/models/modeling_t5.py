@@ -76,20 +76,21 @@ class EarlyExitMixin(ExitTraining):
                 attention_mask=inputs["attention_mask"],
                 inputs_embeds=inputs["inputs_embeds"],
             )
-        decoded = self.decoder(
-            input_ids=inputs["decoder_input_ids"],
-            attention_mask=inputs["decoder_attention_mask"],
-            inputs_embeds=inputs["decoder_inputs_embeds"],
-            encoder_hidden_states=encoder_outputs[0],
-            encoder_attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            output_hidden_states=True,
-        )
+        with self.watching_last() as last:
+            decoded = self.decoder(
+                input_ids=inputs["decoder_input_ids"],
+                attention_mask=inputs["decoder_attention_mask"],
+                inputs_embeds=inputs["decoder_inputs_embeds"],
+                encoder_hidden_states=encoder_outputs[0],
+                encoder_attention_mask=inputs["attention_mask"],
+                use_cache=False,
+                output_hidden_states=True,
+            )
         # The embedding comes first; the last entry is already normed by the stack.
         embedded, *below = decoded.hidden_states[:-1]
         read = [self.translated(hidden, layer) for layer, hidden in enumerate(below, 1)]
         normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in read]
-        return LayerStates(below, [*normed, decoded.last_hidden_state], embedded)
+        return LayerStates(below, [*normed, decoded.last_hidden_state], embedded, *last)
 
 
 class EarlyExitT5ForConditionalGeneration(EarlyExitMixin, T5ForConditionalGeneration):

@@ -26,9 +26,9 @@ from analysis import intervals
 from analysis.tables import Table
 from decoding.policy import Policy
 from decoding.ranges import COUNT
-from jobs.loading import load_config, load_model, load_tokenizer
+from jobs.loading import as_prompt, load_config, load_model, load_tokenizer
 from scripts.benchmark_decoding import crossing
-from scripts.quickstart_real import QUESTIONS, as_prompt
+from scripts.quickstart_real import QUESTIONS
 from scripts.real_model import MODEL
 from training.records import exit_counts
 from util import DecoderArguments, groups

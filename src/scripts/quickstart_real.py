@@ -26,7 +26,7 @@ from analysis import prompt_lens
 from decoding import naming
 from decoding.policy import Policy
 from decoding.ranges import COUNT
-from jobs.loading import load_config, load_model, load_tokenizer
+from jobs.loading import as_prompt, load_config, load_model, load_tokenizer
 from models.adjacent import move_all_together
 from scripts.real_model import MODEL
 from util import AdditionalArguments, DecoderArguments, groups
@@ -102,14 +102,6 @@ def policies(depth: int, new_tokens: int) -> list[Policy]:
     flags = [{}, {"static_exit_layer": late}, calm, calm | {"type_vocab_reduct": "fixed"}]
     flags += [drafts | {"lossless": True, "num_speculations": 4}]
     return [AdditionalArguments(**each).policy(new_tokens) for each in flags]
-
-
-def as_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    """A question as the model was taught to read one; as it is where there is no chat template."""
-    if tokenizer.chat_template is None:
-        return question
-    turns = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
 def measure(model, tokenizer: PreTrainedTokenizerBase, chosen: list[Policy], questions: int, new_tokens: int) -> dict:

@@ -67,7 +67,9 @@ def blocks(examples: Dataset, tokenizer: PreTrainedTokenizerBase, size: int, apa
         held = [(ids, labels) for ids, labels in rows if any(label != IGNORED_LABEL for label in labels[1:])]
         if len(held) < len(rows):
             lost = len(rows) - len(held)
-            logger.warning("%d of %d texts were left out: their prompts fill --block_size %d", lost, len(rows), size)
+            logger.warning(
+                "%d of %d texts were left out: nothing is left to predict within --block_size %d", lost, len(rows), size
+            )
         rows = held
     else:
         whole = list(chain.from_iterable([*before, *text, *end] for text in texts))

@@ -71,7 +71,7 @@ def test_prompts_that_fill_a_block_are_left_out_and_long_ones_are_cut(tokenizer,
     pairs = (("Where are you? In Dover? ", "In Elm."), ("Who? ", "Bob"))
     size = len(ids(tokenizer, pairs[0][0]))
     assert len(blocks(examples(*pairs), tokenizer, size)) == 1
-    assert f"1 of 2 texts were left out: their prompts fill --block_size {size}" in caplog.text
+    assert f"1 of 2 texts were left out: nothing is left to predict within --block_size {size}" in caplog.text
     with pytest.raises(ValueError, match="No text has a token to predict within --block_size 3"):
         blocks(examples(pairs[0]), tokenizer, 3)
     _, (prompt, _) = beginnings(examples(*pairs), tokenizer, 5, 6, longest=10)

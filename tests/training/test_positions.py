@@ -41,6 +41,7 @@ def test_states_are_those_of_all_layers_from_the_embedding_on():
     for found, expected in zip((some.states.embedded, *some.states.hidden), states[:-1], strict=True):
         torch.testing.assert_close(found, expected[0, :-1])
     torch.testing.assert_close(some.states.normed[-1], states[-1][0, :-1])
+    torch.testing.assert_close(model.model.norm(some.states.last), states[-1][0, :-1])
 
 
 def test_an_encoder_decoder_has_the_embedding_of_its_decoder():
@@ -48,3 +49,4 @@ def test_an_encoder_decoder_has_the_embedding_of_its_decoder():
     (some,) = labelled_positions(model, Dataset.from_list([{"input_ids": [5, 6], "labels": [7, 8, 1]}]), 1)
     torch.testing.assert_close(some.states.embedded, model.shared.weight[[0, 7, 8]])
     assert some.labels.tolist() == [7, 8, 1] and len(some.states.hidden) == 3
+    torch.testing.assert_close(model.decoder.final_layer_norm(some.states.last), some.states.normed[-1])

@@ -1,0 +1,79 @@
+"""Texts, or a task's examples, as a model is made to read them under teacher forcing: flags, and rows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from tasks import KINDS, TASKS, Task, train_features
+from tasks.language_modeling import blocks
+from util import (
+    LanguageModelingArguments,
+    QuestionAnsweringArguments,
+    SummarizationArguments,
+    TranslationArguments,
+    groups,
+)
+from util.additional_args import flag
+from util.arguments import choice_problems
+
+DATA = {
+    "language_modeling": LanguageModelingArguments,
+    "question_answering": QuestionAnsweringArguments,
+    "summarization": SummarizationArguments,
+    "translation": TranslationArguments,
+}
+# Flags that are handed on to the data arguments of the kind, where it has them.
+HANDED_ON = ("dataset_name", "dataset_config_name", "block_size", "source_prefix", "source_lang", "target_lang")
+
+
+@dataclass
+class ReadingArguments:
+    """What is read; a script of its own says from which files, and how much of it."""
+
+    _argument_group_name = groups.DATA
+
+    dataset_name: str | None = flag(None, "A data set by its familiar name, its hub id or the folder it was saved in.")
+    dataset_config_name: str | None = flag(None, "Configuration of the data set.")
+    kind: str | None = flag(
+        None, f"What the data are, where the name does not say: {', '.join(DATA)}; texts where not given."
+    )
+    source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
+    source_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
+    target_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
+    block_size: int = flag(256, "Tokens of a text at most; a longer one is cut.")
+
+    def reading_problems(self) -> list[str]:
+        """A sentence on each of these that cannot be."""
+        return choice_problems(self, "kind", tuple(DATA))
+
+    @property
+    def found_kind(self) -> str:
+        """Key of KINDS: given, or that of a data set known by its name."""
+        known = (task.kind.name for task in TASKS.values() if self.dataset_name in task.spellings())
+        return self.kind or next(known, "language_modeling")
+
+    def data_args_of(self, given: Mapping[str, Any]) -> Any:
+        """Of the kind's run script, with more flags given, of which it takes those that it has."""
+        data_class = DATA[self.found_kind]
+        given = {name: getattr(self, name) for name in HANDED_ON} | dict(given)
+        return data_class(**{name: value for name, value in given.items() if hasattr(data_class, name)})
+
+
+def distinct(examples: Dataset) -> Dataset:
+    """Each different example once, in their order."""
+    different: dict[tuple, int] = {}
+    for place, key in enumerate(zip(examples["prompt"], examples["source"], examples["target"], strict=True)):
+        different.setdefault(key, place)
+    return examples.select(list(different.values()))
+
+
+def rows_of(task: Task, examples: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: Any) -> Dataset:
+    """Columns input_ids and labels as for training: of texts one row each, of other examples their answers."""
+    if task.kind is KINDS["language_modeling"]:
+        return blocks(examples, tokenizer, data_args.block_size, apart=True)
+    return train_features(task, examples, tokenizer, data_args)
