@@ -5,7 +5,7 @@
 
 save/grid is what src/scripts/local_grid.py leaves. A figure whose runs are not there is left out, with a line that says
 so. Beside each lies a .json of the numbers it shows and the runs they came from; --redraw paints the pictures of a
-folder anew from these files alone. Figures 16 to 22 and tables 2 to 10 have no counterpart in that post.
+folder anew from these files alone. Figures 16 to 22 and tables 2 to 11 have no counterpart in that post.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def divergence(runs: Runs) -> Drawing | None:
         run = viewed[0]
         line = next((each for each in run.details("jsds") if 4 <= len(each["tokens"]) <= 14), next(run.details("jsds")))
         about = {"task": task, "model": model, "example": line["id"], "texts": line["texts"]}
-        values.append({**about, "discounted": _discounted(line), "mean_pairs": _mean_pairs(run)})
+        values.append({**about, "discounted": _discounted(line), "mean_pairs": mean_pairs(run)})
         used.append(run)
     if not values:
         return None
@@ -271,7 +271,7 @@ def _discounted(line: dict) -> np.ndarray:
     return table
 
 
-def _mean_pairs(run: RunFiles) -> np.ndarray:
+def mean_pairs(run: RunFiles) -> np.ndarray:
     """[j, i], i > j: mean divergence over the tokens that ran layer i."""
     size = run.num_layers + 1
     total, count = np.zeros((size, size)), np.zeros((size, size))

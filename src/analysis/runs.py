@@ -62,7 +62,7 @@ class RunFiles:
         """Everything but the policy that shaped the results, such as model, data and generation; runs that differ here
         are not comparable. Nested settings are named as in generation.num_beams."""
         held = {name: value for name, value in self.policy.items() if name not in POLICY | UNCOMPARED}
-        return {name: json.dumps(value, sort_keys=True) for name, value in _flat(held)}
+        return {name: json.dumps(value, sort_keys=True) for name, value in flat(held)}
 
     @property
     def clock(self) -> dict:
@@ -157,6 +157,27 @@ class RunFiles:
                 yield from map(json.loads, lines)
 
 
+def read_run(folder: Path) -> RunFiles:
+    """The run that a folder is, or the only finished one under it.
+
+    Raises:
+        ValueError: There is none, or there are several.
+    """
+    if (folder / "predictions.jsonl").is_file():
+        runs = [RunFiles(folder, read_json(folder / "all_results.json"))]
+        if not _is_evaluation(runs[0]):
+            raise ValueError(f"{folder} holds no finished evaluation with exits or at full depth.")
+    else:
+        runs = read_runs(folder)
+    if len(runs) > 1:
+        raise ValueError(f"{folder} holds {len(runs)} runs: give the folder of one, such as {runs[0].folder}.")
+    return runs[0]
+
+
+def _is_evaluation(run: RunFiles) -> bool:
+    return "eval_block_avg" in run.results and any(run.results.get(name) is not None for name in scores())
+
+
 def read_runs(folder: Path) -> list[RunFiles]:
     """The finished runs under a folder.
 
@@ -164,17 +185,17 @@ def read_runs(folder: Path) -> list[RunFiles]:
         ValueError: There is none.
     """
     runs = [RunFiles(path.parent, read_json(path)) for path in sorted(folder.rglob("runs/*/all_results.json"))]
-    runs = [run for run in runs if any(run.results.get(name) is not None for name in scores())]
-    runs = [run for run in runs if "eval_block_avg" in run.results]
+    runs = [run for run in runs if _is_evaluation(run)]
     if not runs:
         raise ValueError(f"{folder} holds no finished evaluation: expected runs/<name>/all_results.json below it.")
     return runs
 
 
-def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Settings by name; nested ones as in generation.num_beams."""
     for name, value in settings.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

@@ -210,7 +210,7 @@ def benchmark(runs: Runs) -> Table:
 
 
 def on_prompts(runs: Runs) -> Table:
-    """Table 10: policies of a checkpoint on prompts."""
+    """Table 11: policies of a checkpoint on prompts."""
     held = runs.benchmark
     if held is None or "prompts" not in held:
         return Table("", [], [], [])
@@ -222,7 +222,7 @@ def on_prompts(runs: Runs) -> Table:
             accepted = "-" if row["accepted"] is None else f"{row['accepted']:.2f}"
             rows.append([name, batch, *ratios, f"{100 * row['equal']:.1f}", f"{row['layers']:.2f}", accepted])
     title = (
-        f"Table 10. Policies of {held['model']} on {held['prompts']} prompts, {held['new_tokens']} new tokens each; "
+        f"Table 11. Policies of {held['model']} on {held['prompts']} prompts, {held['new_tokens']} new tokens each; "
         f"{held['dtype']}, {held['threads']} threads, {held['repetitions']} repetitions"
     )
     note = (
@@ -333,5 +333,5 @@ TABLES |= {
     "table_7": areas,
     "table_8": draft_lengths,
     "table_9": what_losses_buy,
-    "table_10": on_prompts,
+    "table_11": on_prompts,
 }

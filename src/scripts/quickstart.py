@@ -4,8 +4,8 @@
     python src/scripts/quickstart.py --examples 20 --speed-examples 2 --repetitions 1 --out save/quickstart_small
 
 Each policy is an ordinary evaluation run (what run_question_answering.py and run_summarization.py do) and can be
-resumed. Speed is measured apart, at batch 1, all policies in turn on the same examples in this one process. The table
-and the figure are then drawn from the files.
+resumed. Speed is measured apart, at batch 1, all policies in turn on the same examples in this one process. The table,
+the figure, and the page with every token of early exit beside full depth, are then drawn from the files.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+from analysis.report import write_report
+from analysis.runs import read_runs
 from analysis.tradeoff import report
 from decoding import naming
 from decoding.ranges import COUNT
@@ -33,6 +35,7 @@ DATA = {
     "invented_facts": (QuestionAnsweringArguments, []),
     "invented_dialogues": (SummarizationArguments, ["--source_prefix", "summarize: "]),
 }
+PAGE_OF = "invented_dialogues"
 THRESHOLDS = {
     "softmax": (0.9, 0.5),
     "state": (0.95, 0.9),
@@ -63,18 +66,28 @@ def make_job(name: str, out: Path, examples: int) -> Job:
     return Job(TASKS[name].kind.name, *parse_arguments(data_class, argv))
 
 
-def evaluate(name: str, job: Job, flags: AdditionalArguments) -> None:
-    """One evaluation run under these flags."""
+def evaluate(name: str, job: Job, flags: AdditionalArguments) -> dict:
+    """One evaluation run under these flags; its policy, as its results have it."""
     with redirect_stdout(StringIO()):  # so many summaries would hide the table, which holds their numbers
         metrics = job.evaluate(flags)
     policy, took = naming.label(metrics["eval_policy"]), in_seconds(metrics["eval_runtime"])
     print(f"{name}: {policy}: {took} s for {metrics['eval_samples']} examples", flush=True)
+    return metrics["eval_policy"]
+
+
+def draw_page(out: Path, policies: list[dict]) -> Path:
+    """The page of the dialogues: the first early exit beside full depth."""
+    early = next(policy for policy in policies if policy["method"] == "early_exit")
+    runs = read_runs(out / PAGE_OF)
+    shown = [next(run for run in runs if run.policy == policy) for policy in (early, policies[0])]
+    write_report(shown, out / "page.html")
+    return out / "page.html"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandParser(__doc__)
     output = parser.add_argument_group(groups.OUTPUT)
-    output.add_argument("--out", type=output_folder, default="save/quickstart", help="folder of runs, table and figure")
+    output.add_argument("--out", type=output_folder, default="save/quickstart", help="folder of all that is left")
     data, timing = parser.add_argument_group(groups.DATA), parser.add_argument_group(groups.TIMING)
     data.add_argument("--examples", type=COUNT, default=200, help="of each task; 500 are there")
     timing.add_argument("--speed-examples", type=COUNT, default=16, help="of each task, timed in turn at batch 1")
@@ -82,14 +95,15 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     num_layers = read_json(MODEL / "config.json")["num_decoder_layers"]
     grid = [AdditionalArguments(**flags) for flags in policy_flags(num_layers)]
+    policies = {}
     for name in DATA:
         job = make_job(name, arguments.out, arguments.examples)
-        for flags in grid:
-            evaluate(name, job, flags)
+        policies[name] = [evaluate(name, job, flags) for flags in grid]
         path = arguments.out / name / "speed.json"
         Speeds(job, path, arguments.speed_examples, arguments.repetitions).of([job.policy_of(flags) for flags in grid])
     print("\n" + report(arguments.out, arguments.out))
-    print(f"Table:  {arguments.out / 'table.txt'}\nFigure: {arguments.out / 'figure.png'}")
+    page = draw_page(arguments.out, policies[PAGE_OF])
+    print(f"Table:  {arguments.out / 'table.txt'}\nFigure: {arguments.out / 'figure.png'}\nPage:   {page}")
 
 
 def command() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, evaluate the embedded model under every kind of policy, show the table and the figure.
+# Set up, evaluate the embedded model under every kind of policy, show the table, the figure and where the page is.
 # Arguments go to quickstart.py (--examples 500, --out DIR, ...). With --real as the first, a real language model is
 # fetched, and the others go to quickstart_real.py (--questions 20, --out DIR, ...).
 set -euo pipefail

@@ -21,7 +21,7 @@ from decoding.thresholds import AdaptiveThreshold
 from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score, score_example
 from training.exit_scores import exit_score_metrics, perplexities
 from training.processes import by_main, from_all, process_count, process_index, wait_for_all
-from training.records import Decoded, costs, exit_cost, exit_metrics, trace_row
+from training.records import Decoded, costs, exit_cost, exit_metrics, token_texts, trace_row
 from training.reporting import environment, progress
 from training.views import Lens, summarise_layers, view_row
 from util.runs import Run
@@ -237,7 +237,8 @@ def decode_batch(
         score = None if scores is None else scores[row]
         decoded.append(Decoded(feature.example_id, feature.window, texts[row].strip(), length, score, **cost))
         if trace and options.keep_traces:
-            details.setdefault("traces", []).append(trace_row(feature, answers[row][:length], trace, row))
+            line = trace_row(feature, answers[row][:length], trace, row)
+            details.setdefault("traces", []).append(line | {"texts": token_texts(tokenizer, line["tokens"])})
         for name in options.views if trace else ():
             details.setdefault(name, []).append(view_row(name, lens, feature, answers[row][:length], trace, row))
     return decoded, details, seconds

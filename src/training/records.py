@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from decoding.policy import Policy
 from decoding.trace import PER_LAYER, ExitTrace
@@ -102,8 +103,8 @@ def reference_rows(trace: ExitTrace, row: int, policy: Policy) -> int:
 def trace_row(feature: Feature, tokens: list[int], trace: ExitTrace, row: int) -> dict:
     """A line of traces.jsonl.gz: lists with an item per token; those of a token have an item per layer it ran.
 
-    A confidence is null where no exit was tried. Counts (see `ExitTrace`) that are 0 throughout are left out, but for
-    `rows`.
+    A confidence is null where no exit was tried, and where none ever was there is no threshold. Counts (see
+    `ExitTrace`) that are 0 throughout are left out, but for `rows`.
     """
     layers = trace.exit_layers[row, : len(tokens)].tolist()
     line = {"id": feature.example_id, "window": feature.window, "tokens": tokens, "exit_layers": layers}
@@ -113,7 +114,26 @@ def trace_row(feature: Feature, tokens: list[int], trace: ExitTrace, row: int) -
             line[name] = [[None if np.isnan(c) else round(float(c), 6) for c in each] for each in values]
         elif name == "rows" or any(each.any() for each in values):
             line[name] = [each.tolist() for each in values]
+    if any(c is not None for each in line["confidences"] for c in each):
+        line["threshold"] = [round(float(each), 6) for each in trace.threshold[row, : len(tokens)]]
     return line
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[str]:
+    """What each token adds to the text before it, so that together they are the text, special tokens and spaces
+    included. A token that ends within a character adds nothing: the one that completes it adds the whole."""
+    texts: list[str] = []
+    start, read, known = 0, 0, ""
+    for end in range(1, len(tokens) + 1):
+        longer = tokenizer.decode(tokens[start:end], clean_up_tokenization_spaces=False)
+        if longer.endswith("\ufffd") and end < len(tokens):
+            texts.append("")
+            continue
+        texts.append(longer[len(known) :])
+        # From here on the tokens just read are enough of a beginning: some tokenizers start no text with a space.
+        start, read = read, end
+        known = tokenizer.decode(tokens[start:read], clean_up_tokenization_spaces=False)
+    return texts
 
 
 def costs(windows: Sequence[Decoded]) -> dict:

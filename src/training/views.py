@@ -41,8 +41,9 @@ class Lens:
 
 
 def layers_of_token(lens: Lens, states: torch.Tensor, token: int) -> dict:
-    """`LayerView` of a token."""
-    return asdict(layer_view(lens.logits(states), token))
+    """`LayerView` of a token, and its likeliest tokens as texts."""
+    view = layer_view(lens.logits(states), token)
+    return asdict(view) | {"says": lens.texts(view.likeliest)}
 
 
 def divergences_of_token(lens: Lens, states: torch.Tensor, token: int) -> dict:

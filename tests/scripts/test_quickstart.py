@@ -1,5 +1,6 @@
 """The quickstart from end to end on a few examples of the embedded model."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from analysis import tradeoff
 from util.files import read_json
 
 SCRIPT = Path(__file__).parents[2] / "src" / "scripts" / "quickstart.py"
+
+
+def page(folder: Path) -> dict:
+    """What the page shows."""
+    text = (folder / "page.html").read_text()
+    return json.loads(text.split('id="page">')[1].split("</script>")[0])
 
 
 @pytest.mark.slow
@@ -33,6 +40,8 @@ def test_table_and_figure_of_both_tasks(tmp_path, capsys):
         assert words in table
         assert words in shown
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert f"Page:   {tmp_path / 'page.html'}" in shown
+    assert page(tmp_path)["title"] == "softmax > 0.9 against full depth"
     speed = read_json(tmp_path / "invented_facts" / "speed.json")["policies"]
     assert len(speed) == 11 and speed[0]["policy"] == {"method": "full"} and speed[0]["relative"] == [1.0]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.jsonl")}

@@ -1,13 +1,17 @@
 """What is counted of a decoded answer, against counting token by token from the lists of its trace."""
 
+from pathlib import Path
+
 import pytest
+from transformers import AutoTokenizer
 
 from support import MODELS, POLICIES, double_precision, inputs_for
 from tasks import Feature
-from training.records import exit_cost, exit_counts, reference_rows, trace_row
+from training.records import exit_cost, exit_counts, reference_rows, token_texts, trace_row
 
 KINDS = ["tied", "gpt2"]
 BATCH = 4
+ASSETS = Path(__file__).parents[2] / "src" / "assets"
 
 
 def decoded(model, policy, seed: int = 5):
@@ -72,3 +76,19 @@ def test_the_reference_counts_no_first_exit_of_a_token_under_pruning(kind, name)
         cost = exit_cost(trace, row, trace.flops(), policy)
         assert cost["reference_flops"] == expected * model.config.hidden_size**2
     assert (total > 0) == (name != "state")
+
+
+TEXTS = ["The tower of Arden is red. It isn't old .", "naïve 😀😀 fin", "שלום, עולם", "", " two  spaces"]
+
+
+@pytest.mark.parametrize("name", ["t5_exits_trained", "gpt2_stories", "tiny"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_texts_of_tokens_are_the_text(name, text, tiny_t5_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5_dir if name == "tiny" else ASSETS / name)
+    tokens = tokenizer(text)["input_ids"]
+    texts = token_texts(tokenizer, tokens)
+    assert len(texts) == len(tokens)
+    assert "".join(texts) == tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+    assert not any("\ufffd" in each for each in texts[:-1])
+    cut = next((n for n in range(1, len(tokens)) if tokenizer.decode(tokens[:n]).endswith("\ufffd")), 0)
+    assert "".join(token_texts(tokenizer, tokens[:cut])) == tokenizer.decode(tokens[:cut])

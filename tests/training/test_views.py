@@ -47,8 +47,9 @@ def test_a_token_has_an_item_per_layer_from_the_embedding_to_its_exit(model, tok
         assert layers["texts"] == [tokenizer.decode([token]) for token in trace["tokens"]]
         for index, layer in enumerate(trace["exit_layers"]):
             depths.add(layer)
-            for name in ("rank", "likeliest", "probability", "gap"):
+            for name in ("rank", "likeliest", "says", "probability", "gap"):
                 assert len(layers[name][index]) == layer + 1
+            assert layers["says"][index] == [tokenizer.decode([token]) for token in layers["likeliest"][index]]
             assert layers["rank"][index][-1] == 1 and layers["likeliest"][index][-1] == trace["tokens"][index]
             assert [len(row) for row in jsds["divergence"][index]] == list(range(layer + 1))
             assert jsds["contrast"][index]["tokens"][0] == trace["tokens"][index]
