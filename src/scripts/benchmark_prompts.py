@@ -270,7 +270,7 @@ def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy
     for label, text in zip(labels, texts, strict=True):
         alike.setdefault(label, []).append(text)
     asked = {
-        label if len(alike[label]) == 1 else f"{label} ({_own(text, alike[label])})": policy
+        f"{label}{_own(text, alike[label])}": policy
         for label, text, policy in zip(labels, texts, policies, strict=True)
     }
     if not texts:
@@ -279,9 +279,10 @@ def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy
 
 
 def _own(text: str, others: Sequence[str]) -> str:
-    """Of a policy's flags those that not all of the others have, too; all of them where that leaves none."""
+    """Of a policy's flags those that not all of the others have, too, in brackets; nothing where there are none."""
     flags = [set(_flags(other)) for other in others]
-    return " ".join(flag for flag in _flags(text) if not all(flag in each for each in flags)) or text
+    own = " ".join(flag for flag in _flags(text) if not all(flag in each for each in flags))
+    return f" ({own})" if own else ""
 
 
 def _flags(text: str) -> list[str]:
