@@ -75,7 +75,7 @@ def test_policies_have_names_and_full_depth_is_among_them(capsys):
     ]
     always = named([LOSSLESS, f"{LOSSLESS} --num_speculations 2"], 8, 4)
     assert list(always)[1:] == [
-        f"lossless > 0, from layer 2 ({LOSSLESS})",
+        "lossless > 0, from layer 2",
         "lossless > 0, from layer 2 (--num_speculations 2)",
     ]
     assert len(named([], 12, 4)) == 5
