@@ -5,11 +5,11 @@ r"""Fit translators to the exits of a checkpoint that stays as it is, in one pas
     python src/scripts/fit_translators.py --model_name_or_path src/assets/t5_exits_untrained \
         --dataset_name invented_dialogues --source_prefix "summarize: " --out save/translators_t5.safetensors
 
-The first thing to try on a checkpoint whose exits say nothing (src/analysis/exit_quality.py): an affine map per layer,
-from its states to the last layer's, in closed form (Din et al., arXiv:2303.09435). The file is for --exit_translators
-of every script that decodes. Memory holds the model, one batch, and 16 D^2 bytes a layer. A command that was killed
-goes on where it was. By layer it prints what was gained on text that was held out. Beside the file lie the tokens of
-the text by frequency (for --frequent_tokens) and these numbers.
+The first thing to try on a checkpoint whose exits say nothing (src/analysis/exit_quality.py): an affine map of each
+layer's states to the last layer's, in closed form (Din et al., arXiv:2303.09435). The file is for --exit_translators of
+every script that decodes. Memory holds the model, one batch, and 16 D^2 bytes a layer. A command that was killed goes
+on where it was. By layer it prints what was gained on text that was held out. Beside the file lie the tokens of the
+text by frequency (for --frequent_tokens) and these numbers.
 """
 
 from __future__ import annotations
