@@ -340,7 +340,11 @@ def policy_for(config: Any, additional_args: AdditionalArguments, longest_answer
     num_layers = getattr(config, "num_decoder_layers", None) or getattr(config, "num_hidden_layers", None)
     if num_layers is not None:
         policy.check(num_layers, getattr(config, "vocab_size", None))
-        raise_together(losses.layer_problems(additional_args.intermediate_loss_fn, additional_args, num_layers))
+        raise_together(
+            losses.layer_problems(
+                additional_args.intermediate_loss_fn, SimpleNamespace(**additional_args.flags()), num_layers
+            )
+        )
     for sentence in without_effect(additional_args):
         logger.warning(sentence)
     return policy

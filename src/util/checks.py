@@ -1,6 +1,7 @@
 """Which settings are refused, with the reason: flags that contradict each other, and flags whose feature is missing."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -248,7 +249,7 @@ def _unknown(args: Any) -> list[str]:
     if loss not in (None, *LOSSES):
         problems.append(f"--intermediate_loss_fn {loss} is no loss of this version: valid are {', '.join(LOSSES)}.")
         return problems
-    return problems + layer_problems(loss, args, None)
+    return problems + layer_problems(loss, SimpleNamespace(**args.flags()), None)
 
 
 def _own_problems(args: Any) -> list[str]:

@@ -211,6 +211,13 @@ def test_flags_of_a_choice_that_was_not_made_are_told(settings, sentence, caplog
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("text", ["0", "99", "two", "1,,2"])
+def test_exits_of_layerskip_that_the_decoder_does_not_have_are_refused_before_training(text):
+    with pytest.raises(ValueError, match=f"--layerskip_exits {text}: valid are all, or layers"):
+        flags = AdditionalArguments(intermediate_loss_fn="layerskip", extra={"layerskip_exits": text})
+        update_autoconfig(tiny_config(), flags)
+
+
 SHALLOW = {"use_shallow_deep": True, "shallow_exit_layer": 2}
 
 
