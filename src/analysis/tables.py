@@ -14,6 +14,8 @@ from analysis.quantities import mean_exit, score, seconds
 from analysis.runs import RunFiles, scaled, where
 from analysis.speed_figures import drafts, tradeoffs
 
+# Key -> head of a column: how many times as fast a policy on prompts is as each of these.
+HELD_AGAINST = {"generate": "x generate", "full_depth": "x full depth", "bound": "x bound"}
 JSD_PRUNED = ("JSD", "JSD + fixed", "JSD + decaying", "JSD + adaptive")
 
 
@@ -214,11 +216,12 @@ def on_prompts(runs: Runs) -> Table:
     held = runs.benchmark
     if held is None or "prompts" not in held:
         return Table("", [], [], [])
-    compared = {"generate": "x generate", "full_depth": "x full depth", "bound": "x bound"}
     rows = []
     for batch, found in held["batches"].items():
         for name, row in found.items():
-            ratios = [f"{row[key]['median']:.2f} ({row[key]['min']:.2f} to {row[key]['max']:.2f})" for key in compared]
+            ratios = [
+                f"{row[key]['median']:.2f} ({row[key]['min']:.2f} to {row[key]['max']:.2f})" for key in HELD_AGAINST
+            ]
             accepted = "-" if row["accepted"] is None else f"{row['accepted']:.2f}"
             rows.append([name, batch, *ratios, f"{100 * row['equal']:.1f}", f"{row['layers']:.2f}", accepted])
     title = (
@@ -230,7 +233,7 @@ def on_prompts(runs: Runs) -> Table:
         "policy reads; median and range of repetitions in turn. equal %: of generate's tokens, said in their places.\n"
         "stood: share of drafted tokens that the full model kept.\n"
     )
-    head = ["policy", "batch", *compared.values(), "equal %", "layers", "stood"]
+    head = ["policy", "batch", *HELD_AGAINST.values(), "equal %", "layers", "stood"]
     return Table(title, head, rows, [], note)
 
 

@@ -61,7 +61,7 @@ def layerskip(
     layerskip_curriculum: str,
     layerskip_rotation: int,
     layerskip_scale: float,
-    layerskip_exits: str = "all",
+    layerskip_exits: str,
     **dropout,
 ) -> Tensor:
     """Sum of the layers' cross entropies, weighted by C(t, l) e(l), over the sum of these weights."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
 from transformers.pytorch_utils import Conv1D
 
+from analysis.tables import HELD_AGAINST
 from decoding import naming
 from decoding.policy import Policy
 from decoding.trace import ExitTrace
@@ -32,8 +33,6 @@ from util.generate_args import GenerateArguments
 from util.parser import ArgumentParser
 
 LIBRARY = "hf generate"
-# Key -> head of a column: how many times as fast a policy is as each of these.
-COMPARED = {"generate": "x generate", "full_depth": "x full depth", "bound": "x bound"}
 # Of T5's layers, what the source meets once, and no token.
 ONCE = ("EncDecAttention.k", "EncDecAttention.v")
 
@@ -185,7 +184,7 @@ class PromptBenchmark:
         rows = {}
         for name in self.policies:
             own, bound = found[name], Timed(bounds[name], found[name].answers)
-            others = dict(zip(COMPARED, (library, full, bound), strict=True))
+            others = dict(zip(HELD_AGAINST, (library, full, bound), strict=True))
             rows[name] = {key: own.times_as_fast(other) for key, other in others.items()} | {
                 "equal": own.equal(library),
                 "layers": own.layers / own.tokens,
@@ -301,9 +300,9 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def table(rows: dict[str, dict]) -> str:
     """The numbers of each policy, a line each."""
-    lines = [["policy", *COMPARED.values(), "equal", "layers", "accepted", "ms/token"]]
+    lines = [["policy", *HELD_AGAINST.values(), "equal", "layers", "accepted", "ms/token"]]
     for name, row in rows.items():
-        compared = [f"{row[key]['median']:.2f} ({row[key]['min']:.2f}-{row[key]['max']:.2f})" for key in COMPARED]
+        compared = [f"{row[key]['median']:.2f} ({row[key]['min']:.2f}-{row[key]['max']:.2f})" for key in HELD_AGAINST]
         accepted = "-" if row["accepted"] is None else f"{row['accepted']:.2f}"
         rest = [f"{row['equal']:.1%}", f"{row['layers']:.2f}", accepted, f"{row['milliseconds_per_token']:.1f}"]
         lines.append([name, *compared, *rest])
