@@ -114,10 +114,10 @@ class Reader:
     """
 
     def __init__(self, model, question: Question, layers: Sequence[int], kind: str, size: int):
-        self.model, self.question, self.layers, self.kind = model, question, layers, kind
+        self.model, self.question, self.layers = model, question, layers
         self.unembed = model.unembed()
-        self.hashed = HashedLogits(self.unembed.vocabulary_size, size)
-        self.size = size if kind == "logits" else self.unembed.width
+        self.hashed = HashedLogits(self.unembed.vocabulary_size, size) if kind == "logits" else None
+        self.size = self.unembed.width if self.hashed is None else size
 
     @torch.no_grad()
     def read(self, rows: Dataset, batch_size: int, part: Part, label: str) -> Evidence:
@@ -146,7 +146,7 @@ class Reader:
         """[n, J, F] of the positions that are a statement's last token."""
         states, depth = piece.states, len(piece.states.normed)
         at = at.to(piece.labels.device)
-        if self.kind == "logits":
+        if self.hashed is not None:
             found = [self.hashed(self.unembed.logits(states.normed[layer - 1][at])) for layer in self.layers]
         else:
             found = [(states.last if layer == depth else states.hidden[layer - 1])[at] for layer in self.layers]

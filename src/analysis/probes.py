@@ -200,8 +200,8 @@ def sentences(rows: Sequence[dict], probes: Sequence[str]) -> str:
                 more = (
                     f"{best['over_majority']['value']:+.3f} ({_interval(best['over_majority'], '+')}) over the majority"
                 )
-                where = f"{split}: {name} is best at layer {best['layer']} of {len(held)} looked at"
-                said.append(f"{where}, {best['test_accuracy']['value']:.3f}, {more}.")
+                where = f"{split}: of {len(held)} layers {name} tells best at {best['layer']}, as the test part has it"
+                said.append(f"{where}: {best['test_accuracy']['value']:.3f}, {more}.")
     return "\n".join(said) + "\n"
 
 
