@@ -23,6 +23,7 @@ from analysis import (
     speed_figures,
     strategies,
     tradeoff,
+    truth_figures,
 )
 from analysis.drawing import Runs, drawn_before
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
@@ -71,6 +72,9 @@ PAINTS = {
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
         strategies.paint_strategies,
+        truth_figures.paint_entropy,
+        truth_figures.paint_categories,
+        truth_figures.paint_probes,
     )
 }
 
