@@ -14,7 +14,7 @@ import interrupts  # noqa: F401 - before what takes time; not found? pip install
 
 from pathlib import Path
 
-from analysis import exit_figures, layer_figures, loss_figures, policy_figures, prompt_lens, speed_figures, tradeoff
+from analysis import exit_figures, layer_figures, lens_figures, loss_figures, policy_figures, speed_figures, tradeoff
 from analysis.drawing import Runs, drawn_before
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
@@ -58,7 +58,8 @@ PAINTS = {
         speed_figures.paint_drafts,
         loss_figures.paint_losses,
         tradeoff.paint_tradeoff,
-        prompt_lens.paint_readings,
+        lens_figures.paint_readings,
+        lens_figures.paint_cells,
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
     )
