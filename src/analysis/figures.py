@@ -14,7 +14,16 @@ import interrupts  # noqa: F401 - before what takes time; not found? pip install
 
 from pathlib import Path
 
-from analysis import exit_figures, layer_figures, lens_figures, loss_figures, policy_figures, speed_figures, tradeoff
+from analysis import (
+    exit_figures,
+    layer_figures,
+    lens_figures,
+    loss_figures,
+    policy_figures,
+    speed_figures,
+    tradeoff,
+    truth_figures,
+)
 from analysis.drawing import Runs, drawn_before
 from analysis.runs import read_runs, read_speeds, refuse_mixtures
 from analysis.tables import TABLES
@@ -62,6 +71,9 @@ PAINTS = {
         lens_figures.paint_cells,
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
+        truth_figures.paint_entropy,
+        truth_figures.paint_categories,
+        truth_figures.paint_probes,
     )
 }
 

@@ -7,7 +7,7 @@ import logging
 import pickle
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from decoding.frequent import TokenCounts, vocabulary_digest
 from jobs.generating import Continuation
-from jobs.reading import ReadingArguments, distinct, rows_of
+from jobs.reading import ReadingArguments, answer_row, distinct, rows_of
 from losses.layers import IGNORED_LABEL
 from tasks import find_task, load_examples
 from tasks.readers import read_records
@@ -154,15 +154,9 @@ def answer_rows(found: Sequence[Continuation], encoder_decoder: bool) -> Rows:
     """Of a model's own answers, whose prompts are read and do not count."""
     found = [each for each in found if each.tokens]
     found = [found[place] for place in _order([f"{each.prompt}\0{each.tokens}" for each in found])]
-    rows = [_answer_row(each, encoder_decoder) for each in found]
+    rows = [answer_row(each.prompt_tokens, each.tokens, encoder_decoder) for each in found]
     count = parted(len(rows))
     return Rows(Dataset.from_list(rows[count:]), Dataset.from_list(rows[:count]))
-
-
-def _answer_row(found: Continuation, encoder_decoder: bool) -> dict[str, list[int]]:
-    prompt, answer = found.prompt_tokens, found.tokens
-    ids, labels = (prompt, answer) if encoder_decoder else ([*prompt, *answer], [IGNORED_LABEL] * len(prompt) + answer)
-    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 
 def together(found: Sequence[Rows]) -> Rows:
@@ -244,6 +238,16 @@ def rows_digest(rows: Dataset) -> str:
     return hashed.hexdigest()[:16]
 
 
+def batches(rows: Dataset, done: int, batch_size: int, label: str) -> Iterator[tuple[Dataset, int]]:
+    """Some rows after another, from the first that is not done, and how many are when these are; it shows progress."""
+    with progress(len(rows), label) as advance:
+        advance(done)
+        for start in range(done, len(rows), batch_size):
+            some = rows.select(range(start, min(start + batch_size, len(rows))))
+            yield some, start + len(some)
+            advance(len(some))
+
+
 def sums_over(model, rows: Dataset, layers: Sequence[int], batch_size: int, part: Part) -> TranslatorFit:
     """The sums of all positions, in one pass over the text, the longest first. It goes on where it was killed.
 
@@ -261,14 +265,9 @@ def sums_over(model, rows: Dataset, layers: Sequence[int], batch_size: int, part
         fit.load_state_dict(held["sums"])
     if done == len(rows):
         return fit
-    rows = longest_first(rows)
-    with progress(len(rows), "Reading") as advance:
-        advance(done)
-        for start in range(done, len(rows), batch_size):
-            some = rows.select(range(start, min(start + batch_size, len(rows))))
-            add_texts(fit, model, some, batch_size)
-            advance(len(some))
-            part.write_sometimes({"limits": limits, "rows": start + len(some), "sums": fit.state_dict()})
+    for some, read in batches(longest_first(rows), done, batch_size, "Reading"):
+        add_texts(fit, model, some, batch_size)
+        part.write_sometimes({"limits": limits, "rows": read, "sums": fit.state_dict()})
     part.write({"limits": limits, "rows": len(rows), "sums": fit.state_dict()})
     return fit
 

@@ -13,7 +13,15 @@ from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
 from decoding.strategies import Strategy
-from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.loading import (
+    check_policy,
+    fit_embeddings,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_settings,
+    prompt_ids,
+)
 from jobs.output_lines import OutputLines
 from models import deploying_class
 from models.adjacent import move_all_together
@@ -22,7 +30,6 @@ from training.evaluation import padded, restore_threshold
 from training.reporting import only_our_bars, progress
 from util import AdditionalArguments, ModelArguments, update_autoconfig
 from util.generate_args import GenerateArguments, PromptArguments
-from util.runs import fingerprint_model, named_file
 from util.terminal import shows_colours
 
 # What a line of the output file names -> the field of `Continuation` it holds.
@@ -93,18 +100,13 @@ class Generator:
 
     def settings(self) -> dict:
         """Everything that shapes a continuation, beside its prompt."""
-        args, folder = self.args, Path(self.model_args.model_name_or_path)
-        settings = {
-            "model": folder.resolve().name if folder.exists() else str(folder),
-            "fingerprint": fingerprint_model(folder) if folder.exists() else self.model.config._commit_hash,
-            "names": [self.model_args.config_name, self.model_args.tokenizer_name],
+        args = self.args
+        settings = model_settings(self.model_args, self.model) | {
             "policy": self.policy.describe(),
             "strategy": [args.strategy, self.strategy and asdict(self.strategy)],
             "lengths": [args.max_new_tokens, args.repetition_penalty],
             "numbers": [args.dtype, self.device.type],
         }
-        if self.model_args.exit_translators is not None:
-            settings["exit_translators"] = named_file(self.model_args.exit_translators)
         if self.samples:
             settings["drawn"] = [args.seed, args.temperature, args.top_k, args.top_p]
         if self.samples or self.policy.adapts:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.integrations.gguf import read_gguf_metadata
@@ -26,6 +27,7 @@ from tasks.features import special_ids
 from training.reporting import only_our_bars
 from util import ModelArguments
 from util.gguf import is_gguf, parted
+from util.runs import fingerprint_model, named_file
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +191,19 @@ def load_model(model_args: ModelArguments, config, dtype: torch.dtype, keep_adap
     return model
 
 
+def model_settings(model_args: ModelArguments, model) -> dict:
+    """What stands for a model in the settings of what it made: name, content, tokenizer and translators of a file."""
+    folder = Path(model_args.model_name_or_path)
+    settings = {
+        "model": folder.resolve().name if folder.exists() else str(folder),
+        "fingerprint": fingerprint_model(folder) if folder.exists() else model.config._commit_hash,
+        "names": [model_args.config_name, model_args.tokenizer_name],
+    }
+    if model_args.exit_translators is not None:
+        settings["exit_translators"] = named_file(model_args.exit_translators)
+    return settings
+
+
 def _load_checkpoint(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool):
     """The model of a checkpoint, of whole weights or of adapters alone, as `load_model` has it."""
     adapters = find_adapters(model_args)
@@ -287,6 +302,13 @@ def refuse_long_blocks(config, size: int) -> None:
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and size > longest:
         raise ValueError(f"--block_size is {size}, but the model was made for {longest} tokens: lower it.")
+
+
+def refuse_long_rows(config, rows: Dataset, what: str) -> None:
+    """Refuse rows of tokens, `what` in words, longer than the texts the model was made for."""
+    longest, most = getattr(config, "max_position_embeddings", None), max(map(len, rows["input_ids"]))
+    if longest is not None and most > longest:
+        raise ValueError(f"{what} has {most} tokens with its prompt, but the model was made for {longest}.")
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from losses.layers import IGNORED_LABEL
 from tasks import KINDS, TASKS, Task, train_features
+from tasks.features import shared_length, special_ids
 from tasks.language_modeling import blocks
 from util import (
     LanguageModelingArguments,
@@ -70,6 +72,29 @@ def distinct(examples: Dataset) -> Dataset:
     for place, key in enumerate(zip(examples["prompt"], examples["source"], examples["target"], strict=True)):
         different.setdefault(key, place)
     return examples.select(list(different.values()))
+
+
+def answer_row(prompt: Sequence[int], answer: Sequence[int], encoder_decoder: bool) -> dict[str, list[int]]:
+    """A row as for training of an answer behind a prompt, which is read and does not count."""
+    if encoder_decoder:
+        ids, labels = [*prompt], [*answer]
+    else:
+        ids, labels = [*prompt, *answer], [IGNORED_LABEL] * len(prompt) + [*answer]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def parted_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt, with what the tokenizer puts before a text, and those that a text behind it adds."""
+    before, _ = special_ids(tokenizer)
+    head, whole = tokenizer([prompt, prompt + text], add_special_tokens=False, verbose=False)["input_ids"]
+    start = shared_length(head, whole)
+    return [*before, *whole[:start]], whole[start:]
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """Places of `most` of so many things, spread evenly, or of all where these are no more: files go by topic."""
+    taken = count if most is None else min(most, count)
+    return [place * count // taken for place in range(taken)]
 
 
 def rows_of(task: Task, examples: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: Any) -> Dataset:

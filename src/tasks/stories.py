@@ -112,9 +112,9 @@ def _story(inventor: Inventor) -> str:
         "pastime": rng.choice(PASTIMES),
         "time": rng.choice(TIMES),
         "thing": thing,
-        "thing_the": _the(thing),
+        "thing_the": definite(thing),
         "helper": helper,
-        "helper_the": _the(helper),
+        "helper_the": definite(helper),
         "food": rng.choice(FOODS),
         "place": rng.choice(PLACES),
         "feeling": rng.choice(FEELINGS),
@@ -127,6 +127,6 @@ def _story(inventor: Inventor) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _the(phrase: str) -> str:
+def definite(phrase: str) -> str:
     """ "an old fox" as "the old fox"."""
     return "the " + phrase.split(" ", 1)[1]

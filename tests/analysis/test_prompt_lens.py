@@ -211,17 +211,8 @@ def test_all_files_are_written_and_drawn_again(tiny_gpt2_dir, model, tmp_path, c
     changed = with_translators(copy.deepcopy(model))
     save_translators(tmp_path / "t.safetensors", changed.exit_translators, changed)
     write_json(tmp_path / "more.json", [{"prompt": "Bob"}])
-    flags = [
-        "--model_name_or_path",
-        str(tiny_gpt2_dir),
-        "-p",
-        "It costs $5 <b>",
-        "Ann",
-        "--tokens",
-        "2",
-        "--top_k",
-        "3",
-    ]
+    flags = ["--model_name_or_path", str(tiny_gpt2_dir), "-p", "It costs $5 <b>", "Ann"]
+    flags += ["--tokens", "1", "--top_k", "3"]
     flags += ["--prompt_file", str(tmp_path / "more.json"), "--exit_translators", str(tmp_path / "t.safetensors")]
     out = tmp_path / "out"
     passages = main([*flags, "--question", "Who?", "--gold", "a woman", "--compare", "--out", str(out)])

@@ -12,6 +12,8 @@ FOLDERS = {
     "analysis/figures.py": ["--runs", "absent"],
     "analysis/prompt_lens.py": ["-p", "a"],
     "analysis/exit_quality.py": [],
+    "analysis/entropy.py": [],
+    "analysis/probes.py": [],
     "scripts/measure_pruning.py": [],
     "scripts/quickstart.py": [],
     "scripts/sweep_drafts.py": [],
