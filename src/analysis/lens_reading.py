@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from decoding.lens import rank_of
 from decoding.policy import Policy
-from jobs.loading import as_prompt, prompt_ids
-from losses.layers import IGNORED_LABEL
+from jobs.loading import as_prompt, prompt_ids, refuse_long_rows
+from jobs.reading import answer_row, parted_ids
 from models.unembed import Unembed
-from tasks.features import shared_length
 from training.positions import HELD, labelled_positions
 
 
@@ -92,33 +91,26 @@ def answers_to(model, tokenizer: PreTrainedTokenizerBase, question: str, gold: s
         ValueError: The gold answer has no token.
     """
     text = as_prompt(tokenizer, question)
-    ids = prompt_ids(tokenizer, text)
-    wanted = _gold_ids(model, tokenizer, text, gold)
+    asked, wanted = _gold_ids(model, tokenizer, text, gold) if gold.strip() else ([], [])
     if not wanted:
         raise ValueError(f"--gold {gold!r} has no token: give the right answer to the question.")
     cut = f"the first {tokens} of {len(wanted)} tokens of the gold answer" if len(wanted) > tokens else ""
+    ids = prompt_ids(tokenizer, text)
     own = _said(model, ids, tokens)
     goes_on = len(own) == tokens and own[-1] not in _ends(model)
     left_out = f"the first {tokens} tokens of the generated answer, which goes on" if goes_on else ""
     return [
-        Answer(question, "gold answer", ids, wanted[:tokens], cut),
+        Answer(question, "gold answer", asked, wanted[:tokens], cut),
         Answer(question, "generated answer", ids, own, left_out),
     ]
 
 
-def _gold_ids(model, tokenizer: PreTrainedTokenizerBase, prompt: str, gold: str) -> list[int]:
-    """An answer's tokens as they follow on the prompt's, after a space where no chat template parts the two."""
+def _gold_ids(model, tokenizer: PreTrainedTokenizerBase, prompt: str, gold: str) -> tuple[list[int], list[int]]:
+    """Of the prompt and of the answer, behind a space where no chat template parts the two."""
     if model.config.is_encoder_decoder:
-        return tokenizer(text_target=gold)["input_ids"] if gold.strip() else []
-    if tokenizer.chat_template is None and prompt and not prompt[-1].isspace():
-        gold = f" {gold.lstrip()}"
-    before, whole, alone = (
-        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (prompt, prompt + gold, gold)
-    )
-    if not gold.strip():
-        return []
-    # Where the prompt's last token would be another one with the answer behind it, the answer is split by itself.
-    return whole[len(before) :] if shared_length(before, whole) == len(before) else alone
+        return prompt_ids(tokenizer, prompt), tokenizer(text_target=gold)["input_ids"]
+    spaced = tokenizer.chat_template is None and prompt and not prompt[-1].isspace()
+    return parted_ids(tokenizer, prompt, f" {gold.lstrip()}" if spaced else gold)
 
 
 @torch.no_grad()
@@ -180,27 +172,23 @@ class Passage:
 def read(
     model, tokenizer: PreTrainedTokenizerBase, answers: Sequence[Answer], top_k: int, ways: Sequence[str]
 ) -> list[Passage]:
-    """Every answer under teacher forcing, read in every way."""
+    """Every answer under teacher forcing, read in every way.
+
+    Raises:
+        ValueError: One is longer, with its prompt, than the texts the model was made for.
+    """
     found: list[dict[str, list[Reading]]] = [{way: [] for way in ways} for _ in answers]
-    unembed = model.unembed()
+    unembed, paired = model.unembed(), model.config.is_encoder_decoder
+    rows = Dataset.from_list([answer_row(each.prompt_ids, each.ids, paired) for each in answers])
+    refuse_long_rows(model.config, rows, "An answer")
     # All layers' logits are held at once.
-    for some in labelled_positions(model, _rows(model, answers), 1, held=HELD // (model.num_exit_layers + 1)):
+    for some in labelled_positions(model, rows, 1, held=HELD // (model.num_exit_layers + 1)):
         states = torch.stack([some.states.embedded, *some.states.hidden, some.states.last], 1)  # [n, L + 1, D]
         for way in ways:
             logits = unembed.logits(WAYS[way].read(unembed, states)).float()  # [n, L + 1, V]
             for row, each, token in zip(some.rows.tolist(), logits, some.labels, strict=True):
                 found[row][way].append(_reading(tokenizer, each, token, top_k))
     return [Passage(answer, readings) for answer, readings in zip(answers, found, strict=True)]
-
-
-def _rows(model, answers: Sequence[Answer]) -> Dataset:
-    """Columns input_ids and labels: of a decoder alone the prompt stands before its answer, and does not count."""
-    if model.config.is_encoder_decoder:
-        rows = [(each.prompt_ids, each.ids) for each in answers]
-    else:
-        ignored = [[IGNORED_LABEL] * len(each.prompt_ids) for each in answers]
-        rows = [(each.prompt_ids + each.ids, mask + each.ids) for each, mask in zip(answers, ignored, strict=True)]
-    return Dataset.from_list([{"input_ids": ids, "labels": labels} for ids, labels in rows])
 
 
 def _reading(tokenizer: PreTrainedTokenizerBase, logits: Tensor, token: Tensor, top_k: int) -> Reading:

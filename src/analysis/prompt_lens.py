@@ -1,8 +1,7 @@
-"""Draw what every layer would say behind a prompt, or of the right and the generated answer to a question.
+r"""Draw what every layer would say behind a prompt, or of the right and the generated answer to a question.
 
-    python src/analysis/prompt_lens.py -p "Once upon a time" --tokens 3 --out save/lens
-    python src/analysis/prompt_lens.py -p "In spring the" "Once upon a" --top_k 3 --lens_final_norm False --out save/raw
-    python src/analysis/prompt_lens.py --model_name_or_path models/smollm2-135m-instruct \\
+    python src/analysis/prompt_lens.py -p "Once upon a time" "In spring the" --tokens 3 --out save/lens
+    python src/analysis/prompt_lens.py --model_name_or_path models/smollm2-135m-instruct \
         --question "What is the capital of France?" --gold Paris --compare --out save/paris
 
 Layer 0 is the embedding. Every layer's state is translated where it has an exit translator, final-normed and read
@@ -76,6 +75,8 @@ class LensArguments(PromptArguments):
         if (self.question is None) != (self.gold is None):
             given, missing = ("gold", "question") if self.question is None else ("question", "gold")
             problems.append(f"--{given} goes with --{missing}: give the question and its right answer.")
+        elif self.question is not None and not self.question.strip():
+            problems.append("--question is empty: give a question.")
         if self.compare and not self.lens_final_norm:
             problems.append("--compare shows layers with and without the norm: drop --lens_final_norm False.")
         if self.dtype not in DTYPES:

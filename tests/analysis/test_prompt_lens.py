@@ -243,8 +243,10 @@ def test_an_encoder_and_decoder_is_read_as_well(tiny_t5_dir, tmp_path):
     [
         ([], "There is nothing to look at: give -p TEXT, --prompt_file FILE, or --question TEXT and --gold TEXT."),
         (["--tokens", "0", "-p", "a"], "--tokens 0: valid are 1 and above"),
-        (["--top_k", "999999", "-p", "a"], "--top_k 999999: valid are 1 to 2048"),
+        (["--top_k", "999999", "-p", "a"], "--top_k 999999: valid are 1 to 356"),
         (["--question", "Who?"], "--question goes with --gold: give the question and its right answer."),
+        (["--question", " ", "--gold", "Ann"], "--question is empty: give a question."),
+        (["--question", "Who? " * 40, "--gold", "Ann"], "tokens with its prompt, but the model was made for 128."),
         (["--gold", "Ann"], "--gold goes with --question: give the question and its right answer."),
         (["--question", "Who?", "--gold", " "], "--gold ' ' has no token: give the right answer to the question."),
         (["-p", "a", "--compare", "--lens_final_norm", "False"], "drop --lens_final_norm False."),
@@ -253,9 +255,9 @@ def test_an_encoder_and_decoder_is_read_as_well(tiny_t5_dir, tmp_path):
         (["-p", "a", "--dtype", "int8"], "--dtype int8: valid are float32, bfloat16, float16."),
     ],
 )
-def test_what_cannot_be_looked_at_ends_with_code_2(flags, told, tmp_path, capsys):
+def test_what_cannot_be_looked_at_ends_with_code_2(flags, told, tiny_gpt2_dir, tmp_path, capsys):
     write_text(tmp_path / "empty.txt", "")
     flags = [str(tmp_path / "empty.txt") if each == "EMPTY" else each for each in flags]
     with pytest.raises(SystemExit) as stop:
-        main([*flags, "--out", str(tmp_path / "out")])
+        main([*flags, "--model_name_or_path", str(tiny_gpt2_dir), "--out", str(tmp_path / "out")])
     assert stop.value.code == 2 and told in capsys.readouterr().err and not (tmp_path / "out").exists()
