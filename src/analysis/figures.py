@@ -21,6 +21,7 @@ from analysis import (
     loss_figures,
     policy_figures,
     speed_figures,
+    strategies,
     tradeoff,
     truth_figures,
 )
@@ -71,6 +72,7 @@ PAINTS = {
         lens_figures.paint_cells,
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
+        strategies.paint_strategies,
         truth_figures.paint_entropy,
         truth_figures.paint_categories,
         truth_figures.paint_probes,
