@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from decoding.lens import rank_of
 from decoding.policy import Policy
-from jobs.loading import as_prompt, prompt_ids, refuse_long_rows
+from jobs.loading import as_prompt, prompt_ids
 from jobs.reading import answer_row, parted_ids
 from models.unembed import Unembed
 from training.positions import HELD, labelled_positions
@@ -172,15 +172,10 @@ class Passage:
 def read(
     model, tokenizer: PreTrainedTokenizerBase, answers: Sequence[Answer], top_k: int, ways: Sequence[str]
 ) -> list[Passage]:
-    """Every answer under teacher forcing, read in every way.
-
-    Raises:
-        ValueError: One is longer, with its prompt, than the texts the model was made for.
-    """
+    """Every answer under teacher forcing, read in every way."""
     found: list[dict[str, list[Reading]]] = [{way: [] for way in ways} for _ in answers]
     unembed, paired = model.unembed(), model.config.is_encoder_decoder
     rows = Dataset.from_list([answer_row(each.prompt_ids, each.ids, paired) for each in answers])
-    refuse_long_rows(model.config, rows, "An answer")
     # All layers' logits are held at once.
     for some in labelled_positions(model, rows, 1, held=HELD // (model.num_exit_layers + 1)):
         states = torch.stack([some.states.embedded, *some.states.hidden, some.states.last], 1)  # [n, L + 1, D]

@@ -246,7 +246,7 @@ def test_an_encoder_and_decoder_is_read_as_well(tiny_t5_dir, tmp_path):
         (["--top_k", "999999", "-p", "a"], "--top_k 999999: valid are 1 to 356"),
         (["--question", "Who?"], "--question goes with --gold: give the question and its right answer."),
         (["--question", " ", "--gold", "Ann"], "--question is empty: give a question."),
-        (["--question", "Who? " * 40, "--gold", "Ann"], "tokens with its prompt, but the model was made for 128."),
+        (["--question", "Who? " * 40, "--gold", "Ann"], "the model has 128 positions: shorten the prompt"),
         (["--gold", "Ann"], "--gold goes with --question: give the question and its right answer."),
         (["--question", "Who?", "--gold", " "], "--gold ' ' has no token: give the right answer to the question."),
         (["-p", "a", "--compare", "--lens_final_norm", "False"], "drop --lens_final_norm False."),
