@@ -5,6 +5,7 @@ import math
 import os
 import random
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,7 @@ from models.unembed import Unembed
 from training import evaluation
 from util.files import write_text
 
+ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 61
 
 
@@ -581,3 +583,10 @@ POLICIES = {
         **FREQUENT,
     ),
 }
+
+
+def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
+    """A command in a process of its own, with its output in pipes."""
+    names = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*map(str, command)], cwd=cwd, env={**os.environ, **names}, start_new_session=True, **pipes)

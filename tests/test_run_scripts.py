@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,10 +22,9 @@ import run_summarization
 import run_translation
 from conftest import dialogues, questions, write_jsonl
 from jobs.job import run_script
-from support import alike
+from support import ROOT, alike, shell
 from util import QuestionAnsweringArguments, SummarizationArguments, TranslationArguments, parse_arguments
 
-ROOT = Path(__file__).resolve().parents[1]
 EXITS = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.05"]
 SHORT = ["--max_seq_length", "96", "--doc_stride", "16", "--max_answer_length", "10"]
 TIMES = ("runtime", "per_second", "time_", "starts")
@@ -424,12 +422,6 @@ def test_what_ends_a_job_is_a_sentence_and_code_2(tiny_t5_dir, tmp_path, monkeyp
 # At this threshold no decision of the tiny model about these questions is near a tie; about the seventh one is.
 CLEAR = ["--exit_conf_threshold", "0.14"]
 QUESTIONS = [question for index, question in enumerate(questions(24)) if index != 6]
-
-
-def shell(*command, cwd: Path = ROOT, **environment) -> subprocess.Popen:
-    names = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*map(str, command)], cwd=cwd, env={**os.environ, **names}, start_new_session=True, **pipes)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model
 from losses.exits import LOSSES
 from models import deploying_class
 from models.adjacent import move_all_together
+from models.translators import prepare_translators
 from tasks import features, find_task, load_examples, train_features
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
@@ -128,10 +129,13 @@ class Job:
         refuse_lora(model_args, training_args, additional_args)
         trains_lora = additional_args.use_lora and training_args.do_train
         model = load_model(model_args, config, model_dtype(training_args), keep_adapters=trains_lora)
-        grows = training_args.do_train and not trains_lora
+        trains_translators = additional_args.train_exit_translators and training_args.do_train
+        grows = training_args.do_train and not (trains_lora or trains_translators)
         fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, grows)
         if trains_lora:
             prepare_lora(model, model_args, additional_args)
+        if trains_translators:
+            prepare_translators(model)
         if not training_args.do_train:
             move_all_together(model)
         if self.continues:
@@ -212,6 +216,8 @@ class Job:
         names = ("model_name_or_path", "dataset_name", "train_file", "max_train_samples", "learning_rate", "seed")
         names += ("intermediate_loss_fn", "train_meta_cm_head", *self._settings_of_loss())
         config = self.trainer.model.config
+        if config.train_exit_translators:
+            names += ("train_exit_translators",)
         holders = (self.model_args, self.data_args, self.args, config)
         settings = {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
         if self._translators is not None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.integrations.gguf import read_gguf_metadata
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from decoding.frequent import vocabulary_digest
@@ -26,6 +27,7 @@ from models.translators import attach_translators, load_translators
 from tasks.features import special_ids
 from training.reporting import only_our_bars
 from util import ModelArguments
+from util.files import read_json
 from util.gguf import is_gguf, parted
 from util.runs import fingerprint_model, named_file
 
@@ -33,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 # Missing from checkpoints of the FREE code base, whose confidence head has no biases: absent is zero.
 OPTIONAL_KEYS = re.compile(r"cm_head\.\d+\.bias$")
+# What safetensors calls the dtypes of weights.
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# Of the library's search for a file: it may be missing.
+QUIETLY = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
 # `decoder.block.3.` of a weight's name, and the stack of layers in it.
 LAYER = re.compile(r"(.+?)\.\d+\.")
 
@@ -235,6 +241,7 @@ def _load_weights(model_args: ModelArguments, config, dtype: torch.dtype, brough
             ignore_mismatched_sizes=True,  # they are in the report
             **hub_options(model_args),
         )
+    model.stored_dtypes = _stored_dtypes(name, model_args)
     if report["mismatched_keys"]:
         key, held, wanted = min(report["mismatched_keys"])
         others = len(report["mismatched_keys"]) - 1
@@ -249,6 +256,21 @@ def _load_weights(model_args: ModelArguments, config, dtype: torch.dtype, brough
     if unused:
         logger.warning("Not used of the checkpoint %s: %s.", name, _some(unused))
     return model
+
+
+def _stored_dtypes(name: str, model_args: ModelArguments) -> dict[str, torch.dtype]:
+    """Name -> dtype of the weights in the files of safetensors of a checkpoint, if it has any."""
+
+    def find(file: str) -> str | None:
+        return None if is_gguf(name) else cached_file(name, file, **hub_options(model_args), **QUIETLY)
+
+    index = find(SAFE_WEIGHTS_INDEX_NAME)
+    files = [SAFE_WEIGHTS_NAME] if index is None else sorted({*read_json(index)["weight_map"].values()})
+    found: dict[str, str] = {}
+    for path in filter(None, map(find, files)):
+        with safe_open(path, framework="pt") as weights:
+            found |= {key: weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118 - it is no dict
+    return {key: FLOATS[dtype] for key, dtype in found.items() if dtype in FLOATS}
 
 
 def _refuse_missing(name: str, missing: set[str], config) -> None:

@@ -1,9 +1,10 @@
 """What trains the exits of any deployed model: losses over layers, and a `meta` confidence head."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from transformers.utils import logging
 from losses.exits import loss_over_layers, loss_row, settings_of
 from losses.layers import Layers, LayerStates
 from losses.meta_head import meta_head_loss
+from losses.translators import divergence_to_last
 from models.hugging_face import LibraryModel
 from models.layer_dropout import LayerDropout
 from models.lora import has_lora, save_lora
@@ -22,6 +24,8 @@ from util.files import permit
 
 logger = logging.get_logger(__name__)
 
+# Flag -> the module that is trained under it, everything else frozen.
+TRAINED_ALONE = {"train_meta_cm_head": "cm_head", "train_exit_translators": MODULE}
 # Weights that checkpoints of the FREE code base carry and nothing here reads.
 FOREIGN_KEYS = (r"layer_transformation", r"decoder\.lm_head")
 
@@ -45,8 +49,8 @@ class ExitTraining(LibraryModel):
     Attributes:
         final_norm: Name of the module that norms the last layer's states.
 
-    Config attributes read: intermediate_loss_fn (a key of LOSSES, with what that loss reads), train_meta_cm_head,
-    translated_layers, and those of `wants_cm_head`. Without them forward is the library's.
+    Config attributes read: intermediate_loss_fn (a key of LOSSES, with what that loss reads), those of
+    TRAINED_ALONE, translated_layers, and those of `wants_cm_head`. Without them forward is the library's.
     """
 
     # The loss is a mean over labels and knows no num_items_in_batch; the Trainer would multiply it by the number of
@@ -56,6 +60,8 @@ class ExitTraining(LibraryModel):
     # What is trained with the loss beside the model, by name; None in a view of a model that another class made.
     loss_modules: tuple[str, ...] | None = None
     layer_dropout: LayerDropout | None = None
+    # Of weights in the checkpoint that they came from, by name, where that is known.
+    stored_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
     # Linear layers that get an adapter of low rank where none are named.
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     # The step of the last batch, and how many batches it had so far: what dropped layers are drawn from.
@@ -78,8 +84,7 @@ class ExitTraining(LibraryModel):
             self.add_module(MODULE, ExitTranslators(config.hidden_size, translated))
         if self.loss_modules or wants_cm_head(config) or translated:
             self.post_init()
-        if self._trains_meta_head:
-            self.freeze_all_but_cm_head()
+        self._freeze_beside()
 
     def _add_loss_modules(self, config) -> tuple[str, ...]:
         """Add what is trained with the loss beside the model, new where a checkpoint lacks it; the names."""
@@ -92,11 +97,10 @@ class ExitTraining(LibraryModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """The library's; in a model that trains its `meta` head nothing else is trainable, as after construction."""
+        """The library's; in a model that trains one module alone nothing else is trainable, as after construction."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if model._trains_meta_head:
-            model.freeze_all_but_cm_head()
+        model._freeze_beside()
         return loaded
 
     def _adjust_missing_and_unexpected_keys(self, loading_info) -> None:
@@ -120,10 +124,26 @@ class ExitTraining(LibraryModel):
         elif isinstance(module, ExitTranslators):
             module.reset()
 
-    def freeze_all_but_cm_head(self) -> None:
-        """Leave only the `meta` head trainable."""
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith("cm_head."))
+    @property
+    def trained_alone(self) -> str | None:
+        """The module that is trained with everything else frozen, by name; None where there is none."""
+        wanted = [name for flag, name in TRAINED_ALONE.items() if getattr(self.config, flag, None)]
+        return next((name for name in wanted if getattr(self, name, None) is not None), None)
+
+    def _freeze_beside(self) -> None:
+        """Leave only the module that is trained alone trainable, where there is one."""
+        if self.trained_alone is not None:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name.startswith(f"{self.trained_alone}."))
+
+    def train(self, mode: bool = True):
+        """The library's; but a model whose translators learn what it says is itself as it will be in use, without
+        dropout."""
+        super().train(mode)
+        if self.trained_alone == MODULE:
+            for child in self.children():
+                child.eval()
+        return self
 
     @property
     def trained_whole(self) -> tuple[str, ...]:
@@ -133,21 +153,34 @@ class ExitTraining(LibraryModel):
         return (*(self.loss_modules or ()), *own)
 
     def freeze_for_training(self) -> None:
-        """Leave only adapters and the loss's own modules trainable, or only the `meta` head."""
-        if self._trains_meta_head:
-            self.freeze_all_but_cm_head()
+        """Leave only adapters and the loss's own modules trainable, or only the module that is trained alone."""
+        self._freeze_beside()
         for name in self.loss_modules or ():
             getattr(self, name).requires_grad_(True)
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, state_dict=None, **kwargs) -> None:
-        """The library's; of a model with adapters these alone are saved, see `models.lora`."""
+        """The library's; of a model with adapters these alone are saved, see `models.lora`, and what was frozen is
+        saved in the dtype of the checkpoint that it came from, with the same bytes."""
         if not has_lora(self):
+            if self.stored_dtypes:
+                state_dict = self._as_stored(self.state_dict() if state_dict is None else state_dict)
             super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         elif is_main_process:
             save_lora(self, save_directory, state_dict)
         if is_main_process:
             for weights in Path(save_directory).glob("*.safetensors"):
                 permit(weights)
+
+    def _as_stored(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same weights; those that are frozen in the dtype of `stored_dtypes`, where that changes no value. Tied
+        weights stay one."""
+        frozen = {name for name, each in self.named_parameters(remove_duplicate=False) if not each.requires_grad}
+        cast: dict[int, Tensor] = {}
+        for name in frozen & state.keys() & self.stored_dtypes.keys():
+            value, stored = state[name], state[name].to(self.stored_dtypes[name])
+            if torch.equal(stored.to(value.dtype), value):
+                cast[value.data_ptr()] = stored
+        return {name: cast.get(value.data_ptr(), value) if name in frozen else value for name, value in state.items()}
 
     @property
     def output_scale(self) -> float:
@@ -170,7 +203,7 @@ class ExitTraining(LibraryModel):
     @property
     def trains_exits(self) -> bool:
         """Whether the loss is one of ours."""
-        return self._trains_meta_head or getattr(self.config, "intermediate_loss_fn", None) is not None
+        return self.trained_alone is not None or getattr(self.config, "intermediate_loss_fn", None) is not None
 
     def layers_loss(
         self, states: Callable[[], LayerStates], labels: Tensor, step: int = 0, steps: int | None = None
@@ -184,15 +217,21 @@ class ExitTraining(LibraryModel):
             step, steps: Optimiser steps done, and in all.
         """
         self._drop_layers(labels.shape[0], step)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._trains_meta_head):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trained_alone is None):
             found = states()
         labels = labels.to(found.normed[-1].device)
         layers = Layers(found, labels, self.unembed(), self.config, self._modules_of_loss(), step, steps)
-        if self._trains_meta_head:
-            loss = meta_head_loss(self.cm_head, layers)
-        else:
-            loss = loss_over_layers(self.config.intermediate_loss_fn, layers)
-        return loss, None if self.training else self.unembed()(found.normed[-1])
+        return self._loss_of(layers), None if self.training else self.unembed()(found.normed[-1])
+
+    def _loss_of(self, layers: Layers) -> Tensor:
+        if self.trained_alone is None:
+            return loss_over_layers(self.config.intermediate_loss_fn, layers)
+        if self.trained_alone == MODULE:
+            norm = self.get_submodule(self.final_norm)
+            return divergence_to_last(
+                layers, lambda hidden, layer: norm(self.translated(hidden, layer)), getattr(self, MODULE).layers
+            )
+        return meta_head_loss(self.cm_head, layers)
 
     def teacher_forced(self, labels: Tensor, **inputs) -> tuple[LayerStates, Tensor]:
         """States of every layer where a batch's labels are read, and the label that each position predicts, [B, T].
@@ -223,7 +262,7 @@ class ExitTraining(LibraryModel):
     def _drop_layers(self, rows: int, step: int) -> None:
         """Draw which layers the coming batch leaves out, if the loss has it so and this is training."""
         name = getattr(self.config, "intermediate_loss_fn", None)
-        row = None if name is None or self._trains_meta_head else loss_row(name)
+        row = None if name is None or self.trained_alone else loss_row(name)
         if row is None or row.drops is None or not self.training:
             if self.layer_dropout is not None:
                 self.layer_dropout.dropped = None
@@ -245,7 +284,3 @@ class ExitTraining(LibraryModel):
                 f"it with {type(self).__name__}.from_pretrained instead."
             )
         return {own: getattr(self, own) for own in self.loss_modules or ()}
-
-    @property
-    def _trains_meta_head(self) -> bool:
-        return bool(getattr(self.config, "train_meta_cm_head", None))

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from util.files import replacing
+from util.files import permit, replacing
 
 # Name of the module in a model, and what its weights' names begin with in a checkpoint and in a file.
 MODULE = "exit_translators"
@@ -81,6 +81,21 @@ def attach_translators(model: Any, translators: ExitTranslators) -> None:
     model.config.translated_layers = list(translators.layers)
 
 
+def prepare_translators(model: Any) -> None:
+    """Make a model's exits ready to be trained alone: with the translators that it has, or with new ones, which change
+    nothing yet, of every layer below the last.
+
+    Raises:
+        ValueError: It has one layer, so there is no exit below its last.
+    """
+    depth = len(model.decoder_layers)
+    if depth < 2:
+        raise ValueError("--train_exit_translators: this model has one layer, so there is no exit below its last.")
+    if getattr(model, MODULE, None) is None:
+        attach_translators(model, ExitTranslators(model.config.hidden_size, range(1, depth)))
+    model.freeze_for_training()
+
+
 def fingerprint(model: Any) -> dict:
     """What stands for a model and its weights, whatever their dtype: its type, and of every matrix of it the shape and
     one value. Another model has other values, and so has one that was trained further.
@@ -129,6 +144,7 @@ def save_translators(path: str | os.PathLike, translators: ExitTranslators, mode
     }
     with replacing(path) as temporary:
         save_file(weights, temporary, metadata=held)
+        permit(temporary)
 
 
 def load_translators(path: str | os.PathLike, model: Any) -> ExitTranslators:

@@ -112,7 +112,7 @@ class FitArguments(ReadingArguments):
         384, "Of --then_kl: tokens of a step at most, spread over --batch_size texts.", group=groups.TRAINING
     )
     learning_rate: float = flag(
-        1e-4, "Of --then_kl: of AdamW, at first; it falls in a line to zero.", group=groups.TRAINING
+        1e-3, "Of --then_kl: of AdamW, at first; it falls in a line to zero.", group=groups.TRAINING
     )
     positions: int = flag(
         1000, "Tokens of what is held out at which layers are looked at, at most.", group=groups.MEASUREMENT

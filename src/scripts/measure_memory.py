@@ -5,7 +5,8 @@ r"""Measure the peak memory of one training step under every loss, each in a pro
 
 A T5 with random weights takes one step: forward, backward, and SGD, which holds nothing of its own. Counted is what the
 process holds at its peak beyond what it held before the model was there: weights, gradients, activations. The plain
-step, which the others are compared with, has the library's loss of the last layer.
+step, which the others are compared with, has the library's loss of the last layer. "translators" is the step that
+trains exit translators of all layers, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from analysis.tables import Table
 from decoding.ranges import COUNT, FROM_TWO
 from losses.exits import LOSSES
 from models.modeling_t5 import EarlyExitT5ForConditionalGeneration
+from models.translators import prepare_translators
 from scripts.benchmark_decoding import peak_while
 from util import groups
 from util.commands import CommandParser, output_folder
@@ -31,6 +33,8 @@ from util.files import write_json, write_text
 from util.terminal import terminal
 
 HEAD_WIDTH = 64
+TRANSLATORS = "translators"
+TRAINED = (*LOSSES, TRANSLATORS)
 SIZES = ("layers", "vocabulary", "width", "rows", "source", "target")
 
 
@@ -45,9 +49,13 @@ def make_model(sizes: argparse.Namespace, loss: str) -> EarlyExitT5ForConditiona
         num_layers=sizes.layers,
         decoder_start_token_id=0,
     )
-    config.intermediate_loss_fn = None if loss == PLAIN else loss
+    config.intermediate_loss_fn = loss if loss in LOSSES else None
+    config.train_exit_translators = loss == TRANSLATORS
     config.shallow_exit_layer = max(1, sizes.layers // 4)
-    return EarlyExitT5ForConditionalGeneration(config).train()
+    model = EarlyExitT5ForConditionalGeneration(config)
+    if loss == TRANSLATORS:
+        prepare_translators(model)
+    return model.train()
 
 
 def take_step(sizes: argparse.Namespace, loss: str) -> None:
@@ -58,7 +66,7 @@ def take_step(sizes: argparse.Namespace, loss: str) -> None:
         torch.randint(1, sizes.vocabulary, (sizes.rows, length)) for length in (sizes.source, sizes.target)
     )
     model(input_ids=source, labels=target).loss.backward()
-    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1e-3).step()
 
 
 def peak_of_step(sizes: argparse.Namespace, loss: str) -> float:
@@ -97,9 +105,9 @@ def make_parser() -> CommandParser:
     data.add_argument("--rows", type=COUNT, default=8, help="of the batch")
     data.add_argument("--source", type=COUNT, default=64, help="tokens of input per row")
     data.add_argument("--target", type=COUNT, default=128, help="labels per row")
-    names = ", ".join(LOSSES)
-    measured.add_argument("--losses", nargs="+", choices=LOSSES, metavar="LOSS", default=[*LOSSES], help=f"of {names}")
-    measured.add_argument("--peak-of", choices=[PLAIN, *LOSSES], help=argparse.SUPPRESS)
+    names = ", ".join(TRAINED)
+    measured.add_argument("--losses", nargs="+", choices=TRAINED, metavar="LOSS", default=TRAINED, help=f"of {names}")
+    measured.add_argument("--peak-of", choices=[PLAIN, *TRAINED], help=argparse.SUPPRESS)
     output.add_argument("--out", type=output_folder, default="save/memory", help="folder of the table")
     return parser
 

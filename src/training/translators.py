@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from losses.layers import IGNORED_LABEL, Layers, LayerStates
+from losses.layers import IGNORED_LABEL, Layers
 from losses.translators import divergence_to_last
 from models.translators import ExitTranslators
 from training.positions import Positions, labelled_positions
@@ -120,13 +120,12 @@ class TranslatorTraining:
         return total / max(1, seen)
 
     def _loss(self, some: Positions) -> Tensor:
-        unembed, states = self.model.unembed(), some.states
-        normed = [
-            unembed.norm(self.translators(hidden.float(), layer).to(hidden.dtype))
-            for layer, hidden in enumerate(states.hidden, 1)
-        ]
-        layers = Layers(LayerStates(states.hidden, [*normed, states.normed[-1]]), some.labels, unembed)
-        return divergence_to_last(layers, self.translators.layers)
+        unembed = self.model.unembed()
+
+        def read(hidden: Tensor, layer: int) -> Tensor:
+            return unembed.norm(self.translators(hidden.float(), layer).to(hidden.dtype))
+
+        return divergence_to_last(Layers(some.states, some.labels, unembed), read, self.translators.layers)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` goes on from."""

@@ -185,8 +185,8 @@ class ExitTrainingArguments:
 
     output_hidden_states_decoder: bool = flag(
         False,
-        "Collect the hidden states of every decoder layer in training. Implied by --intermediate_loss_fn and "
-        "--train_meta_cm_head.",
+        "Collect the hidden states of every decoder layer in training. Implied by --intermediate_loss_fn, "
+        "--train_meta_cm_head and --train_exit_translators.",
         "ouput_hidden_states_decoder",
         "ouput-hidden-states-decoder",
     )
@@ -211,6 +211,12 @@ class ExitTrainingArguments:
         False,
         "Train only the confidence head of --exit_conf_type meta, everything else frozen. Not together with "
         "--intermediate_loss_fn: train the exits first.",
+    )
+    train_exit_translators: bool = flag(
+        False,
+        "Train only exit translators, an affine map of each layer's states below the last, by how far their exits are "
+        "from what the model itself says at last (arXiv:2303.08112); its own weights stay as they are. It starts from "
+        "those of --exit_translators or of the checkpoint where there are some, else from no change.",
     )
     use_lora: bool = flag(
         False,
@@ -385,7 +391,8 @@ def update_autoconfig(
     policy_for(config, additional_args, longest)
     for name, value in additional_args.flags().items():
         setattr(config, name, value)
-    trains_exits = additional_args.intermediate_loss_fn is not None or additional_args.train_meta_cm_head
+    trained = ("intermediate_loss_fn", "train_meta_cm_head", "train_exit_translators")
+    trains_exits = any(getattr(additional_args, name) for name in trained)
     config.output_hidden_states_decoder = additional_args.output_hidden_states_decoder or trains_exits
     config.max_answer_length = longest
     return config

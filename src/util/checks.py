@@ -305,4 +305,19 @@ def _exclusive(args: Any) -> list[str]:
         "--train_meta_cm_head and --intermediate_loss_fn exclude each other: the head is trained on a frozen "
         "model.": args.train_meta_cm_head and args.intermediate_loss_fn is not None,
     }
-    return [sentence for sentence, broken in rules.items() if broken]
+    return [sentence for sentence, broken in rules.items() if broken] + _trained_beside_translators(args)
+
+
+def _trained_beside_translators(args: Any) -> list[str]:
+    """A sentence where something else is to be trained with exit translators, which are trained on a frozen model."""
+    others = {
+        f"--intermediate_loss_fn {args.intermediate_loss_fn}": args.intermediate_loss_fn is not None,
+        "--train_meta_cm_head": args.train_meta_cm_head,
+        "--use_lora": args.use_lora,
+    }
+    return [
+        f"--train_exit_translators and {name} exclude each other: translators are trained on a model that stays as it "
+        "is; train one after the other."
+        for name, wanted in others.items()
+        if wanted and args.train_exit_translators
+    ]
