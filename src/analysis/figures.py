@@ -21,6 +21,7 @@ from analysis import (
     policy_figures,
     prompt_lens,
     speed_figures,
+    strategies,
     tradeoff,
     truth_figures,
 )
@@ -70,6 +71,7 @@ PAINTS = {
         prompt_lens.paint_readings,
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
+        strategies.paint_strategies,
         truth_figures.paint_entropy,
         truth_figures.paint_categories,
         truth_figures.paint_probes,
