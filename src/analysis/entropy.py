@@ -50,6 +50,7 @@ from util import DecoderArguments, groups
 from util.additional_args import flag
 from util.arguments import build
 from util.checks import raise_together
+from util.compute_args import ComputeArguments
 from util.files import folder_problem, jsonl, write_json, write_text
 from util.parser import ArgumentParser
 from util.ranges import range_problems
@@ -65,7 +66,7 @@ MEASURED = {"entropy": "entropy", "log_p": "log p"}
 
 
 @dataclass
-class EntropyArguments:
+class EntropyArguments(ComputeArguments):
     """What is read, how much of it, and where the numbers go."""
 
     _argument_group_name = groups.DATA
@@ -82,6 +83,7 @@ class EntropyArguments:
 
     def __post_init__(self) -> None:
         problems = range_problems(self, limit=COUNT)
+        problems += self.compute_problems()
         if problem := folder_problem(self.out):
             problems.append(f"--out {problem}")
         raise_together(problems)
@@ -275,10 +277,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
         tokenizer = load_tokenizer(model_args)
         rows = answer_rows(questions, tokenizer, config.is_encoder_decoder)
         refuse_long_rows(config, rows, "An answer")
-        model = load_model(model_args, config, torch.float32).eval()
+        model = load_model(model_args, config, args.torch_dtype).to(args.torch_device).eval()
         layers = layers_named(args.layers, "--layers", model.num_exit_layers)
         folder = Path(args.out)
         settings = model_settings(model_args, model) | {"layers": list(layers), "rows": rows_digest(rows)}
+        settings["dtype"] = args.dtype
         values = answer_values(model, rows, layers, args.batch_size, Part(folder / "answers", settings))
         kept, means = question_values(values, rows)
         found = summary(means, layers)

@@ -53,6 +53,7 @@ from util import DecoderArguments, groups
 from util.additional_args import flag
 from util.arguments import build, choice_problems
 from util.checks import raise_together
+from util.compute_args import ComputeArguments
 from util.files import folder_problem, write_json, write_text
 from util.parser import ArgumentParser
 from util.ranges import range_problems
@@ -64,7 +65,7 @@ TEST_SHARE = Range("numbers from 0.05 to 0.95", lambda value: 0.05 <= value <= 0
 
 
 @dataclass
-class ProbeArguments:
+class ProbeArguments(ComputeArguments):
     """What is read, what is fitted on it, and where the numbers go."""
 
     _argument_group_name = groups.DATA
@@ -105,6 +106,7 @@ class ProbeArguments:
         unknown = [name for name in self.probe if name not in PROBES]
         if unknown:
             problems.append(f"--probe {' '.join(unknown)}: valid are {', '.join(PROBES)}.")
+        problems += self.compute_problems()
         if problem := folder_problem(self.out):
             problems.append(f"--out {problem}")
         raise_together(problems)
@@ -290,8 +292,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
         found = splits(topics, labels, args.test_share, args.seed)
         config = load_config(model_args, encoder=None)
         tokenizer = load_tokenizer(model_args)
-        model = load_model(model_args, config, torch.float32).eval()
-        evidence, settings = read_all(args, by_topic, tokenizer, model, model_settings(model_args, model))
+        model = load_model(model_args, config, args.torch_dtype).to(args.torch_device).eval()
+        settings = model_settings(model_args, model) | {"dtype": args.dtype}
+        evidence, settings = read_all(args, by_topic, tokenizer, model, settings)
         settings |= {"labels": digest(labels.tolist()), "seed": args.seed, "test_share": args.test_share}
         fits = fit_all(
             evidence, labels, found, args.probe, args.seed, Part(Path(args.out) / f"{args.name}_fits", settings)

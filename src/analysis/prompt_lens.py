@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from analysis import lens_figures
@@ -31,9 +30,10 @@ from training.reporting import only_our_bars
 from util import DecoderArguments, groups
 from util.additional_args import flag
 from util.arguments import build
-from util.checks import device_problems, raise_together
+from util.checks import raise_together
+from util.compute_args import ComputeArguments
 from util.files import folder_problem, write_json, write_text
-from util.generate_args import DTYPES, PromptArguments
+from util.generate_args import PromptArguments
 from util.parser import ArgumentParser
 from util.ranges import range_problems
 from util.terminal import terminal
@@ -43,7 +43,7 @@ OF_PROMPT, OF_ANSWER = 1, 10
 
 
 @dataclass
-class LensArguments(PromptArguments):
+class LensArguments(PromptArguments, ComputeArguments):
     """What is looked at and where it goes."""
 
     _argument_group_name = groups.PROMPTS
@@ -60,8 +60,6 @@ class LensArguments(PromptArguments):
     compare: bool = flag(
         False, "Show layers side by side as they are, normed, and translated where the model has exit translators."
     )
-    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.", group=groups.MODEL)
-    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.", group=groups.MODEL)
     out: str = flag(
         "save/lens",
         "Folder of prompt_lens.png, .json and .txt, of lens_tokens, lens_divergence and lens_rank, and of lens.json.",
@@ -71,7 +69,7 @@ class LensArguments(PromptArguments):
     def __post_init__(self) -> None:
         nothing = "There is nothing to look at: give -p TEXT, --prompt_file FILE, or --question TEXT and --gold TEXT."
         problems = self.prompt_problems(nothing if self.question is None and self.gold is None else None)
-        problems += [*range_problems(self, top_k=COUNT), *device_problems(self.device)]
+        problems += [*range_problems(self, top_k=COUNT), *self.compute_problems()]
         if (self.question is None) != (self.gold is None):
             given, missing = ("gold", "question") if self.question is None else ("question", "gold")
             problems.append(f"--{given} goes with --{missing}: give the question and its right answer.")
@@ -79,8 +77,6 @@ class LensArguments(PromptArguments):
             problems.append("--question is empty: give a question.")
         if self.compare and not self.lens_final_norm:
             problems.append("--compare shows layers with and without the norm: drop --lens_final_norm False.")
-        if self.dtype not in DTYPES:
-            problems.append(f"--dtype {self.dtype}: valid are {', '.join(DTYPES)}.")
         if problem := folder_problem(self.out):
             problems.append(f"--out {problem}")
         raise_together(problems)
@@ -121,8 +117,7 @@ def main(argv: list[str] | None = None) -> list[Passage]:
         if args.top_k > config.vocab_size:
             raise ValueError(f"--top_k {args.top_k}: valid are 1 to {config.vocab_size}, the tokens of this model.")
         tokenizer = load_tokenizer(model_args)
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(model_args, config, getattr(torch, args.dtype)).to(device).eval()
+        model = load_model(model_args, config, args.torch_dtype).to(args.torch_device).eval()
         ways = ways_of(model, args.lens_final_norm, args.compare)
         passages = read(model, tokenizer, args.answers(model, tokenizer, prompts), args.top_k, ways)
         text = write(Path(args.out), passages, ways[-1], Path(model_args.model_name_or_path).name)

@@ -8,7 +8,6 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from transformers import TextStreamer, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -87,8 +86,8 @@ class Generator:
         self.strategy = self._strategy(config, depth)
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
-        self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
+        self.device = args.torch_device
+        self.model = load_model(model_args, config, args.torch_dtype).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(self.model)
 

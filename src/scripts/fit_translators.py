@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from analysis.exit_values import ExitValues, exit_values
 from analysis.tables import Table
@@ -53,9 +52,10 @@ from training.translators import NotFinite, TranslatorTraining
 from util import AdditionalArguments, DecoderArguments, ModelArguments, groups
 from util.additional_args import flag
 from util.arguments import build
-from util.checks import device_problems, raise_together
+from util.checks import raise_together
+from util.compute_args import ComputeArguments
 from util.files import file_problem, write_json, write_text
-from util.generate_args import DTYPES, GenerateArguments
+from util.generate_args import GenerateArguments
 from util.parser import ArgumentParser
 from util.ranges import SEED, range_problems
 from util.runs import digest
@@ -65,7 +65,7 @@ STRATEGIES = ("sample", "greedy")
 
 
 @dataclass
-class FitArguments(ReadingArguments):
+class FitArguments(ReadingArguments, ComputeArguments):
     """What is fitted on, which layers, and where the result goes."""
 
     text: list[str] | None = field(
@@ -118,8 +118,6 @@ class FitArguments(ReadingArguments):
         1000, "Tokens of what is held out at which layers are looked at, at most.", group=groups.MEASUREMENT
     )
     batch_size: int = flag(8, "Texts that are read, or prompts that are answered, together.", group=groups.RUN)
-    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.", group=groups.MODEL)
-    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.", group=groups.MODEL)
     out: str = flag("save/translators.safetensors", "The file of translators, safetensors.", group=groups.OUTPUT)
 
     def __post_init__(self) -> None:
@@ -127,10 +125,9 @@ class FitArguments(ReadingArguments):
             value = getattr(self, name)
             setattr(self, name, [value] if isinstance(value, str) else value)
         own = {"then_kl": NATURAL, "step_positions": COUNT, "learning_rate": POSITIVE, "positions": FROM_TWO}
-        problems = [*range_problems(self, **own, seed=SEED), *self.reading_problems(), *device_problems(self.device)]
-        for name, valid in (("strategy", STRATEGIES), ("dtype", DTYPES)):
-            if getattr(self, name) not in valid:
-                problems.append(f"--{name} {getattr(self, name)}: valid are {', '.join(valid)}.")
+        problems = [*range_problems(self, **own, seed=SEED), *self.reading_problems(), *self.compute_problems()]
+        if self.strategy not in STRATEGIES:
+            problems.append(f"--strategy {self.strategy}: valid are {', '.join(STRATEGIES)}.")
         raise_together([*problems, *self._file_problems()])
 
     def _file_problems(self) -> list[str]:
@@ -220,8 +217,7 @@ class Fitting:
         return Generator(self.model_args, GenerateArguments(**drawn, **numbers, **where), AdditionalArguments())
 
     def _load(self, config: Any) -> Any:
-        device = self.args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return load_model(self.model_args, config, getattr(torch, self.args.dtype)).to(device).eval()
+        return load_model(self.model_args, config, self.args.torch_dtype).to(self.args.torch_device).eval()
 
     def _text_rows(self) -> Rows:
         source = {"cache_dir": self.model_args.cache_dir, "token": self.model_args.token}

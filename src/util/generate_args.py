@@ -7,7 +7,8 @@ from typing import NamedTuple
 from decoding.strategies import DIVERGENCES, Strategy, bucket
 from util import groups
 from util.additional_args import flag
-from util.checks import device_problems, raise_together
+from util.checks import raise_together
+from util.compute_args import ComputeArguments
 from util.files import file_problem
 from util.ranges import range_problems
 
@@ -34,7 +35,6 @@ STRATEGY_CHOICES = {
 }
 # Flags that name layers.
 LAYERS = ("intermediate_layer", "upper_layer", "early_exit_layers")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -146,7 +146,7 @@ class PromptArguments:
 
 
 @dataclass
-class GenerateArguments(PromptArguments, StrategyArguments):
+class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
     """Prompts, how they are continued, and what is shown."""
 
     _argument_group_name = groups.STRATEGY
@@ -181,14 +181,12 @@ class GenerateArguments(PromptArguments, StrategyArguments):
     )
     batch_size: int = flag(8, "Prompts of a file that are continued together.", group=groups.PROMPTS)
     seed: int = flag(0, "Of sample: what is drawn.")
-    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.", group=groups.MODEL)
-    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.", group=groups.MODEL)
 
     def __post_init__(self) -> None:
         raise_together(
             [
                 *range_problems(self),
-                *device_problems(self.device),
+                *self.compute_problems(),
                 *self._named_problems(),
                 *self._file_problems(),
                 *self._shown_problems(),
@@ -197,12 +195,8 @@ class GenerateArguments(PromptArguments, StrategyArguments):
 
     def _named_problems(self) -> list[str]:
         """What is none of the names that a flag knows."""
-        given = ("strategy", STRATEGY_CHOICES), ("dtype", DTYPES)
-        problems = [
-            f"--{name} {value}: valid are {', '.join(valid)}."
-            for name, valid in given
-            if (value := getattr(self, name)) not in valid
-        ]
+        valid = f"valid are {', '.join(STRATEGY_CHOICES)}."
+        problems = [] if self.strategy in STRATEGY_CHOICES else [f"--strategy {self.strategy}: {valid}"]
         return problems + self.contrast_problems()
 
     def _file_problems(self) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 from decoding.ranges import COUNT, SHARE
 from util import groups
 from util.additional_args import flag
-from util.checks import device_problems, raise_together
+from util.checks import raise_together
+from util.compute_args import ComputeArguments
 from util.files import folder_problem
-from util.generate_args import DTYPES, STRATEGY_CHOICES, GenerateArguments, StrategyArguments
+from util.generate_args import STRATEGY_CHOICES, GenerateArguments, StrategyArguments
 from util.ranges import range_problems
 
 VANILLA = "vanilla"
@@ -29,7 +30,7 @@ FILES = {"factor": "factor_file", "gsm8k": "gsm8k_file", "open_ended": "prompt_f
 
 
 @dataclass
-class TruthfulArguments(StrategyArguments):
+class TruthfulArguments(StrategyArguments, ComputeArguments):
     """What is compared, on what, and where it goes."""
 
     regrouped = {"beam_size": groups.GENERATION}  # noqa: RUF012 - as of other arguments
@@ -80,8 +81,6 @@ class TruthfulArguments(StrategyArguments):
         1.0, "Divide the scores of tokens that are there already; 1.0 is none.", group=groups.GENERATION
     )
     batch_size: int = flag(16, "Examples that are computed together.", group=groups.RUN)
-    dtype: str = flag("float32", f"Of the weights: {', '.join(DTYPES)}.", group=groups.MODEL)
-    device: str | None = flag(None, "cpu, cuda or cuda:1; a GPU where there is one.", group=groups.MODEL)
     out: str = flag("save/truthfulqa", "Folder of answers, table, numbers and figure.", group=groups.OUTPUT)
 
     def __post_init__(self) -> None:
@@ -90,14 +89,13 @@ class TruthfulArguments(StrategyArguments):
             setattr(self, name, [value] if isinstance(value, str) else value)
         self.strategies = list(dict.fromkeys(self.strategies or DEFAULT))
         problems = range_problems(self, limit=COUNT, likelihood_alpha=SHARE, gsm8k_tokens=COUNT)
-        problems += [*device_problems(self.device), *self.contrast_problems(), *self._name_problems()]
+        problems += [*self.compute_problems(), *self.contrast_problems(), *self._name_problems()]
         raise_together([*problems, *self._file_problems()])
         self.tests = [name for name in TESTS if name in (self.tests or self._possible())]
 
     def _name_problems(self) -> list[str]:
         """What is none of the names that a flag knows."""
         given = ("strategies", self.strategies, COMPARED), ("tests", self.tests or (), TESTS)
-        given = *given, ("dtype", [self.dtype], DTYPES)
         return [
             f"--{flag} {name}: valid are {', '.join(valid)}."
             for flag, names, valid in given

@@ -373,7 +373,7 @@ def real_model(*arguments, **environment):
 
 
 def test_all_analyses_of_the_real_model_are_one_command(data, tmp_path):
-    done = real_model("--limit", "5", "--out", str(tmp_path / "out"), **data)
+    done = real_model("--limit", "20", "--out", str(tmp_path / "out"), **data)
     *lines, last = done.stdout.splitlines()
     found = [shlex.split(line) for line in lines]
     assert (done.returncode, last) == (0, f"Figures and tables: {tmp_path / 'out'}")
@@ -392,7 +392,7 @@ def test_all_analyses_of_the_real_model_are_one_command(data, tmp_path):
     Path(made).write_text("")
     for words in found:
         looked(words)
-        wanted = "5" if {"entropy.py", "probes.py", "run_truthfulqa.py"} & {words[1].split("/")[-1]} else None
+        wanted = "20" if {"entropy.py", "probes.py", "run_truthfulqa.py"} & {words[1].split("/")[-1]} else None
         assert (words[words.index("--limit") + 1] if "--limit" in words else None) == wanted
 
 
@@ -408,7 +408,9 @@ def test_what_is_there_is_not_made_again(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "without", "told"),
     [
-        (["--limit", "0"], {}, "--limit 0: valid are whole numbers from 1."),
+        (["--limit", "0"], {}, "--limit 0: valid are whole numbers from 16."),
+        (["--limit", "15"], {}, "--limit 15: valid are whole numbers from 16."),
+        (["--limit", "many"], {}, "--limit many: valid are whole numbers from 16."),
         (["--limit"], {}, "--limit needs a value, or is no flag: valid are --limit N and --out DIR."),
         (["--fast", "1"], {}, "--fast is no flag of this script: valid are --limit N and --out DIR."),
         ([], {"TRUTHFULQA": ""}, "TRUTHFULQA= is no file: give the path of TruthfulQA.csv."),

@@ -17,7 +17,8 @@ while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || refuse "$1 needs a value, or is no flag: valid are --limit N and --out DIR."
     case $1 in
         --limit)
-            [[ $2 =~ ^[1-9][0-9]*$ ]] || refuse "--limit $2: valid are whole numbers from 1."
+            # Fewer statements of a topic may hold too few of one label for a probe.
+            [[ $2 =~ ^[1-9][0-9]{0,8}$ && $2 -ge 16 ]] || refuse "--limit $2: valid are whole numbers from 16."
             limit=(--limit "$2")
             ;;
         --out) out=$2 ;;

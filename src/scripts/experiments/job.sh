@@ -7,8 +7,8 @@
 #   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
 #
 # From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
-# LAYERS; SETTINGS; SHALLOW; LLAMA, a model; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs
-# nothing.
+# LAYERS; SETTINGS; SHALLOW; LLAMA, a model; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the
+# commands and runs nothing.
 
 LAYERS=${LAYERS:-"2 4 6 8 10 12 15 17 18 19 20 22"}
 SETTINGS=${SETTINGS:-"squad_finetuned samsum_finetuned cnndm_pretrained multinews_longt5 bigpatent_longt5 iwslt_mt5"}
