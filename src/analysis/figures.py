@@ -15,6 +15,7 @@ import interrupts  # noqa: F401 - before what takes time; not found? pip install
 from pathlib import Path
 
 from analysis import (
+    compare_exits,
     exit_figures,
     layer_figures,
     loss_figures,
@@ -68,6 +69,7 @@ PAINTS = {
         loss_figures.paint_losses,
         tradeoff.paint_tradeoff,
         prompt_lens.paint_readings,
+        compare_exits.paint_comparison,
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
         truth_figures.paint_entropy,
