@@ -1,4 +1,4 @@
-"""What thresholds promise, of what every layer says under teacher forcing: tokens that stay the last layer's, against the
+"""What thresholds promise, of what layers say under teacher forcing: tokens that stay the last layer's, against the
 layers that are run (CALM, arXiv:2207.07061)."""
 
 from __future__ import annotations
