@@ -30,7 +30,8 @@ SCRIPTS = sorted(
     for path in SRC.rglob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-RUNS = sorted(path.stem for path in SRC.glob("run_*.py") if path.stem != "run_lm_eval")
+NO_TASKS = ("run_lm_eval", "run_truthfulqa")
+RUNS = sorted(path.stem for path in SRC.glob("run_*.py") if path.stem not in NO_TASKS)
 
 
 class Help(NamedTuple):

@@ -138,8 +138,13 @@ def answer_values(model, rows: Dataset, layers: Sequence[int], batch_size: int, 
 
 def token_values(logits: Tensor, labels: Tensor) -> Tensor:
     """Of n positions the entropy of the next token and the log-probability of a token [n], in nats, [n, 2]."""
-    log_p = logits.float().log_softmax(-1)
-    return torch.stack([torch.special.entr(log_p.exp()).sum(-1), log_p.gather(1, labels[:, None])[:, 0]], -1)
+    logits = logits.float()
+    p, (highest, likeliest) = logits.softmax(-1), logits.max(-1)
+    # log of the sum of exp of all logits, of which the likeliest token's probability is never small. With it no other
+    # logarithm of V numbers is taken: -sum p log p = log_sum - sum p logits.
+    log_sum = highest - p.gather(1, likeliest[:, None])[:, 0].log()
+    expected = torch.einsum("nv,nv->n", p, logits)
+    return torch.stack([(log_sum - expected).clamp_min(0), logits.gather(1, labels[:, None])[:, 0] - log_sum], -1)
 
 
 def question_values(values: Tensor, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from analysis import (
     policy_figures,
     prompt_lens,
     speed_figures,
+    strategies,
     tradeoff,
     truth_figures,
 )
@@ -72,6 +73,7 @@ PAINTS = {
         compare_exits.paint_comparison,
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
+        strategies.paint_strategies,
         truth_figures.paint_entropy,
         truth_figures.paint_categories,
         truth_figures.paint_probes,

@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from decoding.adapter import DecoderAdapter
+from decoding.adapter import Unembedding
 from decoding.contrastive import LOWEST, jensen_shannon
 from decoding.fields import wrong_types
 from decoding.ranges import COUNT, FINITE, POSITIVE, SHARE
@@ -36,6 +36,13 @@ def mean_divergence_from(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 # How far an amateur's distribution is from the expert's: by DoLa's text, and by its code.
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"paper": jensen_shannon, "code": mean_divergence_from}
+
+
+class Unembedded(Protocol):
+    """What of a model scores are read from: an adapter, or what stands in its place."""
+
+    num_layers: int
+    unembed: Unembedding
 
 
 class Scored(NamedTuple):
@@ -131,7 +138,7 @@ class Strategy:
         """The layers whose states `scores` wants."""
         return {num_layers if self.expert is None else self.expert, *self.amateurs}
 
-    def scores(self, adapter: DecoderAdapter, states: Mapping[int, Tensor]) -> Scored:
+    def scores(self, adapter: Unembedded, states: Mapping[int, Tensor]) -> Scored:
         """Next-token scores.
 
         Args:
@@ -150,7 +157,7 @@ class Strategy:
         scores = self.rule.score(log_p, amateur, plausible, self).masked_fill(~plausible, -torch.inf)
         return Scored(scores, torch.tensor(self.amateurs, device=chosen.device)[chosen])
 
-    def _logits(self, adapter: DecoderAdapter, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
+    def _logits(self, adapter: Unembedded, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
         """Logits of several layers, [J, n, V], in one product: the head is read once for all of them."""
         unembed = adapter.unembed
         normed = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from dataclasses import asdict, dataclass
@@ -83,15 +84,26 @@ class Generator:
         self.policy = additional_args.policy(args.max_new_tokens)
         depth = deploying_class(config).adapter_class.count_layers(config)
         self.policy.check(depth)
-        self.strategy = args.strategy_of(depth, bool(config.tie_word_embeddings))
-        if self.strategy is not None and self.policy.exits:
-            raise ValueError(f"--strategy {args.strategy} runs every layer: drop the flags of early exit.")
+        self.strategy = self._strategy(config, depth)
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_model(model_args, config, getattr(torch, args.dtype)).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(self.model)
+
+    def _strategy(self, config, depth: int) -> Strategy | None:
+        strategy = self.args.strategy_of(depth, bool(config.tie_word_embeddings))
+        if strategy is not None and self.policy.exits:
+            raise ValueError(f"--strategy {self.args.strategy} runs every layer: drop the flags of early exit.")
+        return strategy
+
+    def under(self, args: GenerateArguments) -> Generator:
+        """The same model at full depth with other arguments, of which those that it was loaded by do not count."""
+        other = copy.copy(self)
+        other.args, other.policy = args, Policy()
+        other.strategy = other._strategy(self.model.config, self.model.num_exit_layers)
+        return other
 
     @property
     def samples(self) -> bool:
@@ -302,8 +314,8 @@ def seed_batch(generator: Generator, start: int) -> None:
 
 
 def write_all_quietly(generator: Generator, prompts: list[str], path: str | Path) -> list[Continuation]:
-    """Continue every prompt by the policy and write each batch once it is done, with a bar instead of what is written;
-    what the file has already is not done again."""
+    """Continue every prompt by the policy or the strategy and write each batch once it is done, with a bar instead of
+    what is written; what the file has already is not done again."""
     size = generator.args.batch_size
     output = OutputLines(path, prompts, generator.settings(), size)
     try:
@@ -312,7 +324,8 @@ def write_all_quietly(generator: Generator, prompts: list[str], path: str | Path
             advance(len(found))
             for start in range(len(found), len(prompts), size):
                 seed_batch(generator, start)
-                batch = generator.run(prompts[start : start + size], None, generator.samples, generator.policy)
+                some = prompts[start : start + size]
+                batch = generator.run(some, generator.strategy, generator.samples, generator.policy)
                 output.append([line(each, generator.args) for each in batch])
                 found += batch
                 advance(len(batch))

@@ -38,7 +38,86 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
-class GenerateArguments:
+class StrategyArguments:
+    """What a strategy contrasts, and how."""
+
+    _argument_group_name = groups.LAYERS
+
+    alpha: float = flag(0.1, "Of contrast: tokens of at least alpha times the highest probability are scored.", "a")
+    intermediate_layer: int | None = flag(
+        None,
+        "The layer contrasted with, for contrastive, acd and dola_static; the number of layers minus 2.",
+        "i",
+    )
+    upper_layer: int | None = flag(None, "The layer that is contrasted; the last where not given.")
+    amateur_temperature: float = flag(0.5, "Of contrastive: temperature of the earlier layer's distribution.", "t")
+    coefficient: float = flag(1.0, "Of contrastive: weight of the earlier layer's log-probabilities.")
+    beam_size: int | None = flag(
+        None,
+        "Beams, of sums of scores without a norm of length; 5 for beam and contrastive.",
+        group=groups.STRATEGY,
+    )
+    early_exit_layers: str | None = flag(
+        None,
+        "Of dola and dola_static: layers as DoLa's code takes them, the last contrasted with the others, such as "
+        "16,32 or 0,2,..,32; or a bucket, low or high; high where not given.",
+    )
+    dola_divergence: str = flag(
+        "paper",
+        f"Of dola: how far a layer is from the last, one of {', '.join(DIVERGENCES)}. paper is the Jensen-Shannon "
+        "divergence of DoLa's text; code the mean of KL(M||P) and KL(M||Q) that its code computes, whose layers and "
+        "tokens come out with --lens_final_norm False.",
+    )
+    lens_final_norm: bool = flag(True, "Norm an intermediate layer before the head; False is DoLa's own arithmetic.")
+
+    def contrast_problems(self) -> list[str]:
+        """A sentence on each of these that cannot be, numbers aside."""
+        problems = []
+        if self.dola_divergence not in DIVERGENCES:
+            problems.append(f"--dola_divergence {self.dola_divergence}: valid are {', '.join(DIVERGENCES)}.")
+        if self.early_exit_layers not in (None, "low", "high"):
+            try:  # also where the strategy reads no layers
+                layers_of(self.early_exit_layers)
+            except ValueError as error:
+                problems.append(str(error))
+        return problems
+
+    def strategy_named(self, name: str, num_layers: int, tied: bool) -> Strategy | None:
+        """A --strategy in a model of this depth; None for greedy and sample.
+
+        Raises:
+            ValueError: Its layers are not there.
+        """
+        rule = STRATEGY_CHOICES[name].rule
+        if rule is None:
+            return None
+        amateurs, expert = self._layers(name, num_layers, tied)
+        numbers = self.alpha, self.amateur_temperature, self.coefficient, self.lens_final_norm
+        beams = self.beam_size or (5 if name in ("beam", "contrastive") else 1)
+        try:
+            strategy = Strategy(rule, amateurs, expert, *numbers, beams, self.dola_divergence)
+            strategy.check(num_layers)
+        except ValueError as error:
+            given = [f"--{name} {value}" for name in LAYERS if (value := getattr(self, name)) is not None]
+            raise ValueError(f"{', '.join(given)}: {error}" if given else str(error)) from None
+        return strategy
+
+    def _layers(self, name: str, num_layers: int, tied: bool) -> tuple[tuple[int, ...], int | None]:
+        """Layers contrasted with, and the contrasted one, None for the last."""
+        if name == "beam":
+            return (), None
+        if not name.startswith("dola") or (name == "dola_static" and self.early_exit_layers is None):
+            lower = self.intermediate_layer
+            return (num_layers - 2 if lower is None else lower,), self.upper_layer
+        named = self.early_exit_layers or "high"
+        if named in ("low", "high"):
+            return bucket(named, num_layers, tied), self.upper_layer
+        *amateurs, expert = layers_of(named)
+        return tuple(amateurs), expert
+
+
+@dataclass
+class GenerateArguments(StrategyArguments):
     """Prompts, how they are continued, and what is shown."""
 
     _argument_group_name = groups.STRATEGY
@@ -64,39 +143,6 @@ class GenerateArguments:
         + "\n",
     )
     max_new_tokens: int = flag(60, "New tokens at most.", "l", group=groups.GENERATION)
-    alpha: float = flag(
-        0.1, "Of contrast: tokens of at least alpha times the highest probability are scored.", "a", group=groups.LAYERS
-    )
-    intermediate_layer: int | None = flag(
-        None,
-        "The layer contrasted with, for contrastive, acd and dola_static; the number of layers minus 2.",
-        "i",
-        group=groups.LAYERS,
-    )
-    upper_layer: int | None = flag(None, "The layer that is contrasted; the last where not given.", group=groups.LAYERS)
-    amateur_temperature: float = flag(
-        0.5, "Of contrastive: temperature of the earlier layer's distribution.", "t", group=groups.LAYERS
-    )
-    coefficient: float = flag(
-        1.0, "Of contrastive: weight of the earlier layer's log-probabilities.", group=groups.LAYERS
-    )
-    beam_size: int | None = flag(None, "Beams, of sums of scores without a norm of length; 5 for beam and contrastive.")
-    early_exit_layers: str | None = flag(
-        None,
-        "Of dola and dola_static: layers as DoLa's code takes them, the last contrasted with the others, such as "
-        "16,32 or 0,2,..,32; or a bucket, low or high; high where not given.",
-        group=groups.LAYERS,
-    )
-    dola_divergence: str = flag(
-        "paper",
-        f"Of dola: how far a layer is from the last, one of {', '.join(DIVERGENCES)}. paper is the Jensen-Shannon "
-        "divergence of DoLa's text; code the mean of KL(M||P) and KL(M||Q) that its code computes, whose layers and "
-        "tokens come out with --lens_final_norm False.",
-        group=groups.LAYERS,
-    )
-    lens_final_norm: bool = flag(
-        True, "Norm an intermediate layer before the head; False is DoLa's own arithmetic.", group=groups.LAYERS
-    )
     temperature: float = flag(1.0, "Of sample: divides the logits.")
     top_k: int = flag(50, "Of sample: draw among the k likeliest tokens; 0 for all.")
     top_p: float = flag(1.0, "Of sample: draw among the likeliest tokens that have this much probability together.")
@@ -135,18 +181,13 @@ class GenerateArguments:
 
     def _named_problems(self) -> list[str]:
         """What is none of the names that a flag knows."""
-        given = ("strategy", STRATEGY_CHOICES), ("dola_divergence", DIVERGENCES), ("dtype", DTYPES)
+        given = ("strategy", STRATEGY_CHOICES), ("dtype", DTYPES)
         problems = [
             f"--{name} {value}: valid are {', '.join(valid)}."
             for name, valid in given
             if (value := getattr(self, name)) not in valid
         ]
-        if self.early_exit_layers not in (None, "low", "high"):
-            try:  # also where the strategy reads no layers
-                layers_of(self.early_exit_layers)
-            except ValueError as error:
-                problems.append(str(error))
-        return problems
+        return problems + self.contrast_problems()
 
     def _file_problems(self) -> list[str]:
         problems = []
@@ -168,37 +209,8 @@ class GenerateArguments:
         return problems
 
     def strategy_of(self, num_layers: int, tied: bool) -> Strategy | None:
-        """The strategy in a model of this depth; None for greedy and sample.
-
-        Raises:
-            ValueError: Its layers are not there.
-        """
-        name = STRATEGY_CHOICES[self.strategy].rule
-        if name is None:
-            return None
-        amateurs, expert = self._layers(num_layers, tied)
-        numbers = self.alpha, self.amateur_temperature, self.coefficient, self.lens_final_norm
-        beams = self.beam_size or (5 if self.strategy in ("beam", "contrastive") else 1)
-        try:
-            strategy = Strategy(name, amateurs, expert, *numbers, beams, self.dola_divergence)
-            strategy.check(num_layers)
-        except ValueError as error:
-            given = [f"--{name} {value}" for name in LAYERS if (value := getattr(self, name)) is not None]
-            raise ValueError(f"{', '.join(given)}: {error}" if given else str(error)) from None
-        return strategy
-
-    def _layers(self, num_layers: int, tied: bool) -> tuple[tuple[int, ...], int | None]:
-        """Layers contrasted with, and the contrasted one, None for the last."""
-        if self.strategy == "beam":
-            return (), None
-        if not self.strategy.startswith("dola") or (self.strategy == "dola_static" and self.early_exit_layers is None):
-            lower = self.intermediate_layer
-            return (num_layers - 2 if lower is None else lower,), self.upper_layer
-        named = self.early_exit_layers or "high"
-        if named in ("low", "high"):
-            return bucket(named, num_layers, tied), self.upper_layer
-        *amateurs, expert = layers_of(named)
-        return tuple(amateurs), expert
+        """Of --strategy; see `StrategyArguments.strategy_named`."""
+        return self.strategy_named(self.strategy, num_layers, tied)
 
 
 def layers_of(text: str) -> list[int]:

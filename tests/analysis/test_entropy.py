@@ -80,6 +80,18 @@ def test_entropy_is_scipys_and_answers_are_averaged_by_question(kind, request, f
         assert each["entropy"]["difference"]["value"] == pytest.approx((wrong - right)[:, place].mean(), abs=1e-3)
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 1000.0])
+def test_entropy_of_logits_is_scipys_however_sure_they_are(spread):
+    logits = spread * torch.randn(6, 500, generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(6)
+    exact = logits.double().log_softmax(-1)
+    found = entropy.token_values(logits, labels).double()
+    expected = torch.from_numpy(scipy_entropy(exact.exp().numpy(), axis=-1))
+    torch.testing.assert_close(found[:, 0], expected, atol=1e-5 * (1 + spread), rtol=1e-5)
+    torch.testing.assert_close(found[:, 1], exact[labels, labels], atol=1e-5 * (1 + spread), rtol=1e-5)
+    assert (found[:, 0] >= 0).all()
+
+
 def test_intervals_pair_the_answers_of_a_question():
     drawn = np.random.default_rng(0)
     right = 3 * drawn.standard_normal(200)

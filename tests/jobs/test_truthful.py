@@ -1,0 +1,129 @@
+"""The tests of strategies: multiple choice as lm-evaluation-harness has it, files that are read, what is refused."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from jobs.truthful import Comparison, Data, read_fields, spread
+from tasks.truthful import PRIMER, closed, invented_questions, primed
+from util import DecoderArguments
+from util.arguments import EMBEDDED_DECODER
+from util.files import jsonl
+from util.truthful_args import TruthfulArguments
+
+
+def write_jsonl(path, rows):
+    path.write_bytes(jsonl(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def harness():
+    """The harness's own tasks: what they ask of a document, and what they make of the answers."""
+    from pathlib import Path
+
+    utils = pytest.importorskip("lm_eval.tasks.truthfulqa.utils")
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    task = yaml.load((Path(utils.__file__).parent / "truthfulqa_mc1.yaml").read_text(), Loader)
+    return SimpleNamespace(utils=utils, template=task["doc_to_text"])
+
+
+def doc_of(question):
+    """As the hub's data set has it."""
+    right, wrong = ([closed(each) for each in texts] for texts in (question.correct, question.incorrect))
+    best = closed(question.best)
+    targets = {"choices": right + wrong, "labels": [1] * len(right) + [0] * len(wrong)}
+    return {
+        "question": question.question,
+        "mc1_targets": {"choices": [best, *wrong], "labels": [1] + [0] * len(wrong)},
+        "mc2_targets": targets,
+    }
+
+
+def test_the_primer_is_the_harness_own(harness):
+    jinja2 = pytest.importorskip("jinja2")
+    for question in invented_questions(3):
+        assert jinja2.Template(harness.template).render(**doc_of(question)) == primed(question.question)
+    assert PRIMER.count("Q: ") == 6
+
+
+def test_vanilla_is_what_the_harness_finds(harness, tmp_path):
+    from jobs.harness import EarlyExitLM
+
+    args = TruthfulArguments(
+        strategies=["vanilla", "dola"], tests=["choices"], limit=4, device="cpu", out=str(tmp_path)
+    )
+    results = Comparison(DecoderArguments(), args).run()
+    lm = EarlyExitLM(str(EMBEDDED_DECODER))
+    questions = spread(invented_questions(), 4)
+    for question, found in zip(questions, results.scores["choices"]["vanilla"], strict=True):
+        doc = doc_of(question)
+        replied = {
+            target: lm.loglikelihood(
+                [SimpleNamespace(args=(primed(question.question), f" {text}")) for text in doc[target]["choices"]],
+                disable_tqdm=True,
+            )
+            for target in ("mc1_targets", "mc2_targets")
+        }
+        first = float(np.argmax([total for total, _ in replied["mc1_targets"]]) == 0)
+        assert found["mc1"] == 100 * first
+        second = harness.utils.process_results_mc2(doc, replied["mc2_targets"])["acc"]
+        assert found["mc2"] == pytest.approx(100 * second, abs=1e-2)
+
+
+def test_some_of_a_file_are_taken_evenly():
+    assert spread(range(10), None) == list(range(10)) == spread(range(10), 20)
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+
+
+def test_fields_are_looked_at(tmp_path):
+    good = {"prefix": "Ann is", "completion": "red", "contradictions": ["blue"]}
+    kinds = {"prefix": str, "completion": str, "contradictions": list}
+    assert read_fields(write_jsonl(tmp_path / "good.jsonl", [good]), kinds) == [good]
+    for name, value, wanted in (
+        ("prefix", 3, "a text as its 'prefix'"),
+        ("contradictions", "blue", "a list of texts as its 'contradictions'"),
+        ("contradictions", [], "a list of texts"),
+        ("contradictions", [1], "a list of texts"),
+    ):
+        path = write_jsonl(tmp_path / "bad.jsonl", [good, good | {name: value}])
+        with pytest.raises(ValueError, match=f"record 2: expected {wanted}"):
+            read_fields(path, kinds)
+
+
+def test_an_answer_without_a_number_is_said(tmp_path):
+    path = write_jsonl(tmp_path / "math.jsonl", [{"question": "How many?", "answer": "a few"}])
+    with pytest.raises(ValueError, match="'a few' has no number"):
+        Data(TruthfulArguments(gsm8k_file=str(path), out=str(tmp_path)))
+
+
+def test_what_is_measured_follows_from_the_data(tmp_path):
+    path = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "Once"}])
+    assert TruthfulArguments().tests == ["choices", "answers"]
+    assert TruthfulArguments(prompt_file=str(path)).tests == ["open_ended"]
+    assert TruthfulArguments(prompt_file=str(path), tests="choices").tests == ["choices"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"strategies": ["greedy"]}, "--strategies greedy: valid are vanilla, contrastive, acd, dola, dola_static."),
+        ({"tests": ["mc"]}, "--tests mc: valid are choices, answers, factor, gsm8k, open_ended."),
+        ({"tests": ["factor"]}, "--tests factor needs data: give --factor_file."),
+        ({"data": "none.csv"}, "--data none.csv: there is no such file."),
+        ({"limit": 0}, "--limit 0"),
+        ({"likelihood_alpha": 2.0}, "--likelihood_alpha 2.0"),
+        ({"dola_divergence": "mine"}, "--dola_divergence mine: valid are paper, code."),
+        ({"dtype": "int8"}, "--dtype int8: valid are"),
+    ],
+)
+def test_what_cannot_be_is_refused(given, sentence):
+    with pytest.raises(ValueError) as refused:
+        TruthfulArguments(**given)
+    assert sentence in str(refused.value)
