@@ -1,13 +1,9 @@
-r"""Show exits before and after: several measurements of exit_quality.py in one figure and one table.
+"""Show exits before and after: several measurements of exit_quality.py in one figure and one table.
 
-    python src/analysis/exit_quality.py --model_name_or_path models/smollm2-135m-instruct \
-        --validation_file dialogues.jsonl --text_column dialogue --out save/before
-    python src/analysis/exit_quality.py --model_name_or_path models/smollm2-135m-instruct \
-        --exit_translators save/translators.safetensors --validation_file dialogues.jsonl --text_column dialogue \
-        --out save/after
     python src/analysis/compare_exits.py --runs save/before save/after --names "as it is" translated --out save/both
 
-By layer: the share of tokens that are the last layer's, perplexity, divergence from the last layer, and of one measure
+Each folder is what exit_quality.py left of the same model on the same text, one run of it without and one with
+--exit_translators. By layer: the share of tokens that are the last layer's, perplexity, divergence from the last layer, and of one measure
 of confidence whether it knows what is right (AUROC) and is as sure as it is right (expected calibration error); and
 what thresholds on that measure promise, tokens that stay what the last layer says against layers that are run.
 """
