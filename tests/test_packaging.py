@@ -15,6 +15,8 @@ import pytest
 import setuptools
 import yaml
 
+from analysis import report
+
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -48,6 +50,19 @@ def test_a_script_that_has_a_command_is_one():
     held = [path for path in SCRIPTS if "def command()" in path.read_text(encoding="utf-8")]
     held = {path.relative_to(SRC).with_suffix("").as_posix() for path in held}
     assert commands == held
+
+
+def test_the_package_holds_what_pages_are_made_of(monkeypatch):
+    """What setuptools itself would put beside the modules of `analysis`."""
+    monkeypatch.chdir(ROOT)
+    package = setuptools.Distribution({"script_name": "setup.py"})
+    package.parse_config_files([str(ROOT / "pyproject.toml")])
+    build = package.get_command_obj("build_py")
+    build.ensure_finalized()
+    files = {package: names for package, _, _, names in build.get_data_files_without_manifest()}
+    held = {SRC / "analysis" / name for name in files["analysis"]}
+    wanted = {path for path in report.ASSETS.rglob("*") if path.is_file()}
+    assert {path.name for path in wanted} >= {"page.html", "page.css", "page.js"} and wanted <= held
 
 
 def test_nothing_changes_where_python_looks():

@@ -1,11 +1,13 @@
 """Show exits before and after: several measurements of exit_quality.py in one figure and one table.
 
     python src/analysis/compare_exits.py --runs save/before save/after --names "as it is" translated --out save/both
+    python src/analysis/compare_exits.py --runs save/before save/after --measure softmax --title "Exits of SmolLM2"
 
 Each folder is what exit_quality.py left of the same model on the same text, one run of it without and one with
---exit_translators. By layer: the share of tokens that are the last layer's, perplexity, divergence from the last layer, and of one measure
-of confidence whether it knows what is right (AUROC) and is as sure as it is right (expected calibration error); and
-what thresholds on that measure promise, tokens that stay what the last layer says against layers that are run.
+--exit_translators. By layer: the share of tokens that are the last layer's, perplexity, divergence from the last layer,
+and of one measure of confidence whether it knows what is right (AUROC) and is as sure as it is right (expected
+calibration error); and what thresholds on that measure promise, tokens that stay what the last layer says against
+layers that are run.
 """
 
 from __future__ import annotations

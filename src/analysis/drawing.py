@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -15,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from analysis.runs import RunFiles, Speed
 from analysis.style import Look, points
@@ -177,9 +179,20 @@ def own_legend(axes: Axes, wrap: int = 22) -> None:
     )
 
 
-def as_label(text: str) -> str:
-    """A token's text as a label: visible where it is blank, harmless where it has signs of its own."""
-    return repr(text)[1:-1].replace("$", r"\$") or "''"
+def as_label(text: str, most: int | None = None) -> str:
+    """A token's text as a label: visible where it is blank or the font has no sign for it, harmless where it has signs
+    of its own; one of more than `most` characters is cut."""
+    label = repr(text)[1:-1] or "''"
+    label = "".join(each if ord(each) in _drawable() else each.encode("unicode_escape").decode() for each in label)
+    if most is not None and len(label) > most:
+        label = f"{label[: most - 1]}\u2026"
+    return label.replace("$", r"\$")
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    """The characters that the font of all figures has."""
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def token_ticks(axes: Axes, texts: Sequence[str]) -> None:

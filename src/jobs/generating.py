@@ -30,7 +30,7 @@ from tasks.readers import read_records
 from training.evaluation import padded, restore_threshold
 from training.reporting import only_our_bars, progress
 from util import AdditionalArguments, ModelArguments, update_autoconfig
-from util.generate_args import GenerateArguments
+from util.generate_args import GenerateArguments, PromptArguments
 from util.terminal import shows_colours
 
 # What a line of the output file names -> the field of `Continuation` it holds.
@@ -232,7 +232,7 @@ def shade(layer: int, depth: int) -> int:
     return SHADES[round((layer - 1) / max(1, depth - 1) * (len(SHADES) - 1))]
 
 
-def read_prompts(args: GenerateArguments) -> list[str]:
+def read_prompts(args: PromptArguments) -> list[str]:
     """Those of the command line, then those of the file.
 
     Raises:

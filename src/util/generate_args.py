@@ -117,25 +117,41 @@ class StrategyArguments:
 
 
 @dataclass
-class GenerateArguments(StrategyArguments):
-    """Prompts, how they are continued, and what is shown."""
+class PromptArguments:
+    """Prompts, of the command line and of a file; see `jobs.generating.read_prompts`."""
 
-    _argument_group_name = groups.STRATEGY
-    hidden_groups = (groups.TRAINING, groups.MEASUREMENT)
+    _argument_group_name = groups.PROMPTS
 
     prompt: list[str] | str | None = field(
         default=None,
         metadata={
             "help": "Text to continue; several in quotes are continued one by one.",
             "aliases": ["-p"],
-            "group": groups.PROMPTS,
         },
     )
     prompt_file: str | None = flag(
-        None,
-        "File of prompts: .txt with one per line, or .jsonl, .json, .csv with a 'prompt'. Continued in batches.",
-        group=groups.PROMPTS,
+        None, "File of prompts: .txt with one per line, or .jsonl, .json, .csv with a 'prompt'. Continued in batches."
     )
+
+    def prompt_problems(self, nothing: str | None) -> list[str]:
+        """A sentence on each of these that cannot be.
+
+        Args:
+            nothing: That where there is no prompt; None where there need be none.
+        """
+        problems = [nothing] if nothing and self.prompt is None and self.prompt_file is None else []
+        if self.prompt_file is not None and not Path(self.prompt_file).is_file():
+            problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
+        return problems
+
+
+@dataclass
+class GenerateArguments(PromptArguments, StrategyArguments):
+    """Prompts, how they are continued, and what is shown."""
+
+    _argument_group_name = groups.STRATEGY
+    hidden_groups = (groups.TRAINING, groups.MEASUREMENT)
+
     strategy: str = flag(
         "greedy",
         "How the next token is chosen; what may not leave early runs every layer for every token:\n"
@@ -190,11 +206,7 @@ class GenerateArguments(StrategyArguments):
         return problems + self.contrast_problems()
 
     def _file_problems(self) -> list[str]:
-        problems = []
-        if self.prompt is None and self.prompt_file is None:
-            problems.append("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
-        if self.prompt_file is not None and not Path(self.prompt_file).is_file():
-            problems.append(f"--prompt_file {self.prompt_file}: there is no such file.")
+        problems = self.prompt_problems("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
         if self.output_file is not None and (problem := file_problem(self.output_file)):
             problems.append(f"--out {problem}")
         return problems

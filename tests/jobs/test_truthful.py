@@ -1,5 +1,6 @@
 """The tests of strategies: multiple choice as lm-evaluation-harness has it, files that are read, what is refused."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from jobs.truthful import Comparison, Data, read_fields, spread
+from scripts.real_model import MODEL
 from tasks.truthful import PRIMER, closed, invented_questions, primed
 from util import DecoderArguments
 from util.arguments import EMBEDDED_DECODER
@@ -22,8 +24,6 @@ def write_jsonl(path, rows):
 @pytest.fixture(scope="module")
 def harness():
     """The harness's own tasks: what they ask of a document, and what they make of the answers."""
-    from pathlib import Path
-
     utils = pytest.importorskip("lm_eval.tasks.truthfulqa.utils")
 
     class Loader(yaml.SafeLoader):
@@ -53,16 +53,9 @@ def test_the_primer_is_the_harness_own(harness):
     assert PRIMER.count("Q: ") == 6
 
 
-def test_vanilla_is_what_the_harness_finds(harness, tmp_path):
-    from jobs.harness import EarlyExitLM
-
-    args = TruthfulArguments(
-        strategies=["vanilla", "dola"], tests=["choices"], limit=4, device="cpu", out=str(tmp_path)
-    )
-    results = Comparison(DecoderArguments(), args).run()
-    lm = EarlyExitLM(str(EMBEDDED_DECODER))
-    questions = spread(invented_questions(), 4)
-    for question, found in zip(questions, results.scores["choices"]["vanilla"], strict=True):
+def agree(harness, lm, questions, found):
+    """MC1 and MC2 of questions are what a model of the harness makes of them."""
+    for question, scores in zip(questions, found, strict=True):
         doc = doc_of(question)
         replied = {
             target: lm.loglikelihood(
@@ -72,9 +65,35 @@ def test_vanilla_is_what_the_harness_finds(harness, tmp_path):
             for target in ("mc1_targets", "mc2_targets")
         }
         first = float(np.argmax([total for total, _ in replied["mc1_targets"]]) == 0)
-        assert found["mc1"] == 100 * first
+        assert scores["mc1"] == 100 * first
         second = harness.utils.process_results_mc2(doc, replied["mc2_targets"])["acc"]
-        assert found["mc2"] == pytest.approx(100 * second, abs=1e-2)
+        assert scores["mc2"] == pytest.approx(100 * second, abs=1e-2)
+
+
+def vanilla_choices(path, limit, out):
+    flags = {"strategies": ["vanilla", "dola"], "tests": ["choices"], "device": "cpu"}
+    args = TruthfulArguments(**flags, limit=limit, out=str(out))
+    results = Comparison(DecoderArguments(model_name_or_path=str(path)), args).run()
+    return results.scores["choices"]["vanilla"]
+
+
+def test_vanilla_is_what_the_harness_finds(harness, tmp_path):
+    from jobs.harness import EarlyExitLM
+
+    found = vanilla_choices(EMBEDDED_DECODER, 4, tmp_path)
+    agree(harness, EarlyExitLM(str(EMBEDDED_DECODER)), spread(invented_questions(), 4), found)
+
+
+@pytest.mark.real
+def test_vanilla_is_what_the_harness_own_model_finds(harness, tmp_path, request):
+    path = Path(request.config.getoption("--real") or MODEL)
+    if not path.is_dir():
+        pytest.skip(f"{path} is not there: bash src/scripts/real_model.sh fetches it")
+    from lm_eval.models.huggingface import HFLM
+
+    found = vanilla_choices(path, 3, tmp_path)
+    lm = HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=4)
+    agree(harness, lm, spread(invented_questions(), 3), found)
 
 
 def test_some_of_a_file_are_taken_evenly():

@@ -9,11 +9,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from analysis.entropy import EntropyArguments
+from analysis.probes import ProbeArguments
+from analysis.prompt_lens import LensArguments
 from conftest import dialogues, write_jsonl
 from jobs.experiments import SCRIPTS, TABLES, read_settings, read_table
 from run_summarization import main
-from util import parse_arguments
+from scripts.fit_translators import FitArguments
+from util import AdditionalArguments, DecoderArguments, parse_arguments
 from util.additional_args import policy_for
+from util.arguments import build
+from util.generate_args import GenerateArguments
+from util.parser import ArgumentParser
+from util.truthful_args import TruthfulArguments
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "src" / "scripts"
@@ -22,6 +30,9 @@ JOBS = sorted(
     for pattern in ("*_experiments/**/*.job", "*_experiments/**/*.bash", "run_*.sh", "train_*.sh", "experiments/*.job")
     for path in FOLDER.glob(pattern)
 )
+# Those that look into a model instead of running a task.
+ANALYSES = sorted(FOLDER.glob("analysis_experiments/*.job"))
+TASK_JOBS = [path for path in JOBS if path not in ANALYSES]
 # The paths that the fork's users know.
 ANCESTORS = [
     *(
@@ -73,7 +84,7 @@ def test_the_ancestors_paths_are_there(path):
     assert FOLDER / path in JOBS
 
 
-@pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
+@pytest.mark.parametrize("path", TASK_JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_command_of_a_job_parses_and_fits_its_model(path, tmp_path):
     arguments = ["squad_finetuned", "JSD_adaptive"] if path.name == "one_method.job" else []
     found = commands(path, *arguments, SAVE=str(tmp_path))
@@ -297,3 +308,114 @@ def test_a_job_on_long_documents_trains_and_decodes_a_longt5(tiny_longt5_dir, tm
         metrics.append(main(*parsed(words))[1])
     assert metrics[0]["train_loss"] > 0 and metrics[0]["eval_samples"] == metrics[1]["eval_samples"] == 6
     assert 1 <= metrics[1]["eval_block_avg"] <= 4 == metrics[0]["eval_block_avg"]
+
+
+# ------------------------------------------------------------------------------------------------- looking into a model
+# Script -> the argument classes of its command line; None where it has a parser of its own.
+LOOKING = {
+    "analysis/prompt_lens.py": (DecoderArguments, LensArguments),
+    "analysis/entropy.py": (DecoderArguments, EntropyArguments),
+    "analysis/probes.py": (DecoderArguments, ProbeArguments),
+    "run_truthfulqa.py": (DecoderArguments, TruthfulArguments),
+    "generate.py": (DecoderArguments, GenerateArguments, AdditionalArguments),
+    "scripts/fit_translators.py": (DecoderArguments, FitArguments),
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """What the analyses read, by the variable of the environment that names it."""
+    (tmp_path / "topics").mkdir()
+    for name in ("animals", "two words"):
+        (tmp_path / "topics" / f"{name}.csv").write_text("statement,label\nIt rains,1\n")
+    for name in ("TruthfulQA.csv", "prompts.jsonl", "translators.safetensors"):
+        (tmp_path / name).write_text("Question\n")
+    names = {"TRUTHFULQA": "TruthfulQA.csv", "TRUE_FALSE": "topics", "PROMPTS": "prompts.jsonl"}
+    return {name: str(tmp_path / path) for name, path in names.items()} | {"SAVE": str(tmp_path / "save")}
+
+
+def looked(words: list[str]) -> str:
+    """The script of a command that its own parser understands."""
+    assert words[0] == "python" and (ROOT / words[1]).is_file()
+    script = words[1].removeprefix("src/")
+    if script == "analysis/judge.py":
+        assert {"--base_url", "--model", "--predictions", "--out"} <= {*words}
+        return script
+    classes = LOOKING[script]
+    build(classes, ArgumentParser(classes, "A script.").given(words[2:]))
+    return script
+
+
+@pytest.mark.parametrize("path", ANALYSES, ids=lambda path: path.name)
+def test_every_command_of_an_analysis_parses(path, data):
+    found = commands(path, **data)
+    for words in found:
+        script = looked(words)
+        assert words[words.index("--out") + 1].startswith(f"{data['SAVE']}/analysis/Llama-2-7b-chat-hf/")
+        if script != "analysis/judge.py":
+            assert words[words.index("--model_name_or_path") + 1] == "meta-llama/Llama-2-7b-chat-hf"
+    assert len(found) == {"judge.job": 3, "probes.job": 2}.get(path.name, 1)
+
+
+def test_the_lens_of_a_job_has_translators_where_there_are_some(data, tmp_path):
+    job, file = FOLDER / "analysis_experiments" / "lens.job", str(tmp_path / "translators.safetensors")
+    (words,) = commands(job, "--top_k", "3", TRANSLATORS=file, LLAMA="some/model", **data)
+    assert looked(words) == "analysis/prompt_lens.py" and words[words.index("--exit_translators") + 1] == file
+    assert words[-2:] == ["--top_k", "3"] and "some/model" in words
+
+
+REAL = FOLDER / "analysis_experiments" / "real_model.sh"
+
+
+def real_model(*arguments, **environment):
+    environment = os.environ | {"DRY_RUN": "1", "PYTHON": "python"} | environment
+    return subprocess.run(["bash", REAL, *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_all_analyses_of_the_real_model_are_one_command(data, tmp_path):
+    done = real_model("--limit", "5", "--out", str(tmp_path / "out"), **data)
+    *lines, last = done.stdout.splitlines()
+    found = [shlex.split(line) for line in lines]
+    assert (done.returncode, last) == (0, f"Figures and tables: {tmp_path / 'out'}")
+    assert [words[1].split("/")[-1] for words in found] == [
+        "fit_translators.py",
+        "prompt_lens.py",
+        "prompt_lens.py",
+        "entropy.py",
+        "probes.py",
+        "probes.py",
+        "run_truthfulqa.py",
+    ]
+    made = found[0][found[0].index("--out") + 1]
+    assert found[2][found[2].index("--exit_translators") + 1] == made
+    Path(made).parent.mkdir()
+    Path(made).write_text("")
+    for words in found:
+        looked(words)
+        wanted = "5" if {"entropy.py", "probes.py", "run_truthfulqa.py"} & {words[1].split("/")[-1]} else None
+        assert (words[words.index("--limit") + 1] if "--limit" in words else None) == wanted
+
+
+def test_what_is_there_is_not_made_again(data, tmp_path):
+    for name in ("lens", "lens_translated"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "lens_rank.png").write_text("")
+    given = str(tmp_path / "translators.safetensors")
+    done = real_model("--out", str(tmp_path / "out"), TRANSLATORS=given, **data)
+    assert "fit_translators" not in done.stdout and "prompt_lens" not in done.stdout and "entropy" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "without", "told"),
+    [
+        (["--limit", "0"], {}, "--limit 0: valid are whole numbers from 1."),
+        (["--limit"], {}, "--limit needs a value, or is no flag: valid are --limit N and --out DIR."),
+        (["--fast", "1"], {}, "--fast is no flag of this script: valid are --limit N and --out DIR."),
+        ([], {"TRUTHFULQA": ""}, "TRUTHFULQA= is no file: give the path of TruthfulQA.csv."),
+        ([], {"TRUE_FALSE": "/nowhere"}, "TRUE_FALSE=/nowhere is no folder of statements"),
+        ([], {"TRANSLATORS": "/nowhere"}, "TRANSLATORS=/nowhere: there is no such file."),
+    ],
+)
+def test_what_the_analyses_of_the_real_model_lack_is_said(data, arguments, without, told):
+    done = real_model(*arguments, **data | without)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(f"real_model.sh: {told}")

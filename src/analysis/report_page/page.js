@@ -137,7 +137,7 @@ function drawTokens(index, run) {
   held.texts.forEach((text, at) => {
     const layer = held.exits[at];
     const differs = held.differs && held.differs[at];
-    const classes = ["token", "layer", differs && "differs", special(text) && "special", layer === picked && "picked"];
+    const classes = ["token", "layer", differs && "differs", special(text) && "special"];
     strip.append(make("span", { class: classes.filter(Boolean).join(" "), style: shade(run, layer), role: "option",
       tabindex: "-1", "data-index": index, "data-run": run, "data-at": at, "data-layer": layer, "aria-selected": "false",
       "aria-label": `${text.trim() || "space"}: layer ${layer}${differs ? ", differs" : ""}` }, spelled(text)));
@@ -219,11 +219,10 @@ let picked = null;
 
 function pick(layer) {
   picked = picked === layer ? null : layer;
-  document.body.classList.toggle("picked", picked !== null);
+  // One rule, so that nothing is done token by token.
+  $("picking").textContent = picked === null ? "" : `#examples .token:not([data-layer="${picked}"]) { opacity: 0.25; }`;
   document.querySelectorAll("[data-pick]").forEach((button) =>
     button.setAttribute("aria-pressed", String(Number(button.dataset.pick) === picked)));
-  document.querySelectorAll("#examples .token").forEach((token) =>
-    token.classList.toggle("picked", Number(token.dataset.layer) === picked));
 }
 
 // --------------------------------------------------------------------------------------------------------------- panel

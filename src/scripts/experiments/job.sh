@@ -3,14 +3,16 @@
 #   run SETTING METHOD [flags]     one run: a line of settings.txt, a line of methods.txt, and any further flag
 #   train TASK WAY [flags]         one training: a line of trained_tasks.txt, a line of trainings.txt, and any further flag
 #   sweep SETTING METHOD [flags]   the same for every first exit in $LAYERS; complete runs are not repeated
+#   analyse NAME [flags]           a script of src/analysis, of the model $LLAMA
 #   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
 #
 # From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
-# LAYERS; SETTINGS; SHALLOW; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs
+# LAYERS; SETTINGS; SHALLOW; LLAMA, a model; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the commands and runs
 # nothing.
 
 LAYERS=${LAYERS:-"2 4 6 8 10 12 15 17 18 19 20 22"}
 SETTINGS=${SETTINGS:-"squad_finetuned samsum_finetuned cnndm_pretrained multinews_longt5 bigpatent_longt5 iwslt_mt5"}
+LLAMA=${LLAMA:-meta-llama/Llama-2-7b-chat-hf}
 SAVE=${SAVE:-save}
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python; fi
@@ -68,7 +70,13 @@ start() {
     shift 6
     script=${setting%% *}
     # The tables quote a value with spaces as a shell does.
-    eval "set -- ${setting#* } $method $stages --output_dir \"\$output\" \"\$@\""
+    eval "launch \"\$script\" ${setting#* } $method $stages --output_dir \"\$output\" \"\$@\""
+}
+
+# launch SCRIPT [flags]: a script of src.
+launch() {
+    script=$1
+    shift
     if dry; then
         printf '%s' "$LAUNCHER src/$script"
         for word in "$@"; do printf " '%s'" "$word"; done
@@ -77,6 +85,13 @@ start() {
     fi
     # shellcheck disable=SC2086
     $LAUNCHER "src/$script" "$@" || exit $?
+}
+
+# analyse NAME [flags]: a script of src/analysis, of the model $LLAMA.
+analyse() {
+    analysis=$1
+    shift
+    launch "analysis/$analysis.py" --model_name_or_path "$LLAMA" --out "$SAVE/analysis/${LLAMA##*/}/$analysis" "$@"
 }
 
 sweep() {

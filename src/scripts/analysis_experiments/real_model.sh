@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# What the layers of SmolLM2-135M-Instruct know, all of it, on a CPU; killed, it goes on by the same command:
+#   TRUTHFULQA=TruthfulQA.csv TRUE_FALSE=FOLDER bash src/scripts/analysis_experiments/real_model.sh [--limit N] [--out DIR]
+# TRUE_FALSE holds statements as .csv, a topic each. TRANSLATORS=FILE spares the fitting of exit translators. --limit N
+# takes so many questions, and statements of a topic. DIR is save/real_analysis where not given; paths are counted from
+# the repository's root.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+
+refuse() {
+    echo "real_model.sh: $1" >&2
+    exit 2
+}
+
+out=save/real_analysis limit=()
+while [ $# -gt 0 ]; do
+    [ $# -gt 1 ] || refuse "$1 needs a value, or is no flag: valid are --limit N and --out DIR."
+    case $1 in
+        --limit)
+            [[ $2 =~ ^[1-9][0-9]*$ ]] || refuse "--limit $2: valid are whole numbers from 1."
+            limit=(--limit "$2")
+            ;;
+        --out) out=$2 ;;
+        *) refuse "$1 is no flag of this script: valid are --limit N and --out DIR." ;;
+    esac
+    shift 2
+done
+[ -f "${TRUTHFULQA:-}" ] || refuse "TRUTHFULQA=${TRUTHFULQA:-} is no file: give the path of TruthfulQA.csv."
+topics=("${TRUE_FALSE:-}"/*.csv)
+[ -n "${TRUE_FALSE:-}" ] && [ -f "${topics[0]}" ] ||
+    refuse "TRUE_FALSE=${TRUE_FALSE:-} is no folder of statements: give one with a .csv for each topic."
+[ -z "${TRANSLATORS:-}" ] || [ -f "$TRANSLATORS" ] || refuse "TRANSLATORS=$TRANSLATORS: there is no such file."
+
+model=models/smollm2-135m-instruct
+if [ -z "${DRY_RUN:-}" ]; then
+    set_up requirements.txt
+    [ -f $model/config.json ] || bash src/scripts/real_model.sh
+fi
+
+# step SCRIPT [flags]: a script of src with this model.
+step() {
+    local script=$1
+    shift
+    if [ -n "${DRY_RUN:-}" ]; then
+        printf '%s' "${PYTHON:-python} src/$script --model_name_or_path $model"
+        printf " '%s'" "$@"
+        printf '\n'
+    else
+        echo "== $script $*"
+        "$PYTHON" "src/$script" --model_name_or_path $model "$@"
+    fi
+}
+
+translators=${TRANSLATORS:-$out/translators.safetensors}
+if [ -z "${TRANSLATORS:-}" ] && { [ ! -f "$translators" ] || [ -f "$translators.part" ]; }; then
+    step scripts/fit_translators.py --text "${topics[@]}" "$TRUTHFULQA" --text_column statement Question --tokens 60000 \
+        --out "$translators"
+fi
+paris=(--question "What is the capital of France?" --gold Paris)
+[ -f "$out/lens/lens_rank.png" ] || step analysis/prompt_lens.py "${paris[@]}" --out "$out/lens"
+[ -f "$out/lens_translated/lens_rank.png" ] ||
+    step analysis/prompt_lens.py "${paris[@]}" --compare --exit_translators "$translators" --out "$out/lens_translated"
+step analysis/entropy.py --data "$TRUTHFULQA" "${limit[@]}" --out "$out/entropy"
+step analysis/probes.py --data "${topics[@]}" "${limit[@]}" --out "$out/probes"
+step analysis/probes.py --data "${topics[@]}" "${limit[@]}" --permute_labels True --out "$out/probes"
+step run_truthfulqa.py --data "$TRUTHFULQA" "${limit[@]}" --strategies vanilla dola dola_static acd contrastive \
+    --out "$out/truthfulqa"
+echo "Figures and tables: $out"
