@@ -34,15 +34,20 @@ def paint_exits(values: dict) -> Figure:
         for place, (line, found) in enumerate(_lines(values["layers"], name).items()):
             _line(panel, found, look_of(line, place), label_of(line))
         if name in LOGARITHMIC:
-            panel.set_yscale("log")
-            panel.yaxis.set_major_formatter("{x:g}")
-            panel.yaxis.set_minor_formatter(LogFormatter())
+            readable_logarithm(panel)
         if name == "auroc":
             panel.axhline(0.5, color="0.6", linewidth=0.8)
         finish(panel, "layer", label)
         if name in MULTIPLE:
             own_legend(panel)
     return figure
+
+
+def readable_logarithm(panel: Axes) -> None:
+    """A logarithmic axis, with plain numbers where they can be told apart."""
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter(LogFormatter())
 
 
 def paint_reliability(values: dict) -> Figure:

@@ -28,18 +28,19 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from analysis import calibration, intervals
+from analysis import calibration, exit_thresholds, intervals
 from analysis.drawing import Drawing
 from analysis.exit_advice import RANKS, advice, prices_of, rank_label, right_where_sure
 from analysis.exit_figures import label_of, paint_exits, paint_reliability
 from analysis.exit_values import ExitValues, exit_values
 from analysis.tables import Table
 from decoding.confidence import CONFIDENCES
-from decoding.ranges import COUNT, FROM_TWO, SHARE
-from jobs.loading import load_config, load_model, load_tokenizer, refuse_long_blocks
-from jobs.reading import ReadingArguments, distinct, rows_of
+from decoding.ranges import COUNT, FROM_TWO, SHARE, layers_named
+from jobs.loading import load_config, load_model, load_tokenizer, prompt_ids, refuse_long_blocks
+from jobs.reading import ReadingArguments, answer_row, distinct, rows_of
 from tasks import find_task, load_examples
 from tasks.loading import SPLIT_FILES
+from tasks.readers import read_records
 from training.reporting import only_our_bars
 from util import DecoderArguments, groups
 from util.additional_args import flag
@@ -62,6 +63,11 @@ class QualityArguments(ReadingArguments):
 
     validation_file: str | None = flag(None, "Texts, or examples of --kind: a .json, .jsonl, .csv or .txt file.")
     text_column: str | None = flag(None, "Column of the texts, or of what is summarized; text or the like.")
+    answers: str | None = flag(
+        None,
+        "What a model wrote instead of texts: the .jsonl of generate.py --prompt_file, or of fit_translators.py "
+        "--own_answers. The answers' tokens count, behind their prompts.",
+    )
     texts: int = flag(100, "Texts read at most, each different one once.")
     positions: int = flag(2000, "Tokens of them at which layers are looked at, at most, spread evenly.")
     measures: list[str] | None = field(
@@ -71,6 +77,12 @@ class QualityArguments(ReadingArguments):
             f"{', '.join(SLOW)}, which takes many times as long as all others.",
             "group": groups.MEASUREMENT,
         },
+    )
+    exit_layers: str | None = flag(
+        None,
+        "Layers that a token may leave after in the trade-off over thresholds, such as 10,20; all below the last where "
+        "not given.",
+        group=groups.MEASUREMENT,
     )
     contrastive_alpha: float = flag(
         0.1,
@@ -83,6 +95,10 @@ class QualityArguments(ReadingArguments):
     def __post_init__(self) -> None:
         problems = range_problems(self, texts=COUNT, positions=FROM_TWO, contrastive_alpha=SHARE)
         problems += self.reading_problems()
+        if self.answers and (self.validation_file or self.dataset_name):
+            problems.append("--answers stands for the texts: give no --validation_file and no --dataset_name beside.")
+        if self.answers and not Path(self.answers).is_file():
+            problems.append(f"--answers {self.answers}: there is no such file.")
         unknown = [name for name in self.measures or () if name not in MEASURES]
         if unknown:
             problems.append(f"--measures {' '.join(unknown)}: valid are {', '.join(MEASURES)}.")
@@ -113,6 +129,17 @@ def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source
     name = task.name if args.validation_file is None else _name_of(Path(args.validation_file))
     name += f" ({args.text_column})" if args.text_column else ""
     return name, rows_of(task, examples, tokenizer, data_args)
+
+
+def answered_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool) -> Dataset:
+    """Rows of the answers of a file, of which only these count."""
+    records = [each for each in read_records(args.answers) if each.get("tokens")]
+    if not records or not all(isinstance(each.get("prompt"), str) for each in records):
+        raise ValueError(
+            f"--answers {args.answers}: valid are records with a prompt and tokens, as generate.py --out writes them."
+        )
+    asked = [(prompt_ids(tokenizer, each["prompt"]), each["tokens"]) for each in records[: args.texts]]
+    return Dataset.from_list([answer_row(prompt, answer, encoder_decoder) for prompt, answer in asked])
 
 
 def _name_of(file: Path) -> str:
@@ -168,6 +195,15 @@ def _of_layer(
         for name, each in said.items()
     }
     return found
+
+
+def trade_off(values: ExitValues, exit_layers: Sequence[int], measures: Sequence[str]) -> dict:
+    """What thresholds promise: the layers that tokens may leave after, of all `depth`, by measure the
+    `exit_thresholds.points`, and a sentence as `told`."""
+    weights = intervals.resamples(values.rows)
+    found = {name: exit_thresholds.points(values, name, exit_layers, weights) for name in measures}
+    told = exit_thresholds.told(found, exit_layers, values.layers)
+    return {"exit_layers": [*exit_layers], "depth": values.layers, "measures": found, "told": told}
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -258,22 +294,33 @@ def main(argv: list[str] | None = None) -> list[dict]:
     try:
         model_args, args = build(classes, parser.given(sys.argv[1:] if argv is None else list(argv)))
         texts = args.found_kind == "language_modeling"
-        config = load_config(model_args, encoder=not texts)
-        if texts:
+        config = load_config(model_args, encoder=None if args.answers else not texts)
+        if texts and not args.answers:
             refuse_long_blocks(config, args.block_size)
         tokenizer = load_tokenizer(model_args)
-        task, rows = load_rows(args, tokenizer, {"cache_dir": model_args.cache_dir, "token": model_args.token})
+        if args.answers:
+            task, rows = "its answers", answered_rows(args, tokenizer, config.is_encoder_decoder)
+        else:
+            task, rows = load_rows(args, tokenizer, {"cache_dir": model_args.cache_dir, "token": model_args.token})
         model = load_model(model_args, config, torch.float32).eval()
         if model.num_exit_layers < 2:
             raise ValueError(f"{model_args.model_name_or_path} has one layer, so there is no exit below its last.")
+        exits = layers_named(args.exit_layers or "all", "--exit_layers", model.num_exit_layers)
+        exits = [layer for layer in exits if layer < model.num_exit_layers]
+        if not exits:
+            raise ValueError(
+                f"--exit_layers {args.exit_layers}: valid are layers below the last, 1 to {model.num_exit_layers - 1}."
+            )
         measures = chosen_measures(args.measures, model, model_args.model_name_or_path)
         values = exit_values(model, rows, args.batch_size, args.positions, measures, args.contrastive_alpha)
         vocabulary = model.unembed().vocabulary_size
         layers = summary(values, vocabulary)
-        told = advice(layers, vocabulary, prices_of(model))
+        thresholds = trade_off(values, exits, measures)
+        told = f"{advice(layers, vocabulary, prices_of(model))} {thresholds.pop('told')}"
         title = f"What the exits of {Path(model_args.model_name_or_path).name} are worth on {task}"
         size = f"{len(values.rows)} positions of {len(set(values.rows.tolist()))} texts"
         found = table(f"{title}; {size}", layers, measures, told + "\n")
+        write_json(Path(args.out) / "thresholds.json", jsonable(thresholds))
         write(Path(args.out), found, layers, drawings(title, layers, told, f"n = {size}"))
     except (ValueError, OSError) as error:
         parser.refuse(error)

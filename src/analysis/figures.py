@@ -15,6 +15,7 @@ import interrupts  # noqa: F401 - before what takes time; not found? pip install
 from pathlib import Path
 
 from analysis import (
+    compare_exits,
     exit_figures,
     layer_figures,
     lens_figures,
@@ -68,6 +69,7 @@ PAINTS = {
         speed_figures.paint_drafts,
         loss_figures.paint_losses,
         tradeoff.paint_tradeoff,
+        compare_exits.paint_comparison,
         lens_figures.paint_readings,
         lens_figures.paint_cells,
         exit_figures.paint_exits,

@@ -19,7 +19,7 @@ from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model
 from losses.exits import LOSSES
 from models import deploying_class
 from models.adjacent import move_all_together
-from models.translators import prepare_translators
+from models.translators import MODULE, prepare_translators, save_translators
 from tasks import features, find_task, load_examples, train_features
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 # View of a run -> the flag that asks for it.
 VIEW_FLAGS = {"layers": "plotting_logits", "jsds": "render_jsds"}
+TRANSLATORS = f"{MODULE}.safetensors"
 SPLITS = {"eval": "validation", "predict": "test"}
 # Data arguments that change nothing of what is decoded, or that belong to another split.
 UNRECORDED = ("train_", "max_train_", "validation_file", "test_file", "max_eval_", "max_predict_", "overwrite_cache")
@@ -236,7 +237,9 @@ class Job:
         return metrics
 
     def _show_training(self, metrics: dict) -> None:
-        output_dir = Path(self.args.output_dir)
+        output_dir, model = Path(self.args.output_dir), self.trainer.model
+        if model.config.train_exit_translators:  # alone too, for a model that is not in this folder
+            save_translators(output_dir / TRANSLATORS, model.exit_translators, model)
         write_json(output_dir / "train_results.json", metrics, "training")
         merge_results(output_dir, "train", metrics, "training")
         print(f"\nTraining\n{table(metrics)}\nThe model is in {output_dir}.", flush=True)

@@ -68,6 +68,8 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
     """All runs of a setting, and the seconds of its policies against each other."""
     out = arguments.out / name
     shared = ["--do_eval", "--output_dir", str(out), "--max_eval_samples", str(arguments.examples)]
+    if arguments.exit_translators:
+        shared += ["--exit_translators", arguments.exit_translators]
     job = Job(setting.kind, *setting.arguments(*shared))
     logging.getLogger("training").setLevel(logging.WARNING)  # a line per run says enough
     runs = points(methods, job.trainer.model.num_exit_layers, arguments.layers)
@@ -97,6 +99,8 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
     for name in ("methods", "layers"):
         if getattr(arguments, name):
             options += [f"--{name}", *getattr(arguments, name)]
+    if arguments.exit_translators:
+        options += ["--exit_translators", arguments.exit_translators]
     command = [sys.executable, __file__, *map(str, options), "--processes", "1", "--settings"]
     shares = [names[first :: arguments.processes] for first in range(arguments.processes)]
     running = [subprocess.Popen([*command, *share]) for share in shares if share]
@@ -121,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     runs.add_argument("--methods", nargs="+", help="lines of experiments/methods.txt; all where not given")
     runs.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
     runs.add_argument("--examples", type=COUNT, default=100, help="of each task; 500 are there")
+    runs.add_argument("--exit_translators", "--exit-translators", help="file of translators, of the settings' model")
     timing.add_argument("--speed-examples", type=NATURAL, default=4, help="timed in turn at batch 1; 0 times nothing")
     timing.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
     runs.add_argument("--processes", type=COUNT, default=min(2, os.cpu_count() or 1), help="that evaluate settings")

@@ -84,6 +84,8 @@ def test_the_divergence_falls_and_the_weights_keep_their_bytes(answers, tiny_t5_
     assert config.translated_layers == [1, 2, 3] and not hasattr(config, "train_exit_translators")
     _, again = answers("--do_eval", "--static_exit_layer", "2", model=tmp_path / "out", out=tmp_path / "again")
     assert again["eval_f1"] == metrics["eval_f1"]
+    alone = load_file(tmp_path / "out" / "exit_translators.safetensors")
+    assert same_bytes(alone, translators)
     assert again["eval_flops_total_exit_translators"] == metrics["eval_flops_total_exit_translators"]
 
 

@@ -11,6 +11,7 @@ FOLDERS = {
     "analysis/tradeoff.py": ["--runs", "absent"],
     "analysis/figures.py": ["--runs", "absent"],
     "analysis/prompt_lens.py": ["-p", "a"],
+    "analysis/compare_exits.py": ["--runs", "absent"],
     "analysis/exit_quality.py": [],
     "analysis/entropy.py": [],
     "analysis/probes.py": [],
