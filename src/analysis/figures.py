@@ -16,6 +16,7 @@ from pathlib import Path
 
 from analysis import (
     compare_exits,
+    compare_runs,
     exit_figures,
     layer_figures,
     lens_figures,
@@ -70,6 +71,7 @@ PAINTS = {
         loss_figures.paint_losses,
         tradeoff.paint_tradeoff,
         compare_exits.paint_comparison,
+        compare_runs.paint_sets,
         lens_figures.paint_readings,
         lens_figures.paint_cells,
         exit_figures.paint_exits,

@@ -12,6 +12,7 @@ FOLDERS = {
     "analysis/figures.py": ["--runs", "absent"],
     "analysis/prompt_lens.py": ["-p", "a"],
     "analysis/compare_exits.py": ["--runs", "absent"],
+    "analysis/compare_runs.py": ["--runs", "absent"],
     "analysis/exit_quality.py": [],
     "analysis/entropy.py": [],
     "analysis/probes.py": [],
