@@ -31,7 +31,7 @@ from util.terminal import terminal
 
 # What is shown of one measure of confidence.
 OF_MEASURE = ("auroc", "ece")
-FORMS = {"equal": "{:.3f}", "perplexity": "{:.4g}", "divergence": "{:.3f}", "auroc": "{:.3f}", "ece": "{:.3f}"}
+FORMS = {"equal": "{:.3f}", "perplexity": "{:.5g}", "divergence": "{:.4f}", "auroc": "{:.3f}", "ece": "{:.3f}"}
 HEADS = {"equal": "equal", "perplexity": "perplexity", "divergence": "KL", "auroc": "AUROC", "ece": "ECE"}
 
 
