@@ -138,9 +138,12 @@ def main(argv: list[str] | None = None) -> Table:
         if len(set(names)) != len(arguments.runs):
             raise ValueError(f"--names {' '.join(names)}: {len(arguments.runs)} different ones are needed.")
         runs = read(arguments.runs, names)
-        known = sorted({name for layers in runs.values() for each in layers for name in each["ece"]})
+        measured = [{name for each in layers for name in each["ece"]} for layers in runs.values()]
+        known = sorted(set.intersection(*measured))
         if arguments.measure not in known:
-            raise ValueError(f"--measure {arguments.measure}: valid are {', '.join(known)}, which were measured.")
+            raise ValueError(
+                f"--measure {arguments.measure}: valid are {', '.join(known) or 'none'}, which were measured."
+            )
         numbers = by_layer(runs, arguments.measure)
         thresholds = thresholds_of(arguments.runs, names, arguments.measure)
         found = table(arguments.title, numbers, arguments.measure, promises(thresholds, arguments.measure))

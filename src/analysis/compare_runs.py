@@ -1,7 +1,8 @@
-"""Show the same policies of several sets of runs beside each other, such as a model's before and after.
+r"""Show the same policies of several sets of runs beside each other, such as a model's before and after.
 
     python src/analysis/compare_runs.py --runs save/before save/after --names "as it is" translated --out save/both
-    python src/analysis/compare_runs.py --runs save/grid save/grid_lora --out save/both
+    python src/analysis/compare_runs.py --runs save/grid/facts_trained save/grid_lora/facts_trained \
+        --names whole adapters --out save/both
 
 A set is all runs under a folder: one task, one model and its exits, as run scripts and local_grid.py leave them. A row
 of the table is a policy of a set: its score, the difference from the first set's run of that policy, paired by example,
@@ -22,7 +23,7 @@ from analysis import intervals
 from analysis.drawing import Drawing, finish, panels, sample_sizes, series, shared_legend
 from analysis.loss_figures import layer_of
 from analysis.quantities import mean_exit, score
-from analysis.runs import RunFiles, Speed, read_runs, read_speeds
+from analysis.runs import RunFiles, Speed, read_runs, read_speeds, refuse_mixtures
 from analysis.style import nth
 from analysis.tables import Table
 from decoding import naming
@@ -42,11 +43,13 @@ def read_sets(folders: Sequence[str], names: Sequence[str]) -> dict[str, Runs]:
     """Name of a set -> label of a policy -> its run.
 
     Raises:
-        ValueError: A folder holds no runs, or none at full depth, or they are not on the same examples.
+        ValueError: A folder holds no runs, those of several models, or none at full depth, or sets are not on the same
+            examples.
     """
     found = {}
     for folder, name in zip(folders, names, strict=True):
         runs = read_runs(Path(folder))
+        _refuse_several(folder, runs)
         found[name] = {naming.label(run.policy): run for run in sorted(runs, key=_place)}
         if not any(run.policy["method"] == "full" for run in runs):
             raise ValueError(f"--runs {folder}: none of them is at full depth, which costs are relative to.")
@@ -56,6 +59,14 @@ def read_sets(folders: Sequence[str], names: Sequence[str]) -> dict[str, Runs]:
         told = f"{', '.join(sorted(data))}; {', '.join(map(str, sorted(sizes)))} examples"
         raise ValueError(f"--runs are not of one task and the same examples ({told}): give folders with one of them.")
     return found
+
+
+def _refuse_several(folder: str, runs: Sequence[RunFiles]) -> None:
+    """Refuse a set of more than one model, data or way: a run would stand for another of its policy."""
+    several = sorted({f"{run.model} on {run.data}" for run in runs})
+    if len(several) > 1:
+        raise ValueError(f"--runs {folder} holds runs of {'; '.join(several)}: give a folder with one of them.")
+    refuse_mixtures(runs)
 
 
 def _place(run: RunFiles) -> tuple:

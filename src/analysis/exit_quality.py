@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from analysis.exit_values import ExitValues, exit_values
 from analysis.tables import Table
 from decoding.confidence import CONFIDENCES
 from decoding.ranges import COUNT, FROM_TWO, SHARE, layers_named
-from jobs.loading import load_config, load_model, load_tokenizer, prompt_ids, refuse_long_blocks
+from jobs.loading import load_config, load_model, load_tokenizer, prompt_ids, refuse_long_blocks, refuse_long_rows
 from jobs.reading import ReadingArguments, answer_row, distinct, rows_of
 from tasks import find_task, load_examples
 from tasks.loading import SPLIT_FILES
@@ -131,15 +132,27 @@ def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source
     return name, rows_of(task, examples, tokenizer, data_args)
 
 
-def answered_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, encoder_decoder: bool) -> Dataset:
-    """Rows of the answers of a file, of which only these count."""
+def answered_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, config: Any) -> Dataset:
+    """Rows of the answers of a file, of which only these count.
+
+    Raises:
+        ValueError: They are none, or of another vocabulary or longer than the model of this config reads.
+    """
     records = [each for each in read_records(args.answers) if each.get("tokens")]
     if not records or not all(isinstance(each.get("prompt"), str) for each in records):
         raise ValueError(
             f"--answers {args.answers}: valid are records with a prompt and tokens, as generate.py --out writes them."
         )
-    asked = [(prompt_ids(tokenizer, each["prompt"]), each["tokens"]) for each in records[: args.texts]]
-    return Dataset.from_list([answer_row(prompt, answer, encoder_decoder) for prompt, answer in asked])
+    records = records[: args.texts]
+    valid = range(config.get_text_config().vocab_size)
+    if not all(type(token) is int and token in valid for each in records for token in each["tokens"]):
+        raise ValueError(
+            f"--answers {args.answers}: tokens are no numbers from 0 to {len(valid) - 1}, so they are another model's."
+        )
+    asked = [(prompt_ids(tokenizer, each["prompt"]), each["tokens"]) for each in records]
+    rows = Dataset.from_list([answer_row(prompt, answer, config.is_encoder_decoder) for prompt, answer in asked])
+    refuse_long_rows(config, rows, "An answer")
+    return rows
 
 
 def _name_of(file: Path) -> str:
@@ -299,7 +312,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
             refuse_long_blocks(config, args.block_size)
         tokenizer = load_tokenizer(model_args)
         if args.answers:
-            task, rows = "its answers", answered_rows(args, tokenizer, config.is_encoder_decoder)
+            task, rows = "its answers", answered_rows(args, tokenizer, config)
         else:
             task, rows = load_rows(args, tokenizer, {"cache_dir": model_args.cache_dir, "token": model_args.token})
         model = load_model(model_args, config, torch.float32).eval()

@@ -280,14 +280,20 @@ def sample(rows: Dataset) -> Dataset:
     return rows.select(range(count))
 
 
-def train_on(training: TranslatorTraining, part: Part) -> None:
-    """All steps of a training; it goes on where it was killed."""
+def train_on(training: TranslatorTraining, part: Part, settings: str) -> None:
+    """All steps of a training; it goes on where it was killed.
+
+    Args:
+        settings: What stands for those of the training: one of others begins anew, on the same sums.
+    """
     held = part.read()
-    if "training" in held:
+    if held.get("training", {}).get("settings") == settings:
         training.load_state_dict(held["training"])
+    elif "training" in held:
+        logger.warning("%s holds a training of other settings: this one begins anew.", part.path)
     with progress(training.steps, "Training") as advance:
         advance(training.step)
         while training.step < training.steps:
             training.take_step()
             advance(1)
-            part.write_sometimes(held | {"training": training.state_dict()})
+            part.write_sometimes(held | {"training": training.state_dict() | {"settings": settings}})

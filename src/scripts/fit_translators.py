@@ -254,7 +254,8 @@ class Fitting:
         """The steps of --then_kl."""
         args = self.args
         numbers = args.batch_size, args.step_positions, args.then_kl, args.learning_rate
-        train_on(TranslatorTraining(self.model, translators, self.rows.fitted, *numbers), self.part)
+        training = TranslatorTraining(self.model, translators, self.rows.fitted, *numbers)
+        train_on(training, self.part, digest(numbers))
 
     def save(self, translators: ExitTranslators) -> None:
         """The file of translators, whole."""

@@ -121,7 +121,7 @@ MEANINGS = {
     "rougeLsum": "the same line by line, %",
     "bleu": "n-grams shared with the reference, %",
     "perplexity": "of the last layer, lower is better",
-    "loss": "cross-entropy, lower is better",
+    "loss": "cross-entropy, or what else training lowers; lower is better",
     "gen_len": "mean tokens per answer",
     "block_avg": "mean layers per token",
     "layers_run": "mean layer passes per token, those of rejected drafts included",

@@ -9,7 +9,14 @@ from sacrebleu.metrics import BLEU
 
 from util import groups
 from util.additional_args import AdditionalArguments, flag
-from util.checks import beam_problems, data_problems, folder_problems, length_problems, raise_together
+from util.checks import (
+    beam_problems,
+    data_problems,
+    folder_problems,
+    length_problems,
+    raise_together,
+    smoothing_problems,
+)
 from util.gguf import gguf_problems, is_gguf, joined
 from util.parser import ArgumentParser
 from util.ranges import range_problems
@@ -373,6 +380,7 @@ def check_arguments(
             *data_problems(data_args, training_args),
             *beam_problems(data_args, training_args, additional_args),
             *length_problems(data_args, training_args),
+            *smoothing_problems(training_args, additional_args),
             *folder_problems(training_args.output_dir),
         ]
     )

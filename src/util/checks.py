@@ -201,6 +201,21 @@ def length_problems(data_args: Any, training_args: Any) -> list[str]:
     return [f"--{name} {limit} leaves no room for an answer, since the start token counts: valid are 2 and above."]
 
 
+def smoothing_problems(training_args: Any, additional_args: Any) -> list[str]:
+    """A sentence where labels are to be smoothed for a loss of ours: the library smooths those of the last layer's
+    logits, in the place of any other loss."""
+    wanted = {
+        "train_exit_translators": additional_args.train_exit_translators,
+        "train_meta_cm_head": additional_args.train_meta_cm_head,
+        f"intermediate_loss_fn {additional_args.intermediate_loss_fn}": additional_args.intermediate_loss_fn
+        is not None,
+    }
+    name = next((name for name, asked in wanted.items() if asked), None)
+    if not (training_args.do_train and training_args.label_smoothing_factor and name):
+        return []
+    return [f"--label_smoothing_factor would train the last layer in the place of --{name}: leave it out."]
+
+
 def answer_limit(data_args: Any, training_args: Any) -> tuple[str, int]:
     """The flag that bounds an answer in evaluation, and its tokens: of training's limit and evaluation's, which says
     the same where it was not given, the former."""

@@ -54,7 +54,12 @@ def test_what_cannot_be_compared_is_refused(measured, tmp_path, capsys):
     both = ["--runs", str(measured / "before"), str(measured / "after")]
     other = tmp_path / "other"
     write_json(other / "layers.json", read_json(measured / "before" / "layers.json")[:3])
+    lacking = read_json(measured / "before" / "layers.json")
+    for layer in lacking:
+        layer["ece"].pop("max_prob", None)
+    write_json(tmp_path / "lacking" / "layers.json", lacking)
     for flags, words in (
+        ([*both, str(tmp_path / "lacking")], "--measure max_prob: valid are entropy, which were measured"),
         (["--runs", str(tmp_path)], "there is no layers.json; valid are folders of exit_quality.py"),
         ([*both, "--names", "one", "one"], "2 different ones are needed"),
         ([*both, "--measure", "meta"], "--measure meta: valid are entropy, max_prob, which were measured"),

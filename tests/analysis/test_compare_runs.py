@@ -61,7 +61,10 @@ def test_sets_that_cannot_be_compared_are_refused(sets, tmp_path, capsys):
     write_run(other / "static", {"method": "static", "static_exit": 2}, BEFORE, [2] * 4)
     few = tmp_path / "few" / "runs"
     write_run(few / "full", {"method": "full"}, [80.0] * 3, [4] * 3)
+    write_run(tmp_path / "mixed" / "runs" / "full", {"method": "full"}, [80.0] * 4, [4] * 4)
+    write_run(tmp_path / "mixed" / "b" / "runs" / "full", {"method": "full"}, [80.0] * 4, [4] * 4, model="b")
     for runs, words in (
+        ([sets[0], str(tmp_path / "mixed")], "give a folder with one of them"),
         ([sets[0], str(tmp_path / "other")], "none of them is at full depth"),
         ([sets[0], str(tmp_path / "few")], "not of one task and the same examples"),
         ([sets[0], str(tmp_path / "absent")], "holds no finished evaluation"),

@@ -11,6 +11,7 @@ from analysis.exit_advice import advice, first_usable, promised
 from analysis.exit_quality import as_csv, main, summary
 from analysis.exit_values import ExitValues
 from analysis.figures import PAINTS
+from conftest import write_jsonl
 from decoding.drafting import Prices
 from util.files import read_json
 
@@ -144,4 +145,20 @@ def test_what_cannot_be_done_ends_with_one_sentence(flags, said, tiny_gpt2_dir, 
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stop:
         main(["--model_name_or_path", str(tiny_gpt2_dir), "--block_size", "32", "--out", str(out), *flags])
+    assert stop.value.code == 2 and said in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"prompt": "Hello", "tokens": []}, "valid are records with a prompt and tokens"),
+        ({"prompt": "Hello", "tokens": [5, 400]}, "tokens are no numbers from 0 to"),
+        ({"prompt": "Hello", "tokens": "words"}, "tokens are no numbers from 0 to"),
+        ({"prompt": "Hello " * 100, "tokens": [5, 6]}, "but the model was made for 128"),
+    ],
+)
+def test_answers_that_the_model_cannot_read_are_refused(record, said, tiny_gpt2_dir, tmp_path, capsys):
+    answers, out = write_jsonl(tmp_path / "answers.jsonl", [record]), tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        main(["--model_name_or_path", str(tiny_gpt2_dir), "--answers", str(answers), "--out", str(out)])
     assert stop.value.code == 2 and said in capsys.readouterr().err and not out.exists()

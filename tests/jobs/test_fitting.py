@@ -6,10 +6,22 @@ from datasets import Dataset
 
 from conftest import dialogues, questions, write_jsonl
 from jobs import fitting as module
-from jobs.fitting import Part, answer_rows, column_of, count_labels, longest_first, sums_over, text_rows, told_text
+from jobs.fitting import (
+    Part,
+    answer_rows,
+    column_of,
+    count_labels,
+    longest_first,
+    sums_over,
+    text_rows,
+    told_text,
+    train_on,
+)
 from jobs.generating import Continuation
 from jobs.reading import ReadingArguments
+from models.translators import ExitTranslators
 from support import DECODERS
+from training.translators import TranslatorTraining
 
 IDS = [
     torch.randint(2, 61, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in range(3, 12)
@@ -116,6 +128,21 @@ def test_a_killed_fit_goes_on_where_it_was(tmp_path, monkeypatch):
         torch.testing.assert_close(found.solve()[layer], expected, rtol=1e-4, atol=1e-4)
     sums_over(model, ROWS, [1, 2], 4, Part(tmp_path / "out", {"fit": 1}))
     assert len(calls) == 5, "done"
+
+
+def test_a_training_of_other_settings_is_not_gone_on_with(tmp_path, monkeypatch, caplog):
+    def training(steps, rate):
+        model = DECODERS["gpt2"](0)
+        return TranslatorTraining(model, ExitTranslators(model.config.hidden_size, [2]), ROWS, 2, 8, steps, rate)
+
+    monkeypatch.setattr(module, "SAVED_EVERY", 0.0)
+    part = Part(tmp_path / "out", {"fit": 1})
+    train_on(training(3, 1e-2), part, "one")
+    whole, again = training(2, 1e-3), training(2, 1e-3)
+    train_on(whole, Part(tmp_path / "whole", {"fit": 1}), "other")
+    train_on(again, part, "other")
+    assert "holds a training of other settings" in caplog.text
+    assert again.step == 2 and torch.equal(again.translators["2"].weight, whole.translators["2"].weight)
 
 
 def test_a_part_of_another_fit_or_a_torn_one_is_not_taken(tmp_path, caplog):

@@ -150,6 +150,7 @@ def test_the_model_is_looked_at_as_it_will_be_in_use_without_dropout():
         (["--intermediate_loss_fn", "ce"], "and --intermediate_loss_fn ce exclude each other"),
         (["--train_meta_cm_head", "True"], "and --train_meta_cm_head exclude each other"),
         (["--use_lora", "True"], "and --use_lora exclude each other"),
+        (["--label_smoothing_factor", "0.1"], "would train the last layer in the place of --train_exit_translators"),
     ],
 )
 def test_nothing_else_is_trained_at_once(answers, tmp_path, capsys, flags, said):
