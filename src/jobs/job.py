@@ -15,7 +15,14 @@ from decoding.policy import Policy
 from jobs.adapters import prepare_lora, refuse_lora
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, refuse_long_blocks
 from jobs.resuming import SETTINGS, find_start
-from jobs.setup import announce_policy, checkpoint_policy, choose_best_by, model_dtype, quieten
+from jobs.setup import (
+    announce_policy,
+    checkpoint_policy,
+    choose_best_by,
+    keep_last_translators,
+    model_dtype,
+    quieten,
+)
 from losses.exits import LOSSES
 from models import deploying_class
 from models.adjacent import move_all_together
@@ -124,6 +131,7 @@ class Job:
         num_layers = deploying_class(config).adapter_class.count_layers(config)
         self.exit_layers = exit_layers_of(additional_args.eval_exit_layers, num_layers)
         announce_policy(self.policy, overruled, num_layers)
+        keep_last_translators(training_args, additional_args, self.policy)
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
         self.longest_text = getattr(config, "max_position_embeddings", None)

@@ -11,7 +11,7 @@ from tasks import METRICS, Task, score_names
 from tasks.language_modeling import LANGUAGE_MODELING
 from training.reporting import only_our_bars
 from training.trainer import full_eval_dtype
-from util import TrainingArguments
+from util import AdditionalArguments, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,24 @@ def choose_best_by(training_args: TrainingArguments, task: Task) -> None:
     named = (training_args.metric_for_best_model or "").removeprefix("eval_")
     if named and named not in valid:
         raise ValueError(f"--metric_for_best_model {named} is not measured here: valid are {', '.join(valid)}.")
+
+
+def keep_last_translators(training_args: TrainingArguments, args: AdditionalArguments, policy: Policy) -> None:
+    """Keep the last checkpoint instead of the best where translators are trained and evaluations decode what the last
+    layer says, which they do not change: the first would be the best of equals."""
+    decodes_alike = training_args.predict_with_generate and (not policy.exits or args.lossless)
+    if (
+        training_args.do_train
+        and args.train_exit_translators
+        and decodes_alike
+        and training_args.load_best_model_at_end
+    ):
+        training_args.load_best_model_at_end = False
+        training_args.metric_for_best_model = training_args.greater_is_better = None
+        logger.warning(
+            "Translators do not change what full depth says, so the last checkpoint is kept: to choose one give "
+            "--predict_with_generate False, which compares divergences, or an exit such as --static_exit_layer."
+        )
 
 
 def model_dtype(training_args: TrainingArguments) -> torch.dtype:

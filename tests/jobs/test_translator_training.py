@@ -109,6 +109,18 @@ def test_a_training_that_is_continued_ends_as_one_left_alone(answers, tmp_path):
     assert same_bytes(stored(tmp_path / "out"), stored(tmp_path / "whole"))
 
 
+def test_the_last_checkpoint_is_kept_where_evaluations_cannot_tell_them_apart(answers, tmp_path, caplog):
+    every = ("--eval_strategy", "steps", "--eval_steps", "2", "--save_total_limit", "9")
+    trainer, _ = answers(*TRAINING, *every)
+    assert "Translators do not change what full depth says, so the last checkpoint is kept" in caplog.text
+    assert trainer.state.best_model_checkpoint is None
+    held = apart(tmp_path / "out")[1]
+    assert same_bytes(held, apart(tmp_path / "out" / "checkpoint-4")[1])
+    caplog.clear()
+    trainer, _ = answers(*TRAINING, *every, "--predict_with_generate", "False", out=tmp_path / "chosen")
+    assert trainer.state.best_global_step == 4 and "Translators do not" not in caplog.text
+
+
 def test_it_starts_from_a_file_and_from_a_checkpoint(answers, tiny_t5_dir, tmp_path):
     model = DeployT5ForConditionalGeneration.from_pretrained(tiny_t5_dir)
     made, path = random_translators((1, 3), 32), tmp_path / "made.safetensors"
