@@ -23,7 +23,7 @@ from util.commands import CommandParser, output_file
 from util.files import read_json, read_text, write_text
 from util.terminal import terminal
 
-BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^>]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^\n]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str, folder: Path) -> str:
