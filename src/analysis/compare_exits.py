@@ -20,13 +20,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis import exit_thresholds
+from analysis.beside import make_parser, names_of, write
 from analysis.drawing import Drawing, finish, panels, series, shared_legend
 from analysis.exit_figures import LOGARITHMIC, MULTIPLE, SINGLE, label_of, readable_logarithm
 from analysis.style import nth
 from analysis.tables import Table
 from util import groups
-from util.commands import CommandParser, output_folder
-from util.files import read_json, write_json, write_text
+from util.files import read_json
 from util.terminal import terminal
 
 # What is shown of one measure of confidence.
@@ -125,18 +125,15 @@ def paint_comparison(values: dict) -> Figure:
 
 
 def main(argv: list[str] | None = None) -> Table:
-    parser = CommandParser(__doc__)
-    data, output = parser.add_argument_group(groups.DATA), parser.add_argument_group(groups.OUTPUT)
-    data.add_argument("--runs", nargs="+", required=True, help="folders of exit_quality.py, on the same text")
-    data.add_argument("--names", nargs="+", help="of them, in their order; the folders' own where not given")
-    data.add_argument("--measure", default="max_prob", help="the confidence whose AUROC and calibration are shown")
-    output.add_argument("--title", default="Exits before and after", help="of figure and table")
-    output.add_argument("--out", type=output_folder, default="save/exits", help="folder of figure and table")
+    folders = "folders of exit_quality.py, on the same text"
+    parser = make_parser(__doc__, folders, "Exits before and after", "save/exits")
+    measurement = parser.add_argument_group(groups.MEASUREMENT)
+    measurement.add_argument(
+        "--measure", default="max_prob", help="the confidence whose AUROC and calibration are shown"
+    )
     arguments = parser.parse_args(argv)
-    names = arguments.names or [Path(folder).resolve().name for folder in arguments.runs]
     try:
-        if len(set(names)) != len(arguments.runs):
-            raise ValueError(f"--names {' '.join(names)}: {len(arguments.runs)} different ones are needed.")
+        names = names_of(arguments)
         runs = read(arguments.runs, names)
         measured = [{name for each in layers for name in each["ece"]} for layers in runs.values()]
         known = sorted(set.intersection(*measured))
@@ -152,10 +149,7 @@ def main(argv: list[str] | None = None) -> Table:
             f"a point each; the line is {exit_thresholds.PROMISED:.0%}. Bars are 95% bootstrap intervals over texts"
         )
         values = {"numbers": numbers, "measure": arguments.measure, "thresholds": thresholds}
-        drawing = Drawing(arguments.title, paint_comparison, values, note)
-        write_text(arguments.out / "table.txt", found.text())
-        write_json(arguments.out / "table.json", found.data())
-        path = drawing.save(arguments.out, "compare_exits")
+        path = write(arguments.out, found, Drawing(arguments.title, paint_comparison, values, note), "compare_exits")
     except (ValueError, OSError) as error:
         parser.refuse(error)
     print(f"{found.text()}\nFigure: {path}")

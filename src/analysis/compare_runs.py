@@ -20,6 +20,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis import intervals
+from analysis.beside import make_parser, names_of, write
 from analysis.drawing import Drawing, finish, panels, sample_sizes, series, shared_legend
 from analysis.loss_figures import layer_of
 from analysis.quantities import mean_exit, score
@@ -27,9 +28,6 @@ from analysis.runs import RunFiles, Speed, read_runs, read_speeds, refuse_mixtur
 from analysis.style import nth
 from analysis.tables import Table
 from decoding import naming
-from util import groups
-from util.commands import CommandParser, output_folder
-from util.files import write_json, write_text
 from util.terminal import terminal
 
 HEAD = ["policy", "set", "score", "difference", "95% interval", "exit layer", "decoder FLOPs", "drafted", "stood"]
@@ -148,26 +146,17 @@ def paint_sets(values: dict) -> Figure:
 
 
 def main(argv: list[str] | None = None) -> Table:
-    parser = CommandParser(__doc__)
-    data, output = parser.add_argument_group(groups.RUN), parser.add_argument_group(groups.OUTPUT)
-    data.add_argument("--runs", nargs="+", required=True, help="folders of runs; differences are from the first")
-    data.add_argument("--names", nargs="+", help="of them, in their order; the folders' own where not given")
-    output.add_argument("--title", default="The same policies before and after", help="of figure and table")
-    output.add_argument("--out", type=output_folder, default="save/both", help="folder of figure and table")
+    folders = "folders of runs; differences are from the first"
+    parser = make_parser(__doc__, folders, "The same policies before and after", "save/both")
     arguments = parser.parse_args(argv)
-    names = arguments.names or [Path(folder).resolve().name for folder in arguments.runs]
     try:
-        if len(set(names)) != len(arguments.runs):
-            raise ValueError(f"--names {' '.join(names)}: {len(arguments.runs)} different ones are needed.")
+        names = names_of(arguments)
         sets = read_sets(arguments.runs, names)
         timed = {
             name: [*read_speeds(Path(folder)).values()] for folder, name in zip(arguments.runs, names, strict=True)
         }
         found = table(arguments.title, sets, {name: each[0] for name, each in timed.items() if each})
-        drawing = draw(arguments.title, sets)
-        write_text(arguments.out / "table.txt", found.text())
-        write_json(arguments.out / "table.json", found.data())
-        path = drawing.save(arguments.out, "compare_runs")
+        path = write(arguments.out, found, draw(arguments.title, sets), "compare_runs")
     except (ValueError, OSError) as error:
         parser.refuse(error)
     print(f"{found.text()}\nFigure: {path}")
