@@ -1,17 +1,25 @@
-"""Every script imports this before anything that takes time: Ctrl-C ends it with a sentence and exit code 130, and a
-script is told at once where this Python imports another checkout than its own.
+"""Every script imports this before anything that takes time: Ctrl-C ends it with a sentence and exit code 130, a
+scheduler that takes the node back ends it with `REQUEUE`, and a script is told at once where this Python imports
+another checkout than its own.
 
 While modules are imported nothing was begun, and libraries may turn an interrupt into an error of their own: there the
-process ends at once. Later it is a KeyboardInterrupt, which closes what is open on its way out.
+process ends at once. Later Ctrl-C is a KeyboardInterrupt and SIGTERM or SIGUSR1 a `Leave`, which close what is open on
+their way out; what is `held`, such as a training, comes to a point first at which it can continue.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SENTENCE = "Interrupted. What was written stands, and the same command goes on behind it.\n"
 CODE = 130
+# What a script ends with that was told to leave and has more to do: the same command continues. EX_TEMPFAIL of
+# sysexits.h, 75, on which src/scripts/experiments/job.sh has the scheduler start the job again.
+REQUEUE = os.EX_TEMPFAIL
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SOURCES = Path(__file__).resolve().parent
 # How the console commands of pyproject.toml begin.
 COMMAND = "early-exit-"
@@ -23,6 +31,67 @@ def handle(number, frame) -> None:
         os.write(sys.__stderr__.fileno(), SENTENCE.encode())
         os._exit(CODE)
     signal.default_int_handler(number, frame)
+
+
+class Leave(SystemExit):
+    """What SIGTERM and SIGUSR1 become."""
+
+    def __init__(self):
+        super().__init__(REQUEUE)
+
+
+class Told:
+    """Whether the process was told to leave, and whether it leaves when it can; `process` is who installed this."""
+
+    asked = held = False
+    process = 0
+
+
+def leave(number, frame) -> None:
+    """What SIGTERM and SIGUSR1 do."""
+    if os.getpid() != Told.process:
+        _of_a_child(number)
+        return
+    if Told.asked:
+        return
+    Told.asked = True
+    how = "it ends when it can be continued" if Told.held else "it ends"
+    said = f"{signal.Signals(number).name}: {how}, with exit code {REQUEUE}; the same command goes on behind it.\n"
+    os.write(sys.__stderr__.fileno(), said.encode())
+    if imports(frame):
+        os._exit(REQUEUE)
+    if not Told.held:
+        raise Leave
+
+
+def _of_a_child(number) -> None:
+    """A process that was forked from the script, such as one that loads its data, ends as any other at SIGTERM, and is
+    there for as long as the script is at SIGUSR1, which schedulers send to all."""
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def asked() -> bool:
+    """Whether the process was told to leave, and is held."""
+    return Told.asked
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """In the block a signal is noted, for `asked`, and at its end it is a `Leave`; so is an error that follows it, such
+    as that a process is gone which the scheduler ended first."""
+    Told.held = True
+    try:
+        yield
+    except Exception as error:
+        if not Told.asked:
+            raise
+        sys.stderr.write(f"After that: {type(error).__name__}: {error}\n")
+    finally:
+        Told.held = False
+    if Told.asked:
+        raise Leave
 
 
 def imports(frame) -> bool:
@@ -66,8 +135,19 @@ def refuse_other_checkout() -> None:
         sys.exit(2)
 
 
+def install() -> None:
+    """Have SIGTERM and SIGUSR1 end this process by `Leave`. A launcher that is to outlive SIGUSR1 is told to ignore it,
+    which is inherited."""
+    Told.process = os.getpid()
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL or number == signal.SIGUSR1:
+            signal.signal(number, leave)
+
+
 refuse_other_checkout()
 # Where SIGINT is ignored, as behind nohup, it stays so.
+if runs_a_script():
+    install()
 if runs_a_script() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, handle)
     sys.excepthook = end

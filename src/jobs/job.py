@@ -1,5 +1,7 @@
 """What the run scripts share: from arguments to a trainer, and through training, evaluation and prediction."""
 
+import interrupts
+
 import copy
 import logging
 import sys
@@ -212,12 +214,13 @@ class Job:
             logger.info("Training continues from %s.", start.checkpoint)
         by_main(lambda: write_json(output_dir / SETTINGS, self._training_settings(), "training"))
         point_trackers(self.trainer.callback_handler.callbacks, output_dir / "tensorboard" / "training")
-        metrics = self.trainer.train(resume_from_checkpoint=start.checkpoint).metrics
-        metrics["train_samples"] = len(self.trainer.train_dataset)
-        self.trainer.save_model()
-        self.trainer.save_state()
-        if self.args.should_save:
-            self._show_training(metrics)
+        with interrupts.held():
+            metrics = self.trainer.train(resume_from_checkpoint=start.checkpoint).metrics
+            metrics["train_samples"] = len(self.trainer.train_dataset)
+            self.trainer.save_model()
+            self.trainer.save_state()
+            if self.args.should_save:
+                self._show_training(metrics)
         return metrics
 
     def _training_settings(self) -> dict:

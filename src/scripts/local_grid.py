@@ -106,7 +106,7 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
     running = [subprocess.Popen([*command, *share]) for share in shares if share]
     try:
         failed = [process for process in running if process.wait()]
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a scheduler's signal
         for process in running:
             process.terminate()
         raise

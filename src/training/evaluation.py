@@ -4,6 +4,8 @@ The inputs are cut into batches the same way however many processes there are an
 a process decodes every n-th batch. So one process and several, a whole run and a continued one, compute the same.
 """
 
+import interrupts
+
 import copy
 import hashlib
 import time
@@ -20,7 +22,8 @@ from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
 from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score, score_example
 from training.exit_scores import exit_score_metrics, perplexities
-from training.processes import by_main, from_all, process_count, process_index, wait_for_all
+from training.leaving import told
+from training.processes import by_main, from_all, process_count, process_index
 from training.records import Decoded, costs, exit_cost, exit_metrics, token_texts, trace_row
 from training.reporting import environment, progress
 from training.views import Lens, summarise_layers, view_row
@@ -158,6 +161,8 @@ def decode(
     label = "Decoding" + (f", {len(done)} of {len(data.features)} inputs were there already" if done else "")
     with progress(sum(map(len, mine)), label, options.bar if process_index() == 0 else False) as advance:
         for batch in mine:
+            if interrupts.asked():
+                break
             seen = threshold.seen if threshold else 0
             decoded, details, seconds = decode_batch(model, tokenizer, batch, options, data.windowed)
             store.append(
@@ -171,7 +176,8 @@ def decode(
                 **details,
             )
             advance(len(batch))
-    wait_for_all()
+    if told(model.device):  # in training, which saves then; elsewhere it is a `Leave` at once
+        raise interrupts.Leave
     if run is None:
         return from_all(store.recorded)
     return run.lines() if process_index() == 0 else []

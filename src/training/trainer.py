@@ -10,14 +10,25 @@ from typing import Any
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, Seq2SeqTrainer
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 from models.lora import has_lora, merged_lora, restore_lora
-from training.checkpoints import ASIDE, STATE, clear_aside, drop_old, last_whole, model_defect, move_in, put_in_place
+from training.checkpoints import (
+    ASIDE,
+    STATE,
+    clear_aside,
+    drop_old,
+    last_whole,
+    model_defect,
+    move_in,
+    put_in_place,
+    remove,
+)
 from training.evaluation import DecodingData, DecodingOptions, evaluate
 from training.exit_scores import exit_score_metrics
+from training.leaving import LeavingTrainer
 from training.processes import everywhere, wait_for_all
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
@@ -28,7 +39,7 @@ from util.training_args import TrainingArguments
 logger = logging.getLogger(__name__)
 
 
-class EarlyExitTrainer(Seq2SeqTrainer):
+class EarlyExitTrainer(LeavingTrainer):
     """Seq2SeqTrainer whose `evaluate` and `predict` decode `DecodingData` with exits.
 
     Any other data set is evaluated by its loss, as the library does. Checkpoints carry no policy: the flags that
@@ -131,13 +142,6 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result)
 
-    def _run_epoch(self, *args, **kwargs) -> None:
-        # The library would take one more step where it continues from the last checkpoint of an epoch's middle.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
-
     def compute_loss(self, model, inputs, *args, **kwargs):
         """The library's; a loss over layers is told how far training has come."""
         if getattr(self.model, "trains_exits", False):
@@ -215,8 +219,17 @@ class EarlyExitTrainer(Seq2SeqTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(named))
         if self.args.should_save:
-            drop_old(folder, self.args.save_total_limit, {str(named), self.state.best_model_checkpoint} - {None})
+            self._drop_unplanned(folder, named)
+            if not self.leaves:  # no planned one makes way for one that is not
+                drop_old(folder, self.args.save_total_limit, {str(named), self.state.best_model_checkpoint} - {None})
             clear_aside(folder)
+
+    def _drop_unplanned(self, folder: Path, named: Path) -> None:
+        """Remove the checkpoint that this training continued from, where a signal alone had it written."""
+        unplanned = folder / f"checkpoint-{self.unplanned}"
+        if self.unplanned and unplanned != named and unplanned.is_dir():
+            remove(unplanned)
+        self.unplanned = None
 
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
