@@ -31,6 +31,7 @@ from models.adjacent import move_all_together
 from models.translators import MODULE, prepare_translators, save_translators
 from tasks import features, find_task, load_examples, train_features
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
+from tasks.named_metrics import load_metrics, named_scores
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
 from training.processes import by_main, end_together, process_index
 from training.reporting import check_trackers, point_trackers, table, track_settings
@@ -60,7 +61,14 @@ TRANSLATORS = f"{MODULE}.safetensors"
 SPLITS = {"eval": "validation", "predict": "test"}
 # Data arguments that change nothing of what is decoded, or that belong to another split.
 UNRECORDED = ("train_", "max_train_", "validation_file", "test_file", "max_eval_", "max_predict_", "overwrite_cache")
-UNRECORDED += ("preprocessing_num_workers", "ignore_pad_token_for_loss", "pad_to_max_length", "n_best_size", "lang")
+UNRECORDED += (
+    "metrics",
+    "preprocessing_num_workers",
+    "ignore_pad_token_for_loss",
+    "pad_to_max_length",
+    "n_best_size",
+    "lang",
+)
 # What stands in the generation settings already.
 UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "forced_bos_token")
 # What stands in the settings as the tokenizer in force, also where a language chose it.
@@ -154,6 +162,7 @@ class Job:
             if training_args.label_smoothing_factor:
                 raise ValueError("--label_smoothing_factor is not there for language modeling: leave it out.")
         self.trained = False
+        by_main(self._load_metrics)
         self.splits = {stage: self._load_split(stage) for stage in SPLITS if getattr(training_args, f"do_{stage}")}
         self.trainer = self._make_trainer(model)
 
@@ -266,6 +275,8 @@ class Job:
         try:
             held = by_main(lambda: self._prepare(run))
             metrics = self._decode_now(stage, data, run) if held is None else held
+            if process_index() == 0:
+                metrics = self._add_metrics(run, metrics)
         finally:
             run.close()
         if process_index() == 0:
@@ -278,6 +289,14 @@ class Job:
         if stage == "eval":
             return self.trainer.evaluate(data, run=run)
         return self.trainer.predict(data, run=run).metrics
+
+    def _load_metrics(self) -> None:
+        """Those of --metrics, of which the main process alone makes use."""
+        self.metrics = load_metrics(self.data_args.metrics or ())
+
+    def _add_metrics(self, run: Run, metrics: dict) -> dict:
+        """The metrics of a run with those of --metrics, which are computed of its predictions."""
+        return run.add_scores(named_scores(self.metrics, run.predictions())) if self.metrics else metrics
 
     def _prepare(self, run: Run) -> dict | None:
         run.prepare(self.args.overwrite_output_dir)

@@ -1,7 +1,7 @@
 """The arguments of a run script: model, data and generation as dataclasses, and the command line that fills them."""
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from util.checks import (
     smoothing_problems,
 )
 from util.gguf import gguf_problems, is_gguf, joined
+from util.packages import package_problems
 from util.parser import ArgumentParser
 from util.ranges import range_problems
 from util.training_args import TrainingArguments
@@ -145,9 +146,19 @@ class DataArguments:
         False, "Pad every input to the limit. Without it a batch is padded to its longest; the answers are the same."
     )
     ignore_pad_token_for_loss: bool = flag(True, "Leave padding out of the training loss.")
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Metrics of the evaluate library, beside the task's own and without decoding again: names of the "
+            "hub, such as meteor, with options as in bertscore:lang=en, or paths such as ./my_metric, which are code "
+            "that is run.",
+            "group": groups.MEASUREMENT,
+        },
+    )
 
     def __post_init__(self) -> None:
-        raise_together([*self._name_problems(), *self._file_problems(), *range_problems(self)])
+        needed = package_problems("--metrics", "evaluate") if self.metrics else []
+        raise_together([*self._name_problems(), *self._file_problems(), *range_problems(self), *needed])
 
     def _name_problems(self) -> list[str]:
         name = self.dataset_name

@@ -165,6 +165,55 @@ class Run:
         self.publish()
         return results
 
+    @classmethod
+    def at(cls, folder: str | Path) -> "Run":
+        """The run that a folder holds.
+
+        Raises:
+            ValueError: it holds none that is complete.
+        """
+        folder = Path(folder)
+        settings = read_json(folder / "settings.json") if (folder / "settings.json").is_file() else {}
+        name = folder.name.removesuffix(f"-{digest(settings)}")
+        for stage in ("eval", "predict"):
+            run = cls(folder.parent.parent, name, settings, stage)
+            run.folder = folder  # which may have been moved
+            if settings and run.results is not None:
+                return run
+        raise ValueError(f"{folder} holds no complete run.")
+
+    def predictions(self) -> list[dict]:
+        """The lines of the complete run's predictions.jsonl."""
+        return read_jsonl(self.folder / "predictions.jsonl")
+
+    def add_scores(self, scores: dict) -> dict:
+        """Put further numbers, named without the stage, into the results of the complete run, and into those of
+        output_dir where they are this run's. Returns the results.
+
+        Raises:
+            ValueError: another process is writing them.
+        """
+        results = self.results | {f"{self.stage}_{name}": value for name, value in scores.items()}
+        held = self._lock
+        if held is None:
+            self._take_lock()
+        try:
+            self._write(f"{self.stage}_results.json", results)
+            self._write("all_results.json", results)
+            if self._is_published():
+                self.publish()
+        finally:
+            if held is None:
+                self.close()
+        return results
+
+    def _is_published(self) -> bool:
+        path = self.output_dir / f"{self.stage}_results.json"
+        try:
+            return path.is_file() and read_json(path).items() >= self._described().items()
+        except ValueError:
+            return False
+
     def publish(self) -> None:
         """Put the results of the complete run into output_dir, beside those of training, and tidy up: the parts hold
         nothing that is not in the run's files."""
