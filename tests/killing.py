@@ -6,9 +6,13 @@ Everything is imported once; an attempt is a fork of this process, in which SIGK
 n-th of all calls, or the n-th that touches a file inside some functions, where a name ends with () the n-th of that
 function itself; where a file is written, the signal comes when a part is. The plan is a JSON object of lists: a script,
 its command line, of which {out} is replaced by a path, those functions by their qualified names, a number of kills and
-a seed. Every name of the plan has a folder, in which `whole` is what an undisturbed attempt left, and 0, 1, ... what
-attempts left that were killed, until one ended by itself; then comes the next.
+a seed. Where a number follows, SIGUSR1 comes at that call, as from a scheduler that takes the node back, and SIGKILL at
+most so many calls later, unless the command left by itself. Every name of the plan has a folder, in which `whole` is
+what an undisturbed attempt left, and 0, 1, ... what attempts left that were killed, until one ended by itself; then
+comes the next. Beside 0 stands 0.decoded, with a line for each start and for each batch whose decoding began.
 """
+
+import interrupts
 
 import io
 import json
@@ -32,10 +36,11 @@ class Countdown:
         names: qualified names of functions; what touches a file counts inside these, and of one that ends with () every
             call. All calls count without them.
         left: how many calls count before the one that is not made.
+        grace: how many more count where SIGUSR1 comes first.
     """
 
-    def __init__(self, names: list[str], left: float):
-        self.names, self.left, self.counted, self.inside = set(names), left, 0, 0
+    def __init__(self, names: list[str], left: float, grace: int | None = None):
+        self.names, self.left, self.grace, self.counted, self.inside = set(names), left, grace, 0, 0
 
     def __call__(self, frame, event: str, argument) -> None:
         if event in ("call", "return") and frame.f_code.co_qualname in self.names:
@@ -53,6 +58,10 @@ class Countdown:
         return event == "c_call" and self.inside > 0 and argument.__name__ in FILE_CALLS
 
     def _end(self, call) -> None:
+        if self.grace is not None:
+            self.left, self.grace = self.left + self.grace, None
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return
         file = getattr(call, "__self__", None) if self.names else None
         if isinstance(file, io.BufferedWriter) and call.__name__ == "write":
             return  # it fills a buffer, which is flushed by the next call
@@ -65,7 +74,7 @@ class Countdown:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def attempt(run, out: Path, names: list[str], left: float) -> bool:
+def attempt(run, out: Path, names: list[str], left: float, grace: int | None = None) -> bool:
     """Whether an attempt came to its end; how many calls counted in one that did stands in OUT.calls then.
 
     Raises:
@@ -74,30 +83,51 @@ def attempt(run, out: Path, names: list[str], left: float) -> bool:
     process = os.fork()
     if process:
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        if code not in (0, -signal.SIGKILL, -signal.SIGXFSZ):
+        if code not in (0, -signal.SIGKILL, -signal.SIGXFSZ, interrupts.REQUEUE):
             raise RuntimeError(f"An attempt in {out} ended with {code}.")
         return code == 0
     try:
-        countdown = Countdown(names, left)
+        countdown = Countdown(names, left, grace)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        interrupts.install()
+        note_decoding(out.with_suffix(".decoded"))
         sys.setprofile(countdown)
         run(out)
         sys.setprofile(None)
         out.with_suffix(".calls").write_text(str(countdown.counted))
         os._exit(0)
+    except interrupts.Leave as left_by_itself:
+        os._exit(left_by_itself.code)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
-def kill(run, out: Path, names: list[str], kills: int, seed: int) -> None:
+def note_decoding(path: Path) -> None:
+    """Write down each batch whose decoding begins, and this start."""
+    from training import evaluation
+
+    decode = evaluation.decode_batch
+
+    def noted(model, tokenizer, batch, *more):
+        with path.open("a") as file:
+            file.write(" ".join(feature.example_id for feature in batch) + "\n")
+        return decode(model, tokenizer, batch, *more)
+
+    with path.open("a") as file:
+        file.write("start\n")
+    evaluation.decode_batch = noted
+
+
+def kill(run, out: Path, names: list[str], kills: int, seed: int, grace: int | None = None) -> None:
     """Let a command end once undisturbed and be killed so many times."""
     out.mkdir()
     attempt(run, out / "whole", names, float("inf"))
     calls = int((out / "whole.calls").read_text())
     drawn, folder = random.Random(seed), 0
     while kills:
-        if attempt(run, out / str(folder), names, drawn.randrange(calls)):
+        moment, more = drawn.randrange(calls), None if grace is None else drawn.randrange(grace)
+        if attempt(run, out / str(folder), names, moment, more):
             folder += 1
         else:
             kills -= 1
@@ -134,12 +164,12 @@ def main(plan: Path, model: str) -> None:
         module.main(*parse_arguments(data_class, argv))
 
     mains = {"generate": generate.main, **{task: partial(run_task, task) for task in tasks}}
-    for name, (script, argv, names, kills, seed) in json.loads(plan.read_text()).items():
+    for name, (script, argv, names, kills, seed, *grace) in json.loads(plan.read_text()).items():
 
         def run(out: Path, script=script, argv=argv) -> None:
             mains[script]([word.replace("{out}", str(out)) for word in argv])
 
-        kill(run, plan.parent / name, names, kills, seed)
+        kill(run, plan.parent / name, names, kills, seed, *grace)
         print(name, flush=True)
 
 

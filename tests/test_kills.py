@@ -1,4 +1,5 @@
-"""SIGKILL at any moment, thirty-five times: what was killed goes on and ends as if nothing had been."""
+"""SIGKILL at any moment, thirty-five times, and ten times a scheduler's SIGUSR1 before it: what was killed goes on and
+ends as if nothing had been."""
 
 import gzip
 import json
@@ -84,6 +85,36 @@ def killed_in_an_epoch(tmp_path_factory, tiny_t5_dir, tiny_longt5_dir, tiny_gpt2
     return folder
 
 
+@pytest.fixture(scope="module")
+def requeued(tmp_path_factory, tiny_t5_dir):
+    """A folder with what a scheduler left that takes the node back again and again, as `killed` has it: of a training
+    with dropout, of some steps an epoch, with what is evaluated in it and after it; and of an evaluation."""
+    folder = tmp_path_factory.mktemp("requeued")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5_dir)
+    tokenizer.save_pretrained(folder / "model")
+    tiny_t5(0, vocab_size=len(tokenizer), dropout_rate=0.1).save_pretrained(folder / "model")
+    file = write_jsonl(folder / "dialogues.jsonl", dialogues(12))
+    shared = ["--model_name_or_path", folder / "model", "--validation_file", file, "--output_dir", "{out}", "--do_eval"]
+    shared += [
+        "--max_source_length",
+        "32",
+        "--max_target_length",
+        "8",
+        "--use_cpu",
+        "--per_device_eval_batch_size",
+        "2",
+    ]
+    training = [*shared, "--do_train", "--train_file", file, "--max_steps", "8", "--save_steps", "3"]
+    training += ["--per_device_train_batch_size", "2", "--logging_steps", "2", "--max_eval_samples", "6"]
+    training += ["--intermediate_loss_fn", "weighted_ce", "--learning_rate", "1e-3"]
+    plan = {
+        "training": ["summarization", training, [], 7, 11, 400_000],
+        "evaluation": ["summarization", [*shared, *EXITS], [], 3, 12, 20_000],
+    }
+    carry_out(plan, folder, tiny_t5_dir)
+    return folder
+
+
 def attempts(folder: Path) -> list[Path]:
     """What was killed and ended, at least one."""
     found = [path for path in folder.iterdir() if path.name.isdigit()]
@@ -142,6 +173,28 @@ def test_a_training_killed_twice_in_an_epoch_has_the_same_losses(killed_in_an_ep
     assert load_file(out / "model.safetensors").keys() == load_file(whole / "model.safetensors").keys()
     for key, weight in load_file(whole / "model.safetensors").items():
         torch.testing.assert_close(load_file(out / "model.safetensors")[key], weight)
+
+
+@pytest.mark.slow
+def test_a_training_that_a_scheduler_ends_again_and_again_ends_the_same(requeued):
+    whole = requeued / "training" / "whole"
+    for out in attempts(requeued / "training"):
+        assert names(out) == names(whole)
+        assert losses(out) == pytest.approx(losses(whole), rel=1e-6)
+        for path in ("train_results.json", "eval_results.json", "all_results.json"):
+            assert results(out / path) == pytest.approx(results(whole / path), rel=1e-6)
+        for path in whole.rglob("model.safetensors"):
+            assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_a_scheduler_ends_decodes_what_was_in_flight_again_and_no_more(requeued):
+    whole = requeued / "evaluation" / "whole"
+    for out in attempts(requeued / "evaluation"):
+        assert names(out) == names(whole) and results(out / "eval_results.json") == results(whole / "eval_results.json")
+        begun = out.with_suffix(".decoded").read_text().split("\n")[:-1]
+        batches = [line for line in begun if line != "start"]
+        assert len(set(batches)) == 6 and len(batches) - 6 <= begun.count("start") - 1
 
 
 def losses(out: Path) -> list[float]:

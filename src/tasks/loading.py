@@ -138,6 +138,16 @@ def _load_records(task: Task, data_args: Any, split: str, cache_dir: str | None,
     return Records(f"{task.name} {split}", rows)
 
 
+def fetch(task: Task, config: str | None, split: str) -> None:
+    """Have a split in the cache of data sets, where it comes from the hub.
+
+    Raises:
+        ValueError: it is not there and cannot be fetched.
+    """
+    if task.sources:
+        _load_first(task, config, split, None, None)
+
+
 def _load_first(task: Task, config: str | None, split: str, cache_dir: str | None, token: str | bool | None) -> Dataset:
     """The first source of the task that loads."""
     errors = []

@@ -26,13 +26,17 @@ from util.truthful_args import TruthfulArguments
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "src" / "scripts"
 JOBS = sorted(
-    path
-    for pattern in ("*_experiments/**/*.job", "*_experiments/**/*.bash", "run_*.sh", "train_*.sh", "experiments/*.job")
-    for path in FOLDER.glob(pattern)
+    {
+        path
+        for pattern in ("*_experiments/**/*.job", "*_experiments/**/*.bash", "run_*.sh", "train_*.sh", "*/*.job")
+        for path in FOLDER.glob(pattern)
+    }
 )
 # Those that look into a model instead of running a task.
 ANALYSES = sorted(FOLDER.glob("analysis_experiments/*.job"))
-TASK_JOBS = [path for path in JOBS if path not in ANALYSES]
+# Those that run what they are asked for; see test_cluster_jobs.py.
+TEMPLATES = sorted(FOLDER.glob("cluster/*.job"))
+TASK_JOBS = [path for path in JOBS if path not in (*ANALYSES, *TEMPLATES)]
 # The paths that the fork's users know.
 ANCESTORS = [
     *(

@@ -4,11 +4,18 @@
 #   train TASK WAY [flags]         one training: a line of trained_tasks.txt, a line of trainings.txt, and any further flag
 #   sweep SETTING METHOD [flags]   the same for every first exit in $LAYERS; complete runs are not repeated
 #   analyse NAME [flags]           a script of src/analysis, of the model $LLAMA
+#   launch SCRIPT [flags]          a script of src
+#   spread                         what follows runs in a process for each GPU of the allocation, on all of its nodes
 #   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
 #
 # From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
 # LAYERS; SETTINGS; SHALLOW; LLAMA, a model; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the
 # commands and runs nothing.
+#
+# In an allocation of SLURM a command that ends with 75 (REQUEUE in src/interrupts.py) was told to leave, saved, and is
+# to be continued by the same command: the job is requeued, at most $REQUEUES times (100). #SBATCH --signal=B:USR1@120
+# has it told so two minutes before its time is over. Where SIGTERM comes, somebody cancelled the job, or the scheduler
+# takes the node for another and itself requeues what has --requeue.
 
 LAYERS=${LAYERS:-"2 4 6 8 10 12 15 17 18 19 20 22"}
 SETTINGS=${SETTINGS:-"squad_finetuned samsum_finetuned cnndm_pretrained multinews_longt5 bigpatent_longt5 iwslt_mt5"}
@@ -83,8 +90,81 @@ launch() {
         printf '\n'
         return
     fi
+    if [ -n "${SLURM_JOB_ID:-}" ]; then
+        watch_over "$script" "$@"
+        return
+    fi
     # shellcheck disable=SC2086
     $LAUNCHER "src/$script" "$@" || exit $?
+}
+
+# watch_over SCRIPT [flags]: the same under SLURM, whose signals this shell gets and hands on.
+watch_over() {
+    script=$1 child='' told=''
+    shift
+    trap 'tell USR1' USR1
+    trap 'tell TERM' TERM
+    # shellcheck disable=SC2086
+    $LAUNCHER "src/$script" "$@" &
+    child=$!
+    [ -z "$told" ] || kill -s "$told" "$child"
+    code=0
+    wait "$child" || code=$?
+    while [ "$code" -gt 128 ] && kill -0 "$child" 2>/dev/null; do # a signal ended the waiting alone
+        code=0
+        wait "$child" || code=$?
+    done
+    [ "$code" -eq 0 ] && return
+    if [ "$told" != TERM ] && { [ "$code" -eq 75 ] || [ "$told" = USR1 ]; }; then requeue; fi
+    exit "$code"
+}
+
+# tell SIGNAL: hand it on to what runs.
+tell() {
+    told=$1
+    [ -z "$child" ] || kill -s "$1" "$child" 2>/dev/null || true
+}
+
+# requeue: have SLURM start this job again.
+requeue() {
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "${REQUEUES:-100}" ]; then
+        echo "Job $SLURM_JOB_ID was started ${SLURM_RESTART_COUNT:-0} times again, and is not requeued any more." >&2
+        return
+    fi
+    echo "Job $SLURM_JOB_ID is requeued, and goes on where it was." >&2
+    scontrol requeue "$SLURM_JOB_ID"
+}
+
+# spread: a process for each GPU of the allocation ($PROCESSES a node, where that is given), on all nodes.
+spread() {
+    nodes=${SLURM_NNODES:-1} meeting=''
+    if [ "$nodes" -gt 1 ]; then
+        head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        meeting=" --nodes $nodes --meet $head:$((20000 + SLURM_JOB_ID % 20000)) --job $SLURM_JOB_ID"
+    fi
+    srun=''
+    # Since 22.05 srun does not take over what sbatch was told of cores.
+    if [ -n "${SLURM_JOB_ID:-}" ]; then srun="srun --ntasks-per-node=1 --cpus-per-task=${SLURM_CPUS_PER_TASK:-1} --kill-on-bad-exit=1 "; fi
+    LAUNCHER="$srun$PYTHON src/scripts/cluster/launch.py --processes ${PROCESSES:-gpu}$meeting"
+}
+
+# carry_out FUNCTION WORDS...: run, train, sweep or launch, as a job was asked for.
+carry_out() {
+    case ${1:-} in
+        run | train | sweep | launch) "$@" ;;
+        *)
+            echo "Give run SETTING METHOD, train TASK WAY, sweep SETTING METHOD or launch SCRIPT, and any further flag." >&2
+            exit 2
+            ;;
+    esac
+}
+
+# setting_of LINE: the setting in the n-th line of settings.txt that holds one.
+setting_of() {
+    awk -v wanted="$1" '/^[A-Za-z]/ && ++n == wanted { print $1; found = 1 } END { exit !found }' \
+        src/scripts/experiments/settings.txt && return
+    echo "Line ${1:-(none)} of src/scripts/experiments/settings.txt is no setting: there are $(grep -c '^[A-Za-z]' src/scripts/experiments/settings.txt)." >&2
+    exit 2
 }
 
 # analyse NAME [flags]: a script of src/analysis, of the model $LLAMA.
