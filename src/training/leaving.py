@@ -10,7 +10,7 @@ from transformers import Seq2SeqTrainer, TrainerCallback
 
 from training.processes import everywhere
 
-# Of a checkpoint's state: what its step had still to do.
+# Of a checkpoint's state: what its step had still to do, and the losses that it had not logged.
 LEFT = "left"
 
 
@@ -34,7 +34,9 @@ class LeavingTrainer(Seq2SeqTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.leaves, self.unplanned = False, None
-        self._owed: dict[str, Any] = {}
+        self._owed: dict[str, Any] = {}  # by the step that was continued from
+        self._owing: dict[str, Any] = {}  # by this one
+        self._planned: int | None = None  # step of the last checkpoint that was, or would have been written anyway
         self._continued: str | None = None
         self._random: TemporaryDirectory | None = None
         self._epoch_ended = False
@@ -45,6 +47,7 @@ class LeavingTrainer(Seq2SeqTrainer):
         self._continued = checkpoint
         self._owed = self.state.stateful_callbacks.pop(LEFT, {})
         self.unplanned = self.state.global_step if self._owed.get("unplanned") else None
+        self._planned = None if self.unplanned else self.state.global_step
         return found
 
     # ------------------------------------------------------------------------------------------------------- leaving
@@ -58,10 +61,11 @@ class LeavingTrainer(Seq2SeqTrainer):
             "evaluate": control.should_evaluate,
             "save": planned and control.should_evaluate,  # which may name a best one
             "epoch_end": ends and not self._epoch_ended,
-            "unplanned": not planned,
+            "unplanned": not planned and self.state.global_step != self._planned,
             "grad_norm": getattr(grad_norm, "item", lambda: grad_norm)(),
             "learning_rate": learning_rate,
         }
+        self._owing = owed | {"epoch_end": self.state.epoch >= epoch + 1 and not self._epoch_ended}
         given = (tr_loss, grad_norm, model, trial, epoch, ignored, start_time, learning_rate)
         if told(self.args.device):
             control.should_evaluate = control.should_save = False
@@ -75,13 +79,25 @@ class LeavingTrainer(Seq2SeqTrainer):
             self._leave(model, trial, owed)
 
     def _leave(self, model, trial, owed: dict) -> None:
-        gathered = self.accelerator.gather(self._tr_loss.reshape(1))
-        owed |= {"unlogged": gathered.mean().item(), "logged_at": self._globalstep_last_logged}
-        if owed != self._owed or self.state.global_step != self._initial_global_step:
-            self.state.stateful_callbacks[LEFT] = owed
-            self.leaves = True
+        held = not owed["evaluate"] and not owed["epoch_end"] and self.state.global_step == self._planned
+        if not held and not self._is_where_it_began(owed):
+            self.leaves, self._owing = True, owed
             self._save_checkpoint(model, trial)
         raise interrupts.Leave
+
+    def _is_where_it_began(self, owed: dict) -> bool:
+        """Whether nothing was done since a training continued."""
+        began = self.state.global_step == self._initial_global_step
+        return began and all(self._owed.get(name) == value for name, value in owed.items())
+
+    def _save_checkpoint(self, model, trial) -> None:
+        done = {} if self.leaves else {"evaluate": False, "save": False, "unplanned": False}
+        unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()
+        losses = {"unlogged": unlogged, "logged_at": self._globalstep_last_logged}
+        self.state.stateful_callbacks[LEFT] = self._owing | done | losses
+        super()._save_checkpoint(model, trial)
+        if not self.leaves:
+            self._planned = self.state.global_step
 
     def prediction_step(self, *args, **kwargs):
         """The library's, of an evaluation by the loss alone; in training it ends where a process was told to leave."""
@@ -100,7 +116,9 @@ class LeavingTrainer(Seq2SeqTrainer):
 
     def _finalize_training(self, trial, num_train_samples, start_time):
         self._catch_up(self.model_wrapped, trial, None, start_time)
-        return super()._finalize_training(trial, num_train_samples, start_time)
+        found = super()._finalize_training(trial, num_train_samples, start_time)
+        self.state.stateful_callbacks.pop(LEFT, None)
+        return found
 
     def _catch_up(self, model, trial, ignored, start_time) -> None:
         """Do what the step that the training continues from had still to do."""

@@ -29,13 +29,16 @@ LAUNCH = Path(__file__).resolve().parents[2] / "src" / "scripts" / "cluster" / "
 
 
 class TellAt(TrainerCallback):
-    """Tells the training to leave when it has made a step."""
+    """Tells the training to leave when it has made a step, or where its first epoch ends."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int | None, at_end: bool):
+        self.step, self.at_end = step, at_end
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         interrupts.Told.asked = interrupts.Told.asked or state.global_step == self.step
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        interrupts.Told.asked = interrupts.Told.asked or self.at_end
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +64,7 @@ def train(folder, tmp_path, monkeypatch):
     """Train seven steps, five an epoch, with the flags given, told to leave after a step or a batch of evaluations;
     returns the folder."""
 
-    def run(name: str, step: int | None = None, batch: int | None = None, **flags):
+    def run(name: str, step: int | None = None, batch: int | None = None, at_end: bool = False, **flags):
         interrupts.Told.asked = False
         settings = {"max_steps": 7, "logging_steps": 3, "learning_rate": 1e-2, "use_cpu": True, "do_train": True}
         settings |= {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 1, "save_total_limit": None}
@@ -75,7 +78,7 @@ def train(folder, tmp_path, monkeypatch):
 
             def tell(trainer, *args, **kwargs) -> None:
                 make(trainer, *args, **kwargs)
-                trainer.add_callback(TellAt(step))
+                trainer.add_callback(TellAt(step, at_end))
 
             def counted(*args):
                 interrupts.Told.asked = interrupts.Told.asked or next(decoded) == batch
@@ -116,7 +119,7 @@ def assert_same(out, whole) -> None:
         found, expected = (load_file(each / "model.safetensors") for each in (out / path.relative_to(whole), path))
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], msg=f"{path.name} {name}")
-    assert "left" not in json.loads((last_whole(out) / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert "left" not in json.loads((out / "trainer_state.json").read_text())["stateful_callbacks"]
 
 
 # How checkpoints are saved, and steps after which the training is left: between them, at one, at an epoch's end, at the
@@ -140,6 +143,14 @@ def test_left_after_any_step_a_training_ends_the_same(train, strategy):
         assert_same(train(name, **flags), whole)
 
 
+def test_left_between_a_checkpoint_and_the_end_of_its_epoch_a_training_ends_the_same(train):
+    flags = {"save_steps": 5, "logging_strategy": "epoch", "save_total_limit": 1}
+    whole = train("whole", **flags)
+    leave(train, "left", at_end=True, **flags)
+    assert last_whole(whole.parent / "left").name == "checkpoint-5"
+    assert_same(train("left", **flags), whole)
+
+
 @pytest.mark.parametrize("limit", [1, None])
 def test_left_in_an_evaluation_twice_a_training_ends_the_same(train, limit):
     flags = {"save_steps": 5, "save_total_limit": limit, "do_eval": True}
@@ -155,7 +166,7 @@ def test_left_in_an_evaluation_twice_a_training_ends_the_same(train, limit):
 
 def test_left_again_and_again_a_training_ends_the_same(train):
     whole = train("whole", save_steps=3)
-    for step in (1, 2, 7):
+    for step in (1, 2, 5, 7):  # of which the fifth ends an epoch
         leave(train, "left", step=step, save_steps=3)
     assert_same(train("left", save_steps=3), whole)
 

@@ -12,7 +12,7 @@
 # LAYERS; SETTINGS; SHALLOW; LLAMA, a model; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the
 # commands and runs nothing.
 #
-# In an allocation of SLURM a command that ends with 75 (REQUEUE in src/interrupts.py) was told to leave, saved, and is
+# In an allocation of SLURM a command that ends with 75 (REQUEUE of the module interrupts) was told to leave, saved, and is
 # to be continued by the same command: the job is requeued, at most $REQUEUES times (100). #SBATCH --signal=B:USR1@120
 # has it told so two minutes before its time is over. Where SIGTERM comes, somebody cancelled the job, or the scheduler
 # takes the node for another and itself requeues what has --requeue.
