@@ -7,8 +7,8 @@ r"""Build a small German-to-English T5 from nothing: tokenizer, model and `meta`
 
 The data are Multi30k's (Elliott et al. 2016), in files of `translation` records or with a column per language. Both
 variants begin with the same weights and see the same sentences; they differ in the loss: cross entropy of the last
-layer, and with --exits trained half of one exit's, drawn anew at every step. How many steps fit into --hours is
-measured before the first, and the learning rate falls to 0 at the last. Every exit is scored on validation sentences
+layer, and with --exits trained half of one exit's, drawn anew at every step. How many steps fit into --hours of
+processors that are free is measured before the first, and the learning rate falls to 0 at the last. Every exit is scored on validation sentences
 now and then. A run that is killed continues where it last saved, by the same command.
 """
 
@@ -65,6 +65,7 @@ SETTINGS = ("exits", "limit", "tokens", "dropout", "smoothing", "learning_rate",
 SETTINGS += ("decoder_layers", "meta_steps", "eval_epochs", "eval_samples", "steps", "hours", "dtype")
 FILES = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
 PLAN, BODY_STATE, META_STATE = "plan.json", "body.pt", "meta.pt"
+CARD = "README.md"
 Pairs = list[tuple[list[int], list[int]]]
 
 
@@ -224,14 +225,15 @@ def plan_of(arguments: argparse.Namespace, texts: Texts, work: Path, pairs: Pair
 
 
 def seconds_per_step(arguments: argparse.Namespace, pairs: Pairs, dtype: torch.dtype) -> float:
-    """Of a training that is thrown away, after a first step."""
+    """Of a training that is thrown away, after a first step, where the processors have nothing else to do: counted is
+    processor time, which other work on the machine does not change much."""
     model = make_body(arguments)
     optimizer, stream = make_optimizer(model), batches(pairs, arguments.tokens, arguments.seed)
     times = []
     for step in range(MEASURED + 1):
         build_assets.train_step(model, optimizer, next(stream) | {"step": step, "steps": MEASURED + 1}, dtype)
-        times.append(time.monotonic())
-    return (times[-1] - times[0]) / MEASURED
+        times.append(time.process_time())
+    return (times[-1] - times[0]) / MEASURED / arguments.threads
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -419,7 +421,7 @@ def finish(arguments, texts: Texts, training: Training, tokenizer, model, candid
         "history": training.history,
     }
     write_json(arguments.out / "build.json", built)
-    write_text(arguments.out / "README.md", card(built))
+    write_text(arguments.out / CARD, card(built))
 
 
 def processor_name() -> str:
@@ -438,7 +440,8 @@ def build(arguments: argparse.Namespace) -> None:
         ValueError: The data cannot be read, or the folder holds another training.
     """
     work = arguments.out.with_name(arguments.out.name + ".work")
-    if (arguments.out / "README.md").is_file() and not work.exists():
+    if (arguments.out / CARD).is_file():  # which is written last
+        shutil.rmtree(work, ignore_errors=True)
         print(f"{arguments.out} was complete already.")
         return
     texts = Texts(arguments)
@@ -451,6 +454,7 @@ def build(arguments: argparse.Namespace) -> None:
     model = train_meta_head(arguments, weights, held_out, work)
     finish(arguments, texts, training, tokenizer, model, candidates, len(held_out))
     shutil.rmtree(work)
+    print(f"{arguments.out} is complete.")
 
 
 def make_parser() -> CommandParser:
@@ -469,7 +473,9 @@ def make_parser() -> CommandParser:
     run.add_argument(
         "--exits", choices=EXIT_WEIGHT, required=True, help="whether exits below the last layer are trained"
     )
-    run.add_argument("--hours", type=POSITIVE, default=2.5, help="that all of it may take, which says how many steps")
+    run.add_argument(
+        "--hours", type=POSITIVE, default=2.5, help="that it takes on free processors; says how many steps"
+    )
     run.add_argument("--steps", type=COUNT, help="of the optimizer, whatever time they take")
     run.add_argument("--meta_steps", type=COUNT, default=200, help="of the meta head")
     run.add_argument("--learning_rate", type=POSITIVE, default=1e-3, help="peak of AdamW's")
@@ -491,7 +497,6 @@ def main(argv: list[str] | None = None) -> None:
         build(arguments)
     except (ValueError, OSError) as error:
         parser.refuse(error)
-    print(f"{arguments.out} is complete.")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ def test_a_killed_run_continues_to_the_same_weights(files, tmp_path, monkeypatch
 def test_what_is_complete_is_not_done_again(files, tmp_path, capsys):
     build(tmp_path / "made", files, steps=1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir()}
+    (tmp_path / "made.work").mkdir()  # of a kill while it was removed
     build(tmp_path / "made", files, steps=1)
+    assert not (tmp_path / "made.work").exists()
     assert "was complete already" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir()}
 
