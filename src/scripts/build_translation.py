@@ -8,8 +8,8 @@ r"""Build a small German-to-English T5 from nothing: tokenizer, model and `meta`
 The data are Multi30k's (Elliott et al. 2016), in files of `translation` records or with a column per language. Both
 variants begin with the same weights and see the same sentences; they differ in the loss: cross entropy of the last
 layer, and with --exits trained half of one exit's, drawn anew at every step. How many steps fit into --hours of
-processors that are free is measured before the first, and the learning rate falls to 0 at the last. Every exit is scored on validation sentences
-now and then. A run that is killed continues where it last saved, by the same command.
+free processors is measured before the first, and the learning rate falls to 0 at the last. Every exit is scored on
+validation sentences now and then. A run that is killed continues where it last saved, by the same command.
 """
 
 from __future__ import annotations
