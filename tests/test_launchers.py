@@ -67,6 +67,20 @@ def continuing(tiny_gpt2_dir, tmp_path_factory):
     return words
 
 
+@pytest.fixture(scope="module")
+def of_one(answering, continuing, tmp_path_factory) -> dict[str, tuple[dict, Path]]:
+    """What one process makes of every way to train, and where it saved that."""
+    folder, found = tmp_path_factory.mktemp("one"), {}
+    for way, flags in WAYS.items():
+        # The classes of the meta head weigh the same in each part of a batch.
+        cut = ["2", "--gradient_accumulation_steps", "2"] if way == "meta" else ["4"]
+        found[way] = run(*answering(folder / way, *flags, "--per_device_train_batch_size", *cut)), folder / way
+    for way in ("none", "layerskip"):
+        words = continuing(folder / f"lm {way}", *WAYS[way], "--per_device_train_batch_size", "4")
+        found[f"lm {way}"] = run(*words), folder / f"lm {way}"
+    return found
+
+
 def launched(launcher: list, jobs: dict[str, list[str]], folder: Path) -> subprocess.Popen:
     """The processes of a launcher, which do these jobs."""
     plan = folder / "plan.json"
@@ -113,29 +127,23 @@ def same_weights(one: Path, other: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ the numbers
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["multi_gpu", pytest.param("zero2", marks=needs_deepspeed)])
-def test_two_processes_train_to_the_losses_of_one_and_decode_what_they_saved(name, answering, continuing, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    jobs, expected = {}, {}
-    for way, flags in WAYS.items():
-        jobs[way] = answering(two / way, *flags, "--per_device_train_batch_size", "2")
-        # The classes of the meta head weigh the same in each part of a batch.
-        cut = ["2", "--gradient_accumulation_steps", "2"] if way == "meta" else ["4"]
-        expected[way] = run(*answering(one / way, *flags, "--per_device_train_batch_size", *cut))
-    for way in ("none", "layerskip"):
-        jobs[f"lm {way}"] = continuing(two / f"lm {way}", *WAYS[way], "--per_device_train_batch_size", "2")
-        batch = ["--per_device_train_batch_size", "4"]
-        expected[f"lm {way}"] = run(*continuing(one / f"lm {way}", *WAYS[way], *batch))
+def test_two_processes_train_to_the_losses_of_one_and_decode_what_they_saved(
+    name, answering, continuing, of_one, tmp_path
+):
+    two, half = tmp_path / "two", ["--per_device_train_batch_size", "2"]
+    jobs = {way: answering(two / way, *flags, *half) for way, flags in WAYS.items()}
+    jobs |= {f"lm {way}": continuing(two / f"lm {way}", *WAYS[way], *half) for way in ("none", "layerskip")}
     jobs["ce"] += DECODED
-    saved = ["--save_strategy", "steps", "--save_steps", "2", "--per_device_train_batch_size", "2", *WAYS["ce"]]
+    saved = ["--save_strategy", "steps", "--save_steps", "2", *half, *WAYS["ce"]]
     jobs["begun"] = answering(two / "ce again", *saved, steps=4)
     jobs["continued"] = answering(two / "ce again", *saved)
     jobs["complete"] = answering(two / "ce again", *saved, *DECODED)
     best = ["--eval_strategy", "steps", "--eval_steps", "2", "--load_best_model_at_end", "True"]
     jobs["best"] = answering(two / "best", *saved, *best, *DECODED, steps=4)
     found = done(launched(accelerated(name), jobs, tmp_path), tmp_path)
-    for way, job in expected.items():
-        agree(found[way], job)
-        same_weights(two / way, one / way)
+    for way, (expected, folder) in of_one.items():
+        agree(found[way], expected)
+        same_weights(two / way, folder)
     assert found["begun"]["losses"] + found["continued"]["losses"][4:] == pytest.approx(found["ce"]["losses"], abs=1e-4)
     assert {"eval_f1", "eval_block_avg", "eval_exit_histogram"} <= found["best"]["metrics"].keys()
     for job, folder in {"ce": two / "ce", "complete": two / "ce again", "best": two / "best"}.items():
