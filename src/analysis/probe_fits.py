@@ -27,7 +27,7 @@ PROBES: dict[str, Callable[[int], Any]] = {
     "logistic": lambda seed: LogisticRegression(max_iter=1000, random_state=seed),
 }
 RANDOM, UNSEEN = "random", "unseen topics"
-VOTE = "majority of layers"
+VOTE, CHOSEN = "majority of layers", "chosen layer"
 
 
 class Split(NamedTuple):
@@ -73,11 +73,13 @@ class Outcome(NamedTuple):
 
     Attributes:
         name: A key of PROBES or BASELINES.
-        layer: That a probe reads, VOTE for the majority of its layers; None of a baseline.
+        layer: That a probe reads, VOTE for the majority of its layers, CHOSEN for the one that other statements choose;
+            None of a baseline.
         train_loss: Mean cross entropy in nats on what it was fitted on; None where it has none.
         train: Whether it is right, of each statement that it was fitted on; None where it was not fitted.
         test: The same of each that it was tested on.
         probability: That a statement of the test is true, as a probe says; None of others.
+        chosen: Of CHOSEN the layer of each fold; empty of others.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Outcome(NamedTuple):
     train: np.ndarray | None
     test: np.ndarray
     probability: np.ndarray | None = None
+    chosen: tuple[int, ...] = ()
 
 
 def fit(name: str, features: np.ndarray, labels: np.ndarray, split: Split, seed: int) -> dict[str, Any]:
@@ -156,7 +159,11 @@ def above(values: np.ndarray, labels: np.ndarray, split: Split) -> np.ndarray:
 
 
 def _majority(evidence: Evidence, labels: np.ndarray, split: Split) -> np.ndarray:
-    return np.full(len(labels), labels[split.train].mean() >= 0.5)
+    """What most of a part are, of each part itself: no answer that never changes is right more often."""
+    said = np.zeros(len(labels), bool)
+    for part in (split.train, split.test):
+        said[part] = labels[part].mean() >= 0.5
+    return said
 
 
 def _own_word(evidence: Evidence, labels: np.ndarray, split: Split) -> np.ndarray:
@@ -193,6 +200,26 @@ def baseline_outcomes(evidence: Evidence, labels: np.ndarray, split: Split) -> l
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
+def halves(count: int, seed: int) -> np.ndarray:
+    """0 or 1 of each of so many statements at random, [N]."""
+    return np.random.default_rng(seed).permutation(count) % 2
+
+
+def chosen_layer(found: Sequence[Outcome], name: str, folds: np.ndarray) -> Outcome:
+    """Of a probe on a split: each statement is told by the layer that is best on the other folds, the lower of two that
+    are as good. The best layer by the statements it is tested on would be lucky there, the more so the more there are.
+
+    Args:
+        folds: Of each statement of the test, [N], at least two different ones.
+    """
+    layers = [each for each in found if each.name == name and isinstance(each.layer, int)]
+    right, said, places = np.stack([each.test for each in layers]), np.zeros(len(folds), bool), []
+    for fold in np.unique(folds):
+        places.append(int(right[:, folds != fold].mean(1).argmax()))
+        said[folds == fold] = right[places[-1], folds == fold]
+    return Outcome(name, CHOSEN, None, None, said, chosen=tuple(int(layers[place].layer) for place in places))
+
+
 def pooled(by_topic: Sequence[Sequence[Outcome]]) -> list[Outcome]:
     """The outcomes of splits by topic together, each statement tested once, while its topic was unseen."""
     found = []
@@ -213,6 +240,7 @@ def numbers(split: str, found: Sequence[Outcome]) -> list[dict]:
             "split": split,
             "name": each.name,
             "layer": each.layer,
+            "chosen": list(each.chosen),
             "train_loss": each.train_loss,
             "train_accuracy": None if each.train is None else _quantity(each.train),
             "test_accuracy": _quantity(each.test),

@@ -29,12 +29,15 @@ from transformers import PreTrainedTokenizerBase
 from analysis.drawing import Drawing
 from analysis.probe_features import FEATURES, Evidence, Question, Reader, statement_rows
 from analysis.probe_fits import (
+    CHOSEN,
     PROBES,
     RANDOM,
     UNSEEN,
     Split,
     baseline_outcomes,
+    chosen_layer,
     fit_all,
+    halves,
     numbers,
     permuted,
     pooled,
@@ -165,9 +168,10 @@ def all_numbers(
     fits: dict,
     probes: Sequence[str],
     layers: Sequence[int],
+    seed: int,
 ) -> list[dict]:
     """Of every split, and of all unseen topics together, the numbers of baselines and probes, see
-    `probe_fits.numbers`."""
+    `probe_fits.numbers`. A probe's layer is chosen on the other half of a test at random, and on the other topics."""
     outcomes = {
         split.name: [
             *baseline_outcomes(evidence, labels, split),
@@ -175,35 +179,38 @@ def all_numbers(
         ]
         for split in found
     }
-    by_topic = [held for name, held in outcomes.items() if name != RANDOM]
-    together = {UNSEEN: pooled(by_topic)} if by_topic else {}
-    order = {RANDOM: outcomes.pop(RANDOM)} | together | outcomes
+    order = {RANDOM: outcomes.pop(RANDOM)}
+    folds = {RANDOM: halves(len(order[RANDOM][0].test), seed)}
+    if outcomes:
+        order[UNSEEN] = pooled(list(outcomes.values()))
+        folds[UNSEEN] = np.repeat(range(len(outcomes)), [len(held[0].test) for held in outcomes.values()])
+    if len(layers) > 1:
+        for split, each in folds.items():
+            order[split] += [chosen_layer(order[split], name, each) for name in probes]
+    order |= outcomes
     return [row for name, held in order.items() for row in numbers(name, held)]
 
 
 # --------------------------------------------------------------------------------------------------------------- output
 NOTE = (
     "Accuracies with 95% bootstrap intervals over n statements; over majority: points against calling every statement\n"
-    "what most of the training part are, paired by statement. random: parted at random; unseen topics: each statement\n"
-    "tested by a probe that was fitted on the other topics. train loss: cross entropy in nats.\n"
+    "what most of those tested are, of its topic where topics are unseen, paired by statement. random: parted at\n"
+    "random; unseen topics: each statement tested by a probe that was fitted on the other topics. chosen layer: the\n"
+    "best one on the other half of the test, or on the other topics. train loss: cross entropy in nats.\n"
 )
 
 
 def sentences(rows: Sequence[dict], probes: Sequence[str]) -> str:
-    """What each probe's best layer came to, on each of the two ways to part."""
+    """What each probe comes to at a layer that other statements choose, on each of the two ways to part."""
     said = []
     for split in (RANDOM, UNSEEN):
         for name in probes:
-            held = [
-                row for row in rows if (row["split"], row["name"]) == (split, name) and isinstance(row["layer"], int)
-            ]
-            if held:
-                best = max(held, key=lambda row: row["test_accuracy"]["value"])
-                more = (
-                    f"{best['over_majority']['value']:+.3f} ({_interval(best['over_majority'], '+')}) over the majority"
-                )
-                where = f"{split}: of {len(held)} layers {name} tells best at {best['layer']}, as the test part has it"
-                said.append(f"{where}: {best['test_accuracy']['value']:.3f}, {more}.")
+            for row in rows:
+                if (row["split"], row["name"], row["layer"]) == (split, name, CHOSEN):
+                    chosen = ", ".join(map(str, sorted(set(row["chosen"]))))
+                    more = f"{row['over_majority']['value']:+.3f} ({_interval(row['over_majority'], '+')})"
+                    told = f"{row['test_accuracy']['value']:.3f}, {more} over the majority"
+                    said.append(f"{split}: {name} at the layer that other statements choose ({chosen}): {told}.")
     return "\n".join(said) + "\n"
 
 
@@ -259,9 +266,9 @@ def write(args: ProbeArguments, title: str, rows: list[dict], topics: Sequence[s
     shown = {"rows": [row for row in rows if row["split"] in parts], "splits": parts, "training": True, "columns": 2}
     note = (
         "Share of statements that are told right to be true or false. random: parted at random; unseen topics: fitted "
-        "on the other topics. Lines across read no layer, or are the majority vote of a probe's layers. What a probe "
-        "knows beyond its baselines, the layer holds; accuracy and loss on the training part say how much of it is "
-        "learned by heart. Bars are 95% bootstrap intervals over statements"
+        "on the other topics. Lines across read no layer, or are of a probe the majority vote of its layers and the "
+        "layer that other statements choose. What a probe knows beyond its baselines, the layer holds; accuracy and "
+        "loss on the training part say how much is learned by heart. Bars are 95% bootstrap intervals over statements"
     )
     note = f"LABELS ARE PERMUTED, so that nothing can be known. {note}" if args.permute_labels else note
     size = f"n = {sum(row['n'] for row in rows if row['split'] == parts[-1] and row['name'] == rows[0]['name'])} tested"
@@ -299,7 +306,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         fits = fit_all(
             evidence, labels, found, args.probe, args.seed, Part(Path(args.out) / f"{args.name}_fits", settings)
         )
-        rows = all_numbers(evidence, labels, found, fits, args.probe, settings["layers"])
+        rows = all_numbers(evidence, labels, found, fits, args.probe, settings["layers"], args.seed)
         title = f"Probes of what {Path(model_args.model_name_or_path).name} knows to be true, by layer"
         text = write(
             args, f"{title} ({args.features})" + ", labels permuted" * args.permute_labels, rows, list(by_topic)

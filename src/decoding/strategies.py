@@ -138,33 +138,46 @@ class Strategy:
         """The layers whose states `scores` wants."""
         return {num_layers if self.expert is None else self.expert, *self.amateurs}
 
+    def readings(self, num_layers: int) -> list[Reading]:
+        """What `contrast` wants logits of: the contrasted layer, then its amateurs."""
+        top = num_layers if self.expert is None else self.expert
+        return [Reading(layer, self.final_norm or layer == num_layers) for layer in (top, *self.amateurs)]
+
     def scores(self, adapter: Unembedded, states: Mapping[int, Tensor]) -> Scored:
         """Next-token scores.
 
         Args:
             states: Layer -> h^l of the tokens at hand, [n, D].
         """
-        top = adapter.num_layers if self.expert is None else self.expert
-        logits = self._logits(adapter, [top, *self.amateurs], states)
+        return self.contrast(read_logits(adapter.unembed, self.readings(adapter.num_layers), states))
+
+    def contrast(self, logits: Tensor) -> Scored:
+        """The same of logits, [1 + amateurs, n, V], as `readings` has them."""
         log_p = logits[0].log_softmax(-1)
         if self.rule is None:
             return Scored(log_p, None)
         chosen = torch.zeros(len(log_p), dtype=torch.long, device=log_p.device)
         if self.rule.chooses:
-            chosen = DIVERGENCES[self.divergence](log_p, logits[1:].log_softmax(-1)).argmax(0)
+            divergence = DIVERGENCES[self.divergence]
+            # One amateur at a time: what is in between stays small, which is several times faster on a CPU.
+            chosen = torch.stack([divergence(log_p, each.log_softmax(-1)) for each in logits[1:]]).argmax(0)
         amateur = logits[1:][chosen, torch.arange(len(chosen), device=chosen.device)]
         plausible = log_p >= log_p.amax(-1, keepdim=True) + (math.log(self.alpha) if self.alpha else -math.inf)
         scores = self.rule.score(log_p, amateur, plausible, self).masked_fill(~plausible, -torch.inf)
         return Scored(scores, torch.tensor(self.amateurs, device=chosen.device)[chosen])
 
-    def _logits(self, adapter: Unembedded, layers: Sequence[int], states: Mapping[int, Tensor]) -> Tensor:
-        """Logits of several layers, [J, n, V], in one product: the head is read once for all of them."""
-        unembed = adapter.unembed
-        normed = [
-            unembed.normalise(states[layer], layer) if self.final_norm or layer == adapter.num_layers else states[layer]
-            for layer in layers
-        ]
-        return unembed.logits(torch.cat(normed)).float().unflatten(0, (len(layers), -1))
+
+class Reading(NamedTuple):
+    """A layer that is read through the head, translated and normed as an exit is or, as DoLa's code has it, not."""
+
+    layer: int
+    normed: bool
+
+
+def read_logits(unembed: Unembedding, readings: Sequence[Reading], states: Mapping[int, Tensor]) -> Tensor:
+    """Logits of several readings, [J, n, V] in float32, in one product: the head is read once for all of them."""
+    found = [unembed.normalise(states[layer], layer) if normed else states[layer] for layer, normed in readings]
+    return unembed.logits(torch.cat(found)).float().unflatten(0, (len(readings), -1))
 
 
 @dataclass(frozen=True)

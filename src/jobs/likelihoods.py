@@ -4,7 +4,6 @@ once, all strategies from one pass over the model."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,14 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
-from decoding.adapter import Unembedding
-from decoding.strategies import Strategy
+from decoding.strategies import Strategy, read_logits
 from losses.layers import IGNORED_LABEL, LayerStates
 from training.evaluation import padded
-from training.positions import HELD
 
 # What a token counts that a strategy finds implausible, as in DoLa's code: worse than any other, yet to be summed.
 IMPLAUSIBLE = -1000.0
+# So many logits are computed at once, of all layers together. With more a CPU is slower: what strategies make of them
+# is memory that the system clears each time.
+AT_ONCE = 2**23
 
 
 class Pair(NamedTuple):
@@ -64,14 +64,6 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, answer: str, a
     return pair
 
 
-@dataclass
-class Top:
-    """What `Strategy.scores` reads beside states."""
-
-    num_layers: int
-    unembed: Unembedding
-
-
 class Likelihoods:
     """A model that scores answers under several strategies.
 
@@ -84,7 +76,7 @@ class Likelihoods:
     def __init__(self, model, tokenizer: PreTrainedTokenizerBase, batch_size: int, longest: int | None = None):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.longest = longest or getattr(model.config, "max_position_embeddings", None)
-        self.top = Top(model.num_exit_layers, model.unembed())
+        self.unembed = model.unembed()
         self._prefix = Prefix(model)
 
     def of(
@@ -111,24 +103,30 @@ class Likelihoods:
         for start in range(0, len(pairs), self.batch_size):
             some = pairs[start : start + self.batch_size]
             states, labels, rows = read(some)
-            for name, strategy in plain.items():
-                scores = self._scores(strategy, states, labels, distribution)
+            counts = rows.bincount(minlength=len(some)).tolist()
+            for name, scores in self._scores(plain, states, labels, distribution).items():
                 totals = torch.zeros(len(some), dtype=torch.float64, device=scores.device)
                 totals.index_add_(0, rows, scores.double())
-                counts = rows.bincount(minlength=len(some))
-                found[name] += map(Likelihood, totals.tolist(), counts.tolist())
+                found[name] += map(Likelihood, totals.tolist(), counts)
         return found
 
-    def _scores(self, strategy: Strategy, states: LayerStates, labels: Tensor, distribution: bool) -> Tensor:
-        """Of the tokens [n] that follow states [n, D]: what the strategy gives each, [n]."""
-        at_once = max(1, HELD // (self.top.unembed.vocabulary_size * (len(strategy.amateurs) + 1)))
-        pieces = []
+    def _scores(
+        self, strategies: Mapping[str, Strategy], states: LayerStates, labels: Tensor, distribution: bool
+    ) -> dict[str, Tensor]:
+        """Of the tokens [n] that follow states [n, D]: what each strategy gives each, [n]. Layers that several read are
+        read once."""
+        wanted = {name: each.readings(self.model.num_exit_layers) for name, each in strategies.items()}
+        readings = list(dict.fromkeys(each for held in wanted.values() for each in held))
+        at_once = max(1, AT_ONCE // (self.unembed.vocabulary_size * len(readings)))
+        pieces: dict[str, list[Tensor]] = {name: [] for name in strategies}
         for start in range(0, len(labels), at_once):
             some = slice(start, start + at_once)
-            scores = strategy.scores(self.top, _by_layer(states.at(some))).scores
-            scores = scores.log_softmax(-1) if distribution else scores
-            pieces.append(scores.gather(1, labels[some, None])[:, 0].clamp_min(IMPLAUSIBLE))
-        return torch.cat(pieces)
+            logits = read_logits(self.unembed, readings, _by_layer(states.at(some)))
+            for name, strategy in strategies.items():
+                scores = strategy.contrast(logits[[readings.index(each) for each in wanted[name]]]).scores
+                scores = scores.log_softmax(-1) if distribution else scores
+                pieces[name].append(scores.gather(1, labels[some, None])[:, 0].clamp_min(IMPLAUSIBLE))
+        return {name: torch.cat(each) for name, each in pieces.items()}
 
     def _read(self, pairs: Sequence[Pair]) -> tuple[LayerStates, Tensor, Tensor]:
         """States [n, D] that answers' tokens follow, these tokens [n], and the pair each is of; what all rows begin

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from decoding.ranges import layers_named
 from decoding.settings import Setting, refuse_misfits, values
-from losses import layerskip
+from losses import layerskip, one_exit
 from losses.cross_entropies import ce, shallowdeep_ce, weighted_ce
 from losses.distillation import DISTILLATION_READS, DISTILLATIONS, transformation
 from losses.layers import IGNORED_LABEL, Head, Layers, LayerStates
@@ -56,6 +56,7 @@ LOSSES: dict[str, Loss] = {
     "layerskip": Loss(
         layerskip.layerskip, layerskip.SETTINGS, drops=layerskip.dropped_layers, layers=(layerskip.EXITS,)
     ),
+    "one_exit": Loss(one_exit.one_exit, one_exit.SETTINGS),
 }
 
 

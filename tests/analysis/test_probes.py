@@ -11,12 +11,17 @@ from analysis.figures import PAINTS
 from analysis.probe_features import ASKED, Evidence, HashedLogits, Question, Reader, statement_rows
 from analysis.probe_fits import (
     BASELINES,
+    CHOSEN,
     MAJORITY,
     RANDOM,
     UNSEEN,
     VOTE,
+    Outcome,
     Split,
     above,
+    chosen_layer,
+    halves,
+    numbers,
     permuted,
     probe_outcomes,
     splits,
@@ -128,6 +133,30 @@ def test_baselines_say_what_they_are():
     said = {name: says(evidence, labels, split) for name, says in BASELINES.items()}
     assert said[MAJORITY].all() and (said["token probability"] == labels).all()
     assert (said["own next token"] == (np.arange(10) > 2)).all()
+    few = BASELINES[MAJORITY](evidence, labels, Split("s", np.arange(6), np.arange(6, 10)))
+    assert few[:6].all() and not few[6:].any(), "each part has a class that most are of"
+
+
+def test_a_layer_is_chosen_on_other_statements_than_those_it_tells():
+    folds = np.repeat([0, 1, 2], 4)
+    right = {5: folds != 2, 7: folds == 2, 9: np.arange(12) < 7}
+    found = [Outcome("mlp", layer, 0.1, None, each) for layer, each in right.items()]
+    held = chosen_layer([*found, Outcome("logistic", 5, 0.1, None, ~folds.astype(bool))], "mlp", folds)
+    assert held.layer == CHOSEN and held.chosen == (5, 5, 5)
+    assert held.test.tolist() == [True] * 8 + [False] * 4
+    luck = chosen_layer([Outcome("mlp", layer, 0, None, folds == layer) for layer in range(3)], "mlp", folds)
+    assert luck.chosen == (1, 0, 0) and not luck.test.any(), "what is best where it is tested is not chosen there"
+
+
+def test_of_many_layers_that_know_nothing_the_chosen_one_tells_by_chance():
+    drawn = np.random.default_rng(3)
+    labels = np.arange(80) % 2 == 0
+    found = [Outcome("mlp", layer, 0, None, drawn.random(80) < 0.5) for layer in range(30)]
+    found.append(Outcome(MAJORITY, None, None, None, labels))
+    best = max(numbers(RANDOM, found), key=lambda row: row["test_accuracy"]["value"])
+    row = numbers(RANDOM, [*found, chosen_layer(found, "mlp", halves(80, 0))])[-1]
+    assert best["test_accuracy"]["value"] > 0.56, "which is luck"
+    assert row["test_accuracy"]["interval"][0] < 0.5 and row["over_majority"]["interval"][0] < 0
 
 
 def test_the_majority_of_layers_decides_and_ties_go_to_the_mean():
@@ -214,7 +243,9 @@ def test_a_planted_signal_is_found_where_it_is(files, knows, tiny_gpt2_dir, tmp_
     assert of(rows, RANDOM, "mlp", VOTE)["test_accuracy"]["value"] > 0.8, "three of four layers know"
     assert of(rows, RANDOM, "logistic", 2)["train_loss"] < of(rows, RANDOM, "logistic", 1)["train_loss"]
     said = capsys.readouterr().out
-    assert (tmp_path / "probes_table.txt").read_text() in said and "random: of 4 layers logistic tells best at " in said
+    assert (tmp_path / "probes_table.txt").read_text() in said
+    assert "random: logistic at the layer that other statements choose (2): " in said
+    assert of(rows, UNSEEN, "logistic", CHOSEN)["test_accuracy"]["value"] > 0.9
     assert len(read_json(tmp_path / "probes_numbers.json")) == len(rows)
     for name in ("probes", "probes_by_topic"):
         drawing = drawn_before(tmp_path / f"{name}.json", PAINTS)

@@ -12,14 +12,16 @@ refuse() {
     exit 2
 }
 
-out=save/real_analysis limit=()
+# Every third layer: each costs a product with 49,152 words for every token that is read.
+layers=(--layers 3,6,9,12,15,18,21,24,27,30)
+out=save/real_analysis limit=() tokens=60000
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || refuse "$1 needs a value, or is no flag: valid are --limit N and --out DIR."
     case $1 in
         --limit)
             # Fewer statements of a topic may hold too few of one label for a probe.
             [[ $2 =~ ^[1-9][0-9]{0,8}$ && $2 -ge 16 ]] || refuse "--limit $2: valid are whole numbers from 16."
-            limit=(--limit "$2")
+            limit=(--limit "$2") tokens=6000
             ;;
         --out) out=$2 ;;
         *) refuse "$1 is no flag of this script: valid are --limit N and --out DIR." ;;
@@ -54,16 +56,16 @@ step() {
 
 translators=${TRANSLATORS:-$out/translators.safetensors}
 if [ -z "${TRANSLATORS:-}" ] && { [ ! -f "$translators" ] || [ -f "$translators.part" ]; }; then
-    step scripts/fit_translators.py --text "${topics[@]}" "$TRUTHFULQA" --text_column statement Question --tokens 60000 \
+    step scripts/fit_translators.py --text "${topics[@]}" "$TRUTHFULQA" --text_column statement Question --tokens $tokens \
         --out "$translators"
 fi
 paris=(--question "What is the capital of France?" --gold Paris)
 [ -f "$out/lens/lens_rank.png" ] || step analysis/prompt_lens.py "${paris[@]}" --out "$out/lens"
 [ -f "$out/lens_translated/lens_rank.png" ] ||
     step analysis/prompt_lens.py "${paris[@]}" --compare --exit_translators "$translators" --out "$out/lens_translated"
-step analysis/entropy.py --data "$TRUTHFULQA" "${limit[@]}" --out "$out/entropy"
-step analysis/probes.py --data "${topics[@]}" "${limit[@]}" --out "$out/probes"
-step analysis/probes.py --data "${topics[@]}" "${limit[@]}" --permute_labels True --out "$out/probes"
+step analysis/entropy.py --data "$TRUTHFULQA" "${layers[@]}" "${limit[@]}" --out "$out/entropy"
+step analysis/probes.py --data "${topics[@]}" "${layers[@]}" "${limit[@]}" --out "$out/probes"
+step analysis/probes.py --data "${topics[@]}" "${layers[@]}" "${limit[@]}" --permute_labels True --out "$out/probes"
 step run_truthfulqa.py --data "$TRUTHFULQA" "${limit[@]}" --strategies vanilla dola dola_static acd contrastive \
-    --out "$out/truthfulqa"
+    --batch_size 64 --out "$out/truthfulqa"
 echo "Figures and tables: $out"
