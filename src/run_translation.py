@@ -6,8 +6,9 @@ r"""Train, evaluate or predict translation with a T5 whose tokens may leave the 
         --train_file /tmp/pairs.jsonl --source_lang de --target_lang en --eval_strategy no --max_steps 2 \
         --output_dir save/translation_trained
 
-Pairs are those of files with a column per language or with `translation` records, or of IWSLT 2017, downloaded by name
-(iwslt2017-de-en). The small model of this repository has seen English alone: give --model_name_or_path.
+Pairs are those of files with a column per language or with `translation` records, or of IWSLT 2017 or Multi30k,
+downloaded by name (iwslt2017-de-en, multi30k). The small model that is loaded where none is named has seen English
+alone: give --model_name_or_path.
 """
 
 import interrupts  # noqa: F401 - before what takes time

@@ -451,12 +451,16 @@ def test_a_killed_run_continues_and_ends_with_the_same_numbers(tiny_t5_dir, tmp_
     same_files(*runs(out), *runs(whole))
 
 
+# Both at a port that is free: their usual one may be another test's.
+ACCELERATE = ["accelerate.commands.launch", "--main_process_port", "0"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["torch.distributed.run", "--nproc_per_node", "2"],
-        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"],
+        ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+        [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"],
     ],
     ids=["torchrun", "accelerate"],
 )

@@ -94,18 +94,22 @@ class Layers:
         if not 1 <= layer <= last:
             raise ValueError(f"A loss asks for layer {layer}: valid are 1 to {last} here.")
 
-    def cross_entropy(self, layer: int) -> Tensor:
+    def cross_entropy(self, layer: int, smoothing: float = 0.0) -> Tensor:
         """Mean cross entropy of a layer, a scalar in float32, 0 where no label counts; its logits are recomputed in the
-        backward pass instead of being kept."""
-        return cross_entropy(self.normed(layer), self.targets, self.head)
+        backward pass instead of being kept.
+
+        Args:
+            smoothing: Share of a label that is spread evenly over the vocabulary (arXiv:1512.00567).
+        """
+        return cross_entropy(self.normed(layer), self.targets, self.head, smoothing)
 
 
-def _head_cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+def _head_cross_entropy(hidden: Tensor, labels: Tensor, head: Head, smoothing: float) -> Tensor:
     logits = head(hidden).float()  # [N, V]
-    total = functional.cross_entropy(logits, labels, reduction="sum")
+    total = functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
     return total / max(labels.numel(), 1)
 
 
-def cross_entropy(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+def cross_entropy(hidden: Tensor, labels: Tensor, head: Head, smoothing: float = 0.0) -> Tensor:
     """Mean cross entropy of states [N, D] under labels [N], see `Layers.cross_entropy`."""
-    return checkpoint(_head_cross_entropy, hidden, labels, head, use_reentrant=False)
+    return checkpoint(_head_cross_entropy, hidden, labels, head, smoothing, use_reentrant=False)

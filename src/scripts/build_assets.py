@@ -14,7 +14,7 @@ import copy
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,6 +103,11 @@ def tokenizer_texts() -> Iterator[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of the invented examples."""
+    return make_tokenizer(tokenizer_texts())
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with T5's conventions: pad 0, end of sequence 1 appended, unknown 2.
 
     A space is put before every text and taken away again by decode, so that a word has the same tokens wherever it
@@ -118,7 +123,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(tokenizer_texts(), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     pad, end, unknown = SPECIAL_TOKENS
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, 1)]
@@ -306,8 +311,10 @@ class Progress:
             model.load_state_dict(self.state["model"])
             optimizer.load_state_dict(self.state["optimizer"])
 
-    def save(self, model, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, model, optimizer: torch.optim.Optimizer, **more) -> None:
+        """Write what a killed run continues from; `more` is what else `state` is to hold then."""
         state = {
+            **more,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": self.step,
@@ -340,9 +347,10 @@ def train(model, cycles: tuple[Cycle, ...], stream: Iterator[dict], progress: Pr
             saved = now
 
 
-def train_step(model, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> Tensor:
-    """One optimizer step; the loss before it."""
-    loss = model(**batch, use_cache=False).loss
+def train_step(model, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], dtype=torch.float32) -> Tensor:
+    """One optimizer step, whose matrix products are of a dtype; the loss before it."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = model(**batch, use_cache=False).loss
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
@@ -386,9 +394,9 @@ def train_meta_head(arguments: BuildArguments, tokenizer, body) -> EarlyExitT5Fo
 
 
 # ------------------------------------------------------------------------------------------------------------- storing
-def store(model, tokenizer, folder: Path, config: PretrainedConfig) -> None:
+def store(model, tokenizer, folder: Path, config: PretrainedConfig, dtype=torch.bfloat16) -> None:
     """Write the checkpoint with 16-bit weights and this config, which asks for float32 when it is loaded."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / "config.json", config.to_diff_dict() | {"dtype": "float32"})
     # The library writes weights readable for their owner only.

@@ -80,6 +80,13 @@ _ALL = [
     _iwslt2017("iwslt2017", "iwslt2017-de-en"),
     *(_iwslt2017(f"iwslt2017-{a}-{b}", f"iwslt2017-{a}-{b}") for a, b in _IWSLT2017_PAIRS),
     Task(
+        "multi30k",
+        TRANSLATION,
+        "sacrebleu",
+        {"source": "de", "target": "en"},
+        sources=(Source("bentrevett/multi30k"),),
+    ),
+    Task(
         "invented_facts",
         QUESTION_ANSWERING,
         "squad",

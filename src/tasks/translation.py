@@ -23,7 +23,7 @@ def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str]:
 
 def language_pair(task: Task, data_args: Any) -> tuple[str, str]:
     """(source, target) language: the flags', else the two that end --dataset_config_name, --dataset_name or the data
-    set's own configuration (`iwslt2017-de-en`).
+    set's own configuration (`iwslt2017-de-en`), else the data set's columns, which are called as languages are.
 
     Raises:
         ValueError: one is not known, or both are the same.
@@ -31,7 +31,7 @@ def language_pair(task: Task, data_args: Any) -> tuple[str, str]:
     own = [source.data_dir or source.config for source in task.sources]
     names = [data_args.dataset_config_name, data_args.dataset_name, *own]
     found = [match.groups() for name in names if name and (match := PAIR.search(name))]
-    source, target = found[0] if found else (None, None)
+    source, target = found[0] if found else (task.columns.get("source"), task.columns.get("target"))
     source, target = data_args.source_lang or source, data_args.target_lang or target
     missing = [flag for flag, language in (("--source_lang", source), ("--target_lang", target)) if not language]
     if missing:

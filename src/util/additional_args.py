@@ -194,7 +194,8 @@ class ExitTrainingArguments:
         None,
         "Loss over several layers: ce is the mean of the layers' cross entropies, weighted_ce weights layer l by l "
         "(CALM), shallowdeep_ce takes --shallow_exit_layer and the last, shallowdeep_kd_* also distil deep layers into "
-        "shallow ones (FREE), layerskip trains exits by a curriculum and drops layers. Valid: "
+        "shallow ones (FREE), layerskip trains exits by a curriculum and drops layers, one_exit the last layer and one "
+        "exit drawn at every step. Valid: "
         f"{', '.join(LOSSES)}; without it the last layer alone is trained.",
     )
     distill_layer_alpha: float | None = flag(

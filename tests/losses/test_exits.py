@@ -29,7 +29,10 @@ def plain_loop(name: str, states, labels, head) -> torch.Tensor:
         "ce": [1.0] * L,
         "weighted_ce": [float(layer) for layer in range(1, L + 1)],
         "layerskip": [0.0, 1.0, 3.0, 3.0 + 3.0],  # 0, 0 + 1, 0 + 1 + 2, and L - 1 more for the last
+        "one_exit": [0.5 / 3, 0.5 / 3, 0.5 / 3, 1.0],
     }.get(name, [0.0, 2.0, 0.0, 4.0])
+    if name == "one_exit":
+        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
     total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True)) / sum(weights)
     if "kd" not in name:
         return total

@@ -33,7 +33,7 @@ def entry(script):
 
 GENERATE, LENS, BENCHMARK = "generate.py", "analysis/prompt_lens.py", "scripts/benchmark_decoding.py"
 GRID, SWEEP, QUICK = "scripts/local_grid.py", "scripts/sweep_drafts.py", "scripts/quickstart.py"
-GPT2, ASSETS = "scripts/build_gpt2.py", "scripts/build_assets.py"
+GPT2, ASSETS, PAIRS = "scripts/build_gpt2.py", "scripts/build_assets.py", "scripts/build_translation.py"
 QUESTIONS, SUMMARIES, TEXTS = "run_question_answering.py", "run_summarization.py", "run_language_modeling.py"
 
 # Script -> how its command begins, and what goes wrong behind it -> what the sentence has to say.
@@ -131,6 +131,15 @@ BAD = {
         "--out assets --exits trained",
         {"--steps 0": "--steps 0: valid are 1 and above", "--learning_rate nan": "--learning_rate nan"},
     ),
+    PAIRS: (
+        "--out pairs --exits trained --train_file nowhere.jsonl --validation_file nowhere.jsonl",
+        {
+            "--steps 3": "nowhere.jsonl",
+            "--hours 0": "argument --hours: invalid value '0': valid are finite numbers above 0",
+            "--width 33": "argument --width: invalid value '33': valid are multiples of 32",
+            "--exits half": "argument --exits: invalid choice: 'half'",
+        },
+    ),
     QUESTIONS: (
         "--do_train --do_eval --dataset_name squad --output_dir out",
         {
@@ -153,7 +162,7 @@ BAD = {
             "--fp16 --use_cpu": "--fp16 needs a GPU",
             "--bf16": "--bf16 needs a GPU that calculates in bfloat16, or --use_cpu",
             "--bf16_full_eval": "--bf16_full_eval needs a GPU",
-            "--deepspeed ds.json": "--deepspeed needs the package deepspeed: pip install deepspeed, or leave",
+            "--deepspeed ds.json": "--deepspeed ds.json is not there: valid is a JSON file",
             "--use_liger_kernel": "--use_liger_kernel needs the package liger-kernel",
             "--optim adamw_bnb_8bit": "--optim adamw_bnb_8bit needs the package bitsandbytes",
             "--optim galore_adamw": "--optim galore_adamw needs the package galore-torch",

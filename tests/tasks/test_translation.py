@@ -1,5 +1,6 @@
 import pytest
 
+from conftest import write_jsonl
 from tasks import TASKS, find_task, load_examples
 from tasks.task import Task
 from tasks.translation import TRANSLATION, columns, language_pair, parts
@@ -20,6 +21,8 @@ LOCAL = Task("local files", TRANSLATION, "sacrebleu")
         (TASKS["iwslt2017"], {"dataset_name": "iwslt2017"}, ("de", "en")),
         (TASKS["iwslt2017"], {"dataset_name": "iwslt2017", "dataset_config_name": "iwslt2017-en-nl"}, ("en", "nl")),
         (TASKS["iwslt2017-en-zh"], {"dataset_name": "iwslt2017-en-zh"}, ("en", "zh")),
+        (TASKS["multi30k"], {"dataset_name": "multi30k"}, ("de", "en")),
+        (TASKS["multi30k"], {"dataset_name": "multi30k", "source_lang": "en", "target_lang": "de"}, ("en", "de")),
     ],
 )
 def test_languages_by_flag_else_by_name(data_args, task, flags, pair):
@@ -169,3 +172,17 @@ def test_with_mecab_words_are_counted(data_args, monkeypatch):
     monkeypatch.setattr("tasks.metrics.BLEU", lambda tokenize: None)
     args = data_args("translation", source_lang="en", target_lang="ko")
     assert find_task("translation", args).tokenizer == "ko-mecab"
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_multi30k_is_read_from_files_that_flags_name(data_args, tmp_path, nested, split):
+    pair = {"de": "Ein Mann.", "en": "A man."}
+    row = {"id": "test_2016_flickr-0", **({"translation": pair} if nested else pair)}
+    file = write_jsonl(tmp_path / "pairs.jsonl", [row])
+    args = data_args("translation", dataset_name="multi30k", **{f"{split}_file": str(file)})
+    task = find_task("translation", args)
+    (example,) = load_examples(task, args, split)
+    assert (task.name, task.metric) == ("multi30k", "sacrebleu")
+    assert (example["source"], example["references"]) == ("Ein Mann.", ["A man."])
+    assert example["id"] == "test_2016_flickr-0"

@@ -22,6 +22,7 @@ FOLDERS = {
     "scripts/local_grid.py": [],
     "scripts/build_gpt2.py": [],
     "scripts/build_assets.py": ["--exits", "trained"],
+    "scripts/build_translation.py": ["--exits", "trained", "--train_file", "absent", "--validation_file", "absent"],
 }
 FILES = {"generate.py": ["-p", "a"], "scripts/benchmark_decoding.py": []}
 POST = {"analysis/post.py": []}
