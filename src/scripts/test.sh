@@ -4,7 +4,7 @@
 # `-n 0` asks for one process.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-set_up requirements-dev.txt requirements-gguf.txt requirements-lora.txt
+set_up requirements-dev.txt requirements-gguf.txt requirements-lora.txt requirements-cluster.txt
 
 # No test needs a network. The models of the tests are so small that a second thread only waits for the first.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
