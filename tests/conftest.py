@@ -7,7 +7,6 @@ import random
 import zlib
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -16,6 +15,8 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from jobs.setup import LOGGERS
 from models import DeployT5ForConditionalGeneration
 from support import away_from_ties, seed_everything, tiny_gpt2, tiny_t5
+
+pytest_plugins = ["sessions"]
 
 # Scripts that a test starts import this checkout, whichever is installed.
 SRC = str(Path(__file__).resolve().parents[1] / "src")
@@ -26,30 +27,8 @@ os.environ["EARLY_EXIT_PRODUCTS"] = "library"
 
 # --------------------------------------------------------------------------------------------------------------- seeds
 def pytest_addoption(parser):
-    parser.addoption("--seed", default="0", help="What random tests draw from: a number, or fresh for a new one.")
     parser.addoption("--real", help="Checkpoint of the tests marked real; that of real_model.sh where not given.")
     parser.addoption("--real-prompts", help="Their prompts, a .txt or .jsonl file; twelve questions where not given.")
-
-
-def pytest_configure(config):
-    given = config.getoption("--seed")
-    if given != "fresh" and not given.isdecimal():
-        raise pytest.UsageError(f"--seed is {given!r}: valid are whole numbers from 0, and fresh.")
-    config.seed = random.SystemRandom().randrange(2**32) if given == "fresh" else int(given)
-    hypothesis.settings.register_profile("seeded", database=None, deadline=None)
-    hypothesis.settings.load_profile("seeded")
-
-
-def pytest_sessionstart(session):
-    session.config.get_terminal_writer().line(_said(session.config))
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    terminalreporter.write_line(_said(config))
-
-
-def _said(config) -> str:
-    return f"Random tests draw from --seed {config.seed}"
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@
 Everything is imported once; an attempt is a fork of this process, in which SIGKILL comes at a call that was drawn: the
 n-th of all calls, or the n-th that touches a file inside some functions, where a name ends with () the n-th of that
 function itself; where a file is written, the signal comes when a part is. The plan is a JSON object of lists: a script,
-its command line, of which {out} is replaced by a path, those functions by their qualified names, a number of kills and
+its command line, of which {out} is replaced by a path, those functions, a number of kills and
 a seed. Where a number follows, SIGUSR1 comes at that call, as from a scheduler that takes the node back, and SIGKILL at
 most so many calls later, unless the command left by itself. Every name of the plan has a folder, in which `whole` is
 what an undisturbed attempt left, and 0, 1, ... what attempts left that were killed, until one ended by itself; then
@@ -22,47 +22,76 @@ import resource
 import signal
 import sys
 import traceback
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from pkgutil import resolve_name
 
 FILE_CALLS = {"open", "write", "flush", "close", "fsync", "truncate", "replace", "rename", "mkdir", "unlink", "rmdir"}
 FILE_CALLS |= {"write_record", "write_end_of_file", "serialize_file"}  # of torch.save and safetensors
 
 
 class Countdown:
-    """A profiler that kills the process at a call.
+    """Kills the process at a call.
 
     Args:
-        names: qualified names of functions; what touches a file counts inside these, and of one that ends with () every
-            call. All calls count without them.
+        names: functions, as module:Class.function; what touches a file counts inside these, and of one that ends with
+            () every call. All calls count without them.
         left: how many calls count before the one that is not made.
         grace: how many more count where SIGUSR1 comes first.
     """
 
     def __init__(self, names: list[str], left: float, grace: int | None = None):
-        self.names, self.left, self.grace, self.counted, self.inside = set(names), left, grace, 0, 0
+        self.names, self.left, self.grace, self.counted = names, left, grace, 0
 
-    def __call__(self, frame, event: str, argument) -> None:
-        if event in ("call", "return") and frame.f_code.co_qualname in self.names:
-            self.inside += 1 if event == "call" else -1
-        if self._counts(frame, event, argument):
-            self.counted += 1
-            if self.counted > self.left:
-                self._end(argument)
-
-    def _counts(self, frame, event: str, argument) -> bool:
+    def begin(self) -> None:
+        """Of named functions no others are watched, which would take several times as long."""
         if not self.names:
-            return event in ("call", "c_call")
-        if event == "call" and f"{frame.f_code.co_qualname}()" in self.names:
-            return True
-        return event == "c_call" and self.inside > 0 and argument.__name__ in FILE_CALLS
+            sys.setprofile(self._every_call)
+        for name in self.names:
+            place, _, called = name.removesuffix("()").rpartition(".")
+            owner = resolve_name(place)
+            watched = self._counted if name.endswith("()") else self._watched_inside
+            setattr(owner, called, watched(getattr(owner, called)))
+
+    def _counted(self, function):
+        @wraps(function)
+        def called(*args, **kwargs):
+            self._count(None)
+            return function(*args, **kwargs)
+
+        return called
+
+    def _watched_inside(self, function):
+        @wraps(function)
+        def called(*args, **kwargs):
+            outside = sys.getprofile()
+            sys.setprofile(self._file_call)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                sys.setprofile(outside)
+
+        return called
+
+    def _every_call(self, frame, event: str, argument) -> None:
+        if event in ("call", "c_call"):
+            self._count(None)
+
+    def _file_call(self, frame, event: str, argument) -> None:
+        if event == "c_call" and argument.__name__ in FILE_CALLS:
+            self._count(argument)
+
+    def _count(self, call) -> None:
+        self.counted += 1
+        if self.counted > self.left:
+            self._end(call)
 
     def _end(self, call) -> None:
         if self.grace is not None:
             self.left, self.grace = self.left + self.grace, None
             os.kill(os.getpid(), signal.SIGUSR1)
             return
-        file = getattr(call, "__self__", None) if self.names else None
+        file = getattr(call, "__self__", None)
         if isinstance(file, io.BufferedWriter) and call.__name__ == "write":
             return  # it fills a buffer, which is flushed by the next call
         if isinstance(file, io.BufferedWriter) and call.__name__ == "flush":
@@ -74,7 +103,7 @@ class Countdown:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def attempt(run, out: Path, names: list[str], left: float, grace: int | None = None) -> bool:
+def attempt(run, out: Path, countdown: Countdown | None = None) -> bool:
     """Whether an attempt came to its end; how many calls counted in one that did stands in OUT.calls then.
 
     Raises:
@@ -87,14 +116,15 @@ def attempt(run, out: Path, names: list[str], left: float, grace: int | None = N
             raise RuntimeError(f"An attempt in {out} ended with {code}.")
         return code == 0
     try:
-        countdown = Countdown(names, left, grace)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         interrupts.install()
         note_decoding(out.with_suffix(".decoded"))
-        sys.setprofile(countdown)
+        if countdown:
+            countdown.begin()
         run(out)
         sys.setprofile(None)
-        out.with_suffix(".calls").write_text(str(countdown.counted))
+        if countdown:
+            out.with_suffix(".calls").write_text(str(countdown.counted))
         os._exit(0)
     except interrupts.Leave as left_by_itself:
         os._exit(left_by_itself.code)
@@ -122,16 +152,16 @@ def note_decoding(path: Path) -> None:
 def kill(run, out: Path, names: list[str], kills: int, seed: int, grace: int | None = None) -> None:
     """Let a command end once undisturbed and be killed so many times."""
     out.mkdir()
-    attempt(run, out / "whole", names, float("inf"))
+    attempt(run, out / "whole", Countdown(names, float("inf")))
     calls = int((out / "whole.calls").read_text())
     drawn, folder = random.Random(seed), 0
     while kills:
         moment, more = drawn.randrange(calls), None if grace is None else drawn.randrange(grace)
-        if attempt(run, out / str(folder), names, moment, more):
+        if attempt(run, out / str(folder), Countdown(names, moment, more)):
             folder += 1
         else:
             kills -= 1
-    attempt(run, out / str(folder), [], float("inf"))
+    attempt(run, out / str(folder))
 
 
 def main(plan: Path, model: str) -> None:

@@ -18,9 +18,11 @@ from support import alike, tiny_llama, tiny_t5
 
 KILLING = Path(__file__).with_name("killing.py")
 TIMES = ("runtime", "per_second", "time_", "starts", "environment")
-RECORDING = ["Run.prepare", "Run.append", "Run.finish", "Run.publish"]
-SAVING = [f"EarlyExitTrainer.{name}" for name in ("_save_checkpoint", "save_model", "save_state")]
-SAVING += ["Job._show_training"]
+RECORDING = [f"util.runs:Run.{name}" for name in ("prepare", "append", "finish", "publish")]
+TRAINER = "training.trainer:EarlyExitTrainer"
+SAVING = [f"{TRAINER}.{name}" for name in ("_save_checkpoint", "save_model", "save_state")]
+SAVING += ["jobs.job:Job._show_training"]
+WRITING = [f"jobs.output_lines:OutputLines.{name}" for name in ("__init__", "append")]
 SHORT = ["--max_seq_length", "96", "--doc_stride", "16", "--max_answer_length", "8", "--use_cpu"]
 EXITS = ["--use_early_exit", "True", "--exit_conf_threshold", "0.05"]
 
@@ -41,7 +43,7 @@ def killed(tmp_path_factory, tiny_t5_dir, tiny_gpt2_dir):
         "evaluation": ["question_answering", evaluation, [], 10, 0],
         "recording": ["question_answering", evaluation, RECORDING, 10, 1],
         "training": ["question_answering", training, SAVING, 10, 2],
-        "generation": ["generate", prompts, ["OutputLines.__init__", "OutputLines.append"], 5, 3],
+        "generation": ["generate", prompts, WRITING, 5, 3],
     }
     carry_out(plan, folder, tiny_t5_dir)
     return folder
@@ -74,7 +76,7 @@ def killed_in_an_epoch(tmp_path_factory, tiny_t5_dir, tiny_longt5_dir, tiny_gpt2
     shared += ["--intermediate_loss_fn", "layerskip", "--layer_dropout", "0.6", "--use_cpu", "--save_total_limit", "2"]
     sources = [*shared, "--train_file", pairs, "--max_source_length", "48", "--max_target_length", "16"]
     blocks = [*shared, "--train_file", texts, "--block_size", "32"]
-    step = ["EarlyExitTrainer.training_step()"]
+    step = [f"{TRAINER}.training_step()"]
     commands = {
         "t5": ["summarization", ["--model_name_or_path", folder / "tiny_t5", *sources]],
         "longt5": ["summarization", ["--model_name_or_path", tiny_longt5_dir, *sources]],

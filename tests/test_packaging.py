@@ -116,6 +116,7 @@ def checkout(tmp_path_factory) -> Path:
         "requirements-dev.txt",
         "requirements-gguf.txt",
         "requirements-lora.txt",
+        "requirements-cluster.txt",
     ):
         shutil.copy(ROOT / name, folder)
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)

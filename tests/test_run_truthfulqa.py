@@ -102,4 +102,4 @@ def test_layers_that_are_not_there_are_refused(run, tmp_path, capsys):
 
 def test_an_encoder_decoder_is_compared_too(run, tiny_t5_dir):
     rows = run("--model_name_or_path", tiny_t5_dir, "--strategies", "vanilla", "dola", "--tests", "choices", "answers")
-    assert {row.strategy for row in rows} == {"vanilla", "dola"} and len(rows) == 2 * (3 + 12)
+    assert {row.strategy for row in rows} == {"vanilla", "dola"} and len(rows) == 2 * (6 + 12)

@@ -202,14 +202,14 @@ def table(title: str, layers: Sequence[dict]) -> Table:
     """A row per layer."""
     head = ["layer"]
     for name in MEASURED.values():
-        head += [f"{name}, right", f"{name}, wrong", "difference", "95% interval"]
+        head += [f"{name} right", f"{name} wrong", f"{name} difference", f"95% interval of {name}"]
     rows = [[str(each["layer"]), *(cell for name in MEASURED for cell in _cells(each[name]))] for each in layers]
     return Table(title, head, rows, [], NOTE)
 
 
 def category_table(title: str, categories: Sequence[dict], shown: Sequence[int]) -> Table:
     """A row per category: the difference in entropy at a few layers."""
-    head = ["category", "n", *(cell for layer in shown for cell in (f"layer {layer}", "95% interval"))]
+    head = ["category", "n", *(cell for layer in shown for cell in (f"layer {layer}", f"95% interval of {layer}"))]
     rows = [
         [each["category"] or "-", str(each["n"])]
         + [cell for held in each["layers"] if held["layer"] in shown for cell in _cells(held["entropy"])[2:]]

@@ -221,8 +221,8 @@ def _interval(found: dict, sign: str = "") -> str:
 
 def table(title: str, rows: Sequence[dict], told: str) -> Table:
     """A row per way to tell, of the two ways to part."""
-    head = ["split", "by", "layer", "n", "train loss", "train", "95% interval", "test", "95% interval"]
-    head += ["over majority", "95% interval"]
+    head = ["split", "by", "layer", "n", "train loss"]
+    head += [cell for name in ("train", "test", "over majority") for cell in (name, f"95% interval of {name}")]
     cells = [_row(row) for row in rows if row["split"] in (RANDOM, UNSEEN)]
     return Table(title, head, cells, [], f"{told}\n{NOTE}")
 
@@ -263,12 +263,14 @@ def write(args: ProbeArguments, title: str, rows: list[dict], topics: Sequence[s
         write_json(folder / f"{file}_table.json", each.data())
     write_json(folder / f"{name}_numbers.json", rows)
     parts = [split for split in (RANDOM, UNSEEN) if any(row["split"] == split for row in rows)]
-    shown = {"rows": [row for row in rows if row["split"] in parts], "splits": parts, "training": True, "columns": 2}
+    # Which layer is chosen the table says: among so many lines one more is lost.
+    painted = [row for row in rows if row["layer"] != CHOSEN and row["split"] in parts]
+    shown = {"rows": painted, "splits": parts, "training": True, "columns": 2}
     note = (
         "Share of statements that are told right to be true or false. random: parted at random; unseen topics: fitted "
-        "on the other topics. Lines across read no layer, or are of a probe the majority vote of its layers and the "
-        "layer that other statements choose. What a probe knows beyond its baselines, the layer holds; accuracy and "
-        "loss on the training part say how much is learned by heart. Bars are 95% bootstrap intervals over statements"
+        "on the other topics. Lines across read no layer, or are the majority vote of a probe's layers. What a probe "
+        "knows beyond its baselines, the layer holds; accuracy and loss on the training part say how much of it is "
+        "learned by heart. Bars are 95% bootstrap intervals over statements"
     )
     note = f"LABELS ARE PERMUTED, so that nothing can be known. {note}" if args.permute_labels else note
     size = f"n = {sum(row['n'] for row in rows if row['split'] == parts[-1] and row['name'] == rows[0]['name'])} tested"

@@ -26,6 +26,11 @@ SIMILARITIES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rouge
 # Above a panel -> score -> what it is called there.
 PANELS = {
     "multiple choice, %": {"mc1": "MC1", "mc2": "MC2", "mc3": "MC3"},
+    "multiple choice by token, %": {
+        "mc1_token": "MC1 by token",
+        "mc2_token": "MC2 by token",
+        "mc3_token": "MC3 by token",
+    },
     "answer and nearest right one, %": {f"{name}_max": text for name, text in SIMILARITIES.items()},
     "the same minus nearest wrong one, %": {f"{name}_diff": text for name, text in SIMILARITIES.items()},
     "answers nearer to a right one, %": {f"{name}_acc": text for name, text in SIMILARITIES.items()},
@@ -114,13 +119,13 @@ def _moved(drawn: np.ndarray, value: float) -> intervals.Interval:
 
 
 # --------------------------------------------------------------------------------------------------------------- output
-HEAD = ["score, %", "strategy", "n", "value", "95% interval", f"minus {VANILLA}", "95% interval of that"]
+HEAD = ["score (%)", "strategy", "n", "value", "95% interval", f"minus {VANILLA}", "95% interval of that"]
 NOTE = (
     "MC1: the best answer is likelier than every wrong one; MC2: probability of right answers; MC3: right answers\n"
-    "that are likelier than every wrong one. max: likeness to the nearest right answer; diff: that minus likeness to\n"
-    "the nearest wrong one; acc: answers nearer to a right one. FACTOR: the true completion is likeliest by token.\n"
-    "rep-n: n-grams of a text that it had before, fewer is better; distinct-n: different n-grams of all texts.\n"
-    "Intervals: bootstrap over examples; differences are paired by example.\n"
+    "that are likelier than every wrong one; by token: of mean scores, not sums. max: likeness to the nearest right\n"
+    "answer; diff: that minus likeness to the nearest wrong one; acc: answers nearer to a right one. FACTOR: the true\n"
+    "completion is likeliest by token. rep-n: n-grams of a text that it had before, fewer is better; distinct-n:\n"
+    "different n-grams of all texts. Intervals: bootstrap over examples; differences are paired by example.\n"
 )
 
 

@@ -136,7 +136,7 @@ class Block:
             return hidden if self.width == 1 else hidden.view(len(self.spans), self.width, -1)[:, -1]
         if len(hidden) == len(self.spans):
             return hidden
-        return hidden[[end - 1 for end in accumulate(span.width for span in self.spans)]]
+        return hidden[[end - 1 for end in self._ends]]
 
     def live_current(self, hidden: Tensor) -> Tensor:
         """The same of the live rows, [n, D]."""
@@ -145,9 +145,13 @@ class Block:
 
     def items(self, live: Sequence[int]) -> list[int]:
         """Rows of `hidden` that belong to some of the live rows (positions in `live`)."""
-        ends = list(accumulate(span.width for span in self.spans))
         chosen = [self.live[i] for i in live]
-        return [item for i in chosen for item in range(ends[i] - self.spans[i].width, ends[i])]
+        return [item for i in chosen for item in range(self._ends[i] - self.spans[i].width, self._ends[i])]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """One past the last row of `hidden` of each span."""
+        return list(accumulate(span.width for span in self.spans))
 
     def without(self, leaving: list[int], hidden: Tensor) -> tuple[Block, Tensor]:
         """Drop some live rows (positions in `live`); compact `hidden` where that saves enough of the products."""

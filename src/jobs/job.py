@@ -217,7 +217,7 @@ class Job:
         self.trained = True
         if start.complete:
             logger.info("Training was complete already; --overwrite_output_dir starts it over.")
-            self.trainer._load_from_checkpoint(str(output_dir))
+            self._load_trained(output_dir)
             return by_main(self._earlier_training)
         if start.checkpoint:
             logger.info("Training continues from %s.", start.checkpoint)
@@ -231,6 +231,15 @@ class Job:
             if self.args.should_save:
                 self._show_training(metrics)
         return metrics
+
+    def _load_trained(self, folder: Path) -> None:
+        if not self.args.shares_weights:
+            self.trainer._load_from_checkpoint(str(folder))
+        elif self.args.do_eval:
+            raise ValueError(
+                f"Training was complete already, and ZeRO-3 loads no model that was trained: evaluate {folder} in a "
+                "command without --do_train."
+            )
 
     def _training_settings(self) -> dict:
         """What makes another training of it; steps and epochs may be added to one, batches be cut otherwise."""

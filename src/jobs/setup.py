@@ -1,7 +1,9 @@
 """What a job settles before it begins: what is printed, how the best checkpoint is told, which dtype is used."""
 
 import logging
+import os
 import sys
+import warnings
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -29,6 +31,10 @@ def quieten(training_args: TrainingArguments) -> None:
         logging.getLogger(name).setLevel(ours)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR if level == logging.WARNING else level)
     transformers_logging.set_verbosity(level)
+    if training_args.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, where installed, would warn that it looked for more
+    if training_args.deepspeed:  # which calls what torch is going to rename
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     training_args.disable_tqdm = training_args.disable_tqdm or not sys.stderr.isatty()
     training_args.dataloader_pin_memory = training_args.dataloader_pin_memory and training_args.device.type == "cuda"
     only_our_bars()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jobs.generating import Generator, read_prompts, write_all_quietly
@@ -128,6 +129,7 @@ class Comparison:
             for each in questions
         ]
         found = self.likelihoods("choices", asked, distribution=False)
+        results.remarks.append(_longest(questions, next(iter(found.values()))))
         return {
             name: [_choice(each, row) for each, row in zip(questions, rows, strict=True)]
             for name, rows in found.items()
@@ -234,8 +236,22 @@ class Comparison:
 
 
 def _choice(question: Question, row: Sequence[Likelihood]) -> Scores:
-    totals, count = [each.total for each in row], len(question.correct)
-    return choice_scores(question.correct.index(question.best), totals[:count], totals[count:])
+    """By the sum of an answer's scores, as the task has it, and by their mean over tokens: what a contrast gives a
+    token may be above 0, so that its sum grows with an answer's length."""
+    by_token = _chosen(question, [each.mean for each in row])
+    return _chosen(question, [each.total for each in row]) | {f"{name}_token": by_token[name] for name in by_token}
+
+
+def _chosen(question: Question, scores: Sequence[float]) -> Scores:
+    count = len(question.correct)
+    return choice_scores(question.correct.index(question.best), scores[:count], scores[count:])
+
+
+def _longest(questions: Sequence[Question], rows: Sequence[Sequence[Likelihood]]) -> str:
+    """What the choices come to that no model makes."""
+    found = [_chosen(each, [one.tokens for one in row]) for each, row in zip(questions, rows, strict=True)]
+    told = ", ".join(f"{name.upper()} {fmean(each[name] for each in found):.2f}" for name in found[0])
+    return f"The longest answer, scored by its number of tokens alone, has {told}."
 
 
 def _after(prefix: str, text: str) -> str:

@@ -31,8 +31,9 @@ class Loss:
         settings: Its own, beside the flags that all losses may read from the config.
         modules: From the config to modules that are trained with the model and saved with it, by name, such as a linear
             map on the student's side of a distillation; they begin as the library initialises such modules.
-        drops: (L, rows of the batch, what draws are made from, **own settings) -> which decoder layers a training step
-            leaves out for which rows, [L, rows]; None where every layer runs.
+        drops: (L, rows, what draws are made from, **own settings) -> which decoder layers a training step leaves out
+            for which rows of its batch, [L, rows], the same for a row however many come behind it; None where every
+            layer runs.
         reads: Flags of the config that it reads beside its own settings.
         layers: Those of its settings that name layers: "all", or such as "1,8".
     """

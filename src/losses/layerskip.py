@@ -89,7 +89,7 @@ def dropped_layers(
     """Which layers are left out for which rows of a batch, [L, rows]; every row draws for itself.
 
     Args:
-        drawn_from: What the draws are of, beside the seed: the step, the part of its batch, the process.
+        drawn_from: What the draws are of, beside the seed: the step. The first rows of many are what few would be.
     """
-    draws = np.random.default_rng([layer_dropout_seed, *drawn_from]).random((num_layers, rows))
-    return torch.from_numpy(draws < np.array(dropout_rates(num_layers, layer_dropout))[:, None])
+    draws = np.random.default_rng([layer_dropout_seed, *drawn_from]).random((rows, num_layers))
+    return torch.from_numpy(draws < np.array(dropout_rates(num_layers, layer_dropout))).t()

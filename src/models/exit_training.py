@@ -64,8 +64,8 @@ class ExitTraining(LibraryModel):
     stored_dtypes: Mapping[str, torch.dtype] = MappingProxyType({})
     # Linear layers that get an adapter of low rank where none are named.
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
-    # The step of the last batch, and how many batches it had so far: what dropped layers are drawn from.
-    _batch_of_step = (-1, 0)
+    # The step of the last batch, and how many rows it had so far in this process: which rows layers are dropped for.
+    _rows_of_step = (-1, 0)
 
     def __init__(self, config):
         super().__init__(config)
@@ -270,11 +270,14 @@ class ExitTraining(LibraryModel):
         layers = self.decoder_layers
         if self.layer_dropout is None:
             self.layer_dropout = LayerDropout(layers)
-        before, batches = self._batch_of_step
-        self._batch_of_step = step, batches + 1 if step == before else 0
-        process = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        drawn_from = (*self._batch_of_step, process)
-        self.layer_dropout.dropped = row.drops(len(layers), rows, drawn_from, **settings_of(row, self.config))
+        before, seen = self._rows_of_step
+        seen = seen if step == before else 0
+        self._rows_of_step = step, seen + rows
+        first = seen  # of these rows among those of the step, whose parts the processes take in turn
+        if torch.distributed.is_initialized():
+            first = seen * torch.distributed.get_world_size() + rows * torch.distributed.get_rank()
+        dropped = row.drops(len(layers), first + rows, (step,), **settings_of(row, self.config))
+        self.layer_dropout.dropped = dropped[:, first:]
 
     def _modules_of_loss(self) -> dict[str, nn.Module]:
         name = getattr(self.config, "intermediate_loss_fn", None)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, distributed
 
 
@@ -35,6 +36,15 @@ def everywhere(condition: Tensor) -> bool:
         condition = condition.int()
         distributed.all_reduce(condition, distributed.ReduceOp.MIN)
     return bool(condition)
+
+
+def sum_over_processes(numbers: list[int], device: torch.device) -> list[int]:
+    """The same numbers, each summed over all processes."""
+    if process_count() == 1:
+        return numbers
+    total = torch.tensor(numbers, device=device)
+    distributed.all_reduce(total)
+    return total.tolist()
 
 
 def by_main(function: Callable[[], Any]) -> Any:

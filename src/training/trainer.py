@@ -14,6 +14,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
+from losses.layers import IGNORED_LABEL
 from models.lora import has_lora, merged_lora, restore_lora
 from training.checkpoints import (
     ASIDE,
@@ -29,7 +30,7 @@ from training.checkpoints import (
 from training.evaluation import DecodingData, DecodingOptions, evaluate
 from training.exit_scores import exit_score_metrics
 from training.leaving import LeavingTrainer
-from training.processes import everywhere, wait_for_all
+from training.processes import everywhere, sum_over_processes, wait_for_all
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
 from util.files import replacing, without_empty_folder
@@ -58,6 +59,7 @@ class EarlyExitTrainer(LeavingTrainer):
             super().__init__(model, args, *more, **kwargs)
         self.decoding = decoding
         self._saves_aside = False
+        self._of_step = (0, 0)
 
     def train(self, *args, **kwargs) -> TrainOutput:
         """The library's; `train_loss` is the mean over all steps, those before a continuation too."""
@@ -125,6 +127,8 @@ class EarlyExitTrainer(LeavingTrainer):
             raise ValueError("The trainer has no decoding options: give it decoding=DecodingOptions(...).")
         if self.is_in_train:
             self._refuse_weights()
+        if self.is_deepspeed_enabled:  # which has not put the model there where nothing was trained
+            self.model.to(self.args.device)
         self._cast_for_evaluation()
         options = self.decoding.with_generation(gen_kwargs)
         with merged_lora(self.model):
@@ -142,11 +146,28 @@ class EarlyExitTrainer(LeavingTrainer):
         load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
         super()._issue_warnings_after_load(load_result)
 
+    def get_batch_samples(self, *args) -> tuple[list, Any]:
+        """The library's: the batches of a step. How many batches and labels the step has in all processes is kept."""
+        batches, items = super().get_batch_samples(*args)
+        found = [len(batches), sum(self._count_labels(batch) for batch in batches)]
+        self._of_step = tuple(sum_over_processes(found, self.args.device))
+        return batches, items
+
     def compute_loss(self, model, inputs, *args, **kwargs):
-        """The library's; a loss over layers is told how far training has come."""
+        """The library's; a loss over layers is told how far training has come. In training it is the mean over the
+        labels of the batch times how many these are for a batch of the step, so that the mean over its batches is that
+        over its labels, however many processes and parts it is cut into."""
+        batches, labels = self._of_step
+        weighs = model.training and labels > 0 and not self.model_accepts_loss_kwargs
+        share = self._count_labels(inputs) * batches / labels if weighs else 1
         if getattr(self.model, "trains_exits", False):
             inputs = {**inputs, "step": self.state.global_step, "steps": self.state.max_steps}
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        found = super().compute_loss(model, inputs, *args, **kwargs)
+        return found if share == 1 else found * share
+
+    def _count_labels(self, batch: Mapping[str, torch.Tensor]) -> int:
+        labels = batch["labels"] if self.model.config.is_encoder_decoder else batch["labels"][:, 1:]
+        return int((labels != IGNORED_LABEL).sum())
 
     # --------------------------------------------------------------------------------------------------- not finite
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -163,7 +184,7 @@ class EarlyExitTrainer(LeavingTrainer):
 
     def _refuse_weights(self) -> None:
         """Raises a ValueError, in all processes, where a weight is not finite."""
-        weights = [getattr(weight, "_local_tensor", weight) for weight in self.model.parameters()]  # a shard, if it is
+        weights = list(map(_own_part, self.model.parameters()))
         finite = torch.stack([weight.isfinite().all().to(self.args.device) for weight in weights])
         if not everywhere(finite.all()):
             raise self._stopped(f"after step {self.state.global_step} weights are not finite")
@@ -188,6 +209,9 @@ class EarlyExitTrainer(LeavingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
+        if state_dict is not None:  # gathered from the processes, or copied: a tied weight under each of its names
+            tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
         with config_without_flags(self.model):
             if self._saves_aside or not self.args.should_save:
                 super()._save(str(folder), state_dict)
@@ -266,6 +290,11 @@ class EarlyExitTrainer(LeavingTrainer):
             logger.warning("%s, the best checkpoint so far, is left out: %s.", best, problem)
             self.state.best_model_checkpoint = self.state.best_global_step = self.state.best_metric = None
         return found
+
+
+def _own_part(weight: torch.nn.Parameter) -> torch.Tensor:
+    """What this process has of a weight that FSDP (`_local_tensor`) or ZeRO-3 (`ds_tensor`) may have shared out."""
+    return getattr(weight, "_local_tensor", getattr(weight, "ds_tensor", weight))
 
 
 def full_eval_dtype(args) -> torch.dtype | None:

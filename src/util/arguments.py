@@ -15,6 +15,7 @@ from util.checks import (
     folder_problems,
     length_problems,
     raise_together,
+    sharding_problems,
     smoothing_problems,
 )
 from util.gguf import gguf_problems, is_gguf, joined
@@ -392,6 +393,7 @@ def check_arguments(
             *beam_problems(data_args, training_args, additional_args),
             *length_problems(data_args, training_args),
             *smoothing_problems(training_args, additional_args),
+            *sharding_problems(training_args, additional_args),
             *folder_problems(training_args.output_dir),
         ]
     )

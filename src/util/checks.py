@@ -216,6 +216,13 @@ def smoothing_problems(training_args: Any, additional_args: Any) -> list[str]:
     return [f"--label_smoothing_factor would train the last layer in the place of --{name}: leave it out."]
 
 
+def sharding_problems(training_args: Any, additional_args: Any) -> list[str]:
+    """A sentence where exits are to be scored by a model of which no process has the whole."""
+    if not (training_args.shares_weights and additional_args.eval_exit_layers):
+        return []
+    return ["--eval_exit_layers reads weights that under ZeRO-3 no process has: leave it out, or train with ZeRO-2."]
+
+
 def answer_limit(data_args: Any, training_args: Any) -> tuple[str, int]:
     """The flag that bounds an answer in evaluation, and its tokens: of training's limit and evaluation's, which says
     the same where it was not given, the former."""

@@ -16,6 +16,14 @@ from util.checks import raise_together
 from util.legacy_flags import LegacyTrainingArguments, refused, translate
 from util.packages import optimizer_package, package_problems
 from util.ranges import range_problems
+from util.sharding import (
+    configuration,
+    configuration_problems,
+    connect_cpus,
+    leave_out,
+    stage_of,
+    take_cpu_from_launcher,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +82,17 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
     def __post_init__(self) -> None:
         # Ranges before old names become new ones, so that a sentence names the flag that was given.
         problems = [*range_problems(self), *translate(self), *self._package_problems()]
+        take_cpu_from_launcher(self)
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
             self.use_cpu = True  # without it, several processes on a machine without GPU do not find each other
+        problems += self._settle_deepspeed()
         raise_together([*problems, *self._precision_problems(), *self._compile_problems()])
         only_in_training = self.do_train and not self.do_eval and self.eval_strategy is None
         self._fill_defaults()
-        if not any(mark in os.environ for mark in LAUNCHER_MARKS):
+        if not self._launched():
             self.ddp_backend = None  # one process talks to nobody, and accelerate fails where it is told how to
+        if self.deepspeed and self.use_cpu:
+            connect_cpus(self.ddp_timeout)
         named = self.metric_for_best_model, self.greater_is_better
         try:
             super().__post_init__()
@@ -108,11 +120,30 @@ class TrainingArguments(LegacyTrainingArguments, Seq2SeqTrainingArguments):
 
     def _package_problems(self) -> list[str]:
         optimizer = optimizer_package(self.optim)
-        problems = package_problems("--deepspeed", "deepspeed") if self.deepspeed else []
-        problems += package_problems("--use_liger_kernel", "liger-kernel") if self.use_liger_kernel else []
+        problems = package_problems("--use_liger_kernel", "liger-kernel") if self.use_liger_kernel else []
         if self.do_train and optimizer is not None:
             problems += package_problems(f"--optim {self.optim}", optimizer, "give another --optim")
         return problems
+
+    @staticmethod
+    def _launched() -> bool:
+        return any(mark in os.environ for mark in LAUNCHER_MARKS)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no process has the whole model in training: ZeRO-3."""
+        return self.deepspeed is not None and stage_of(self.hf_deepspeed_config.config) == 3
+
+    def _settle_deepspeed(self) -> list[str]:
+        """Have `deepspeed` say what is in force, the launcher's word too, and nothing where nothing is trained."""
+        self.deepspeed = configuration(self.deepspeed)
+        if self.deepspeed is not None and not self.do_train:
+            logger.warning("DeepSpeed concerns training alone: every process decodes with the whole model.")
+            self.deepspeed = None
+            leave_out()
+        if self.deepspeed is None:
+            return []
+        return configuration_problems(self.deepspeed, self, self._launched())
 
     def _precision_problems(self) -> list[str]:
         """A CPU takes no notice of --fp16, and calculates in bfloat16 only where --use_cpu says that it is meant."""

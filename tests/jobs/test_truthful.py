@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from jobs.truthful import Comparison, Data, read_fields, spread
+from jobs.likelihoods import Likelihood
+from jobs.truthful import Comparison, Data, _choice, _longest, read_fields, spread
 from scripts.real_model import MODEL
-from tasks.truthful import PRIMER, closed, invented_questions, primed
+from tasks.truthful import PRIMER, Question, closed, invented_questions, primed
 from util import DecoderArguments
 from util.arguments import EMBEDDED_DECODER
 from util.files import jsonl
@@ -94,6 +95,18 @@ def test_vanilla_is_what_the_harness_own_model_finds(harness, tmp_path, request)
     found = vanilla_choices(path, 3, tmp_path)
     lm = HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=4)
     agree(harness, lm, spread(invented_questions(), 3), found)
+
+
+def test_choices_are_scored_by_sums_and_by_token_and_lengths_alone_are_said():
+    question = Question("Which?", "c", "red", ("red", "it is red"), ("blue", "green"))
+    row = [Likelihood(8.0, 2), Likelihood(12.0, 4), Likelihood(9.0, 1), Likelihood(-1.0, 1)]
+    scores = _choice(question, row)
+    assert (scores["mc1"], scores["mc3"], scores["mc1_token"], scores["mc3_token"]) == (0, 50, 0, 0)
+    assert scores["mc2"] == pytest.approx(100 * np.exp([8, 12]).sum() / np.exp([8, 12, 9, -1]).sum())
+    assert scores["mc2_token"] == pytest.approx(100 * np.exp([4, 3]).sum() / np.exp([4, 3, 9, -1]).sum())
+    told = _longest([question], [row])
+    expected = 100 * np.exp([2, 4]).sum() / np.exp([2, 4, 1, 1]).sum()
+    assert told.endswith(f"alone, has MC1 100.00, MC2 {expected:.2f}, MC3 100.00.")
 
 
 def test_some_of_a_file_are_taken_evenly():

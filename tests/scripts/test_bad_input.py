@@ -162,7 +162,7 @@ BAD = {
             "--fp16 --use_cpu": "--fp16 needs a GPU",
             "--bf16": "--bf16 needs a GPU that calculates in bfloat16, or --use_cpu",
             "--bf16_full_eval": "--bf16_full_eval needs a GPU",
-            "--deepspeed ds.json": "--deepspeed needs the package deepspeed: pip install deepspeed, or leave",
+            "--deepspeed ds.json": "--deepspeed ds.json is not there: valid is a JSON file",
             "--use_liger_kernel": "--use_liger_kernel needs the package liger-kernel",
             "--optim adamw_bnb_8bit": "--optim adamw_bnb_8bit needs the package bitsandbytes",
             "--optim galore_adamw": "--optim galore_adamw needs the package galore-torch",

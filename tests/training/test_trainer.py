@@ -254,7 +254,7 @@ def test_accumulation_does_not_change_the_loss(train, loss):
         eval_strategy="no",
         overwrite_output_dir=True,
     )
-    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.1)
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)  # though answers differ in length
 
 
 @pytest.mark.parametrize(("label_pad", "pad_to", "width"), [(-100, None, 3), (0, 6, 6)])
