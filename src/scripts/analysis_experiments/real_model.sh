@@ -14,14 +14,14 @@ refuse() {
 
 # Every third layer: each costs a product with 49,152 words for every token that is read.
 layers=(--layers 3,6,9,12,15,18,21,24,27,30)
-out=save/real_analysis limit=() tokens=60000
+out=save/real_analysis limit=() fitted=(--tokens 60000)
 while [ $# -gt 0 ]; do
     [ $# -gt 1 ] || refuse "$1 needs a value, or is no flag: valid are --limit N and --out DIR."
     case $1 in
         --limit)
             # Fewer statements of a topic may hold too few of one label for a probe.
             [[ $2 =~ ^[1-9][0-9]{0,8}$ && $2 -ge 16 ]] || refuse "--limit $2: valid are whole numbers from 16."
-            limit=(--limit "$2") tokens=6000
+            limit=(--limit "$2") fitted=(--tokens 6000 --positions 100)
             ;;
         --out) out=$2 ;;
         *) refuse "$1 is no flag of this script: valid are --limit N and --out DIR." ;;
@@ -56,7 +56,7 @@ step() {
 
 translators=${TRANSLATORS:-$out/translators.safetensors}
 if [ -z "${TRANSLATORS:-}" ] && { [ ! -f "$translators" ] || [ -f "$translators.part" ]; }; then
-    step scripts/fit_translators.py --text "${topics[@]}" "$TRUTHFULQA" --text_column statement Question --tokens $tokens \
+    step scripts/fit_translators.py --text "${topics[@]}" "$TRUTHFULQA" --text_column statement Question "${fitted[@]}" \
         --out "$translators"
 fi
 paris=(--question "What is the capital of France?" --gold Paris)
