@@ -25,7 +25,7 @@ from tasks.readers import read_records
 from training.evaluation import padded
 
 pytestmark = pytest.mark.real
-NEW_TOKENS = 16
+NEW_TOKENS = 24
 BATCH = 8
 # Nearer than that two logits of the library count as equal, in float32.
 TIE = 1e-4

@@ -422,7 +422,7 @@ def test_what_ends_a_job_is_a_sentence_and_code_2(tiny_t5_dir, tmp_path, monkeyp
 # At this threshold no decision of the tiny model about these questions is near a tie; about the seventh one is.
 CLEAR = ["--exit_conf_threshold", "0.14"]
 QUESTIONS = [question for index, question in enumerate(questions(24)) if index != 6]
-ROUNDS = 8  # so that a run takes long enough to be killed in its middle
+ROUNDS = 17  # so that a run takes long enough to be killed in its middle
 
 
 @pytest.mark.slow
