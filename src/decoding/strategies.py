@@ -159,7 +159,7 @@ class Strategy:
         chosen = torch.zeros(len(log_p), dtype=torch.long, device=log_p.device)
         if self.rule.chooses:
             divergence = DIVERGENCES[self.divergence]
-            # One amateur at a time: what is in between stays small, which is several times faster on a CPU.
+            # One amateur at a time: what is in between stays small, for few rows two to three times as fast on a CPU.
             chosen = torch.stack([divergence(log_p, each.log_softmax(-1)) for each in logits[1:]]).argmax(0)
         amateur = logits[1:][chosen, torch.arange(len(chosen), device=chosen.device)]
         plausible = log_p >= log_p.amax(-1, keepdim=True) + (math.log(self.alpha) if self.alpha else -math.inf)

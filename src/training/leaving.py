@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainer, TrainerCallback
 
-from training.processes import everywhere
+from training.processes import everywhere, process_count
 
 # Of a checkpoint's state: what its step had still to do, and the losses that it had not logged.
 LEFT = "left"
@@ -16,6 +16,8 @@ LEFT = "left"
 
 def told(device: torch.device | str) -> bool:
     """Whether one of the job's processes, which all ask at the same moment, was told to leave."""
+    if process_count() == 1:
+        return interrupts.asked()  # without a word to a device, which would wait for it
     return not everywhere(torch.tensor(not interrupts.asked(), device=device))
 
 
@@ -62,7 +64,7 @@ class LeavingTrainer(Seq2SeqTrainer):
             "save": planned and control.should_evaluate,  # which may name a best one
             "epoch_end": ends and not self._epoch_ended,
             "unplanned": not planned and self.state.global_step != self._planned,
-            "grad_norm": getattr(grad_norm, "item", lambda: grad_norm)(),
+            "grad_norm": grad_norm,  # a number where it is saved: each step would wait for its device
             "learning_rate": learning_rate,
         }
         self._owing = owed | {"epoch_end": self.state.epoch >= epoch + 1 and not self._epoch_ended}
@@ -94,7 +96,9 @@ class LeavingTrainer(Seq2SeqTrainer):
         done = {} if self.leaves else {"evaluate": False, "save": False, "unplanned": False}
         unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()
         losses = {"unlogged": unlogged, "logged_at": self._globalstep_last_logged}
-        self.state.stateful_callbacks[LEFT] = self._owing | done | losses
+        left = self._owing | done | losses
+        left["grad_norm"] = getattr(left.get("grad_norm"), "item", lambda: left.get("grad_norm"))()
+        self.state.stateful_callbacks[LEFT] = left
         super()._save_checkpoint(model, trial)
         if not self.leaves:
             self._planned = self.state.global_step

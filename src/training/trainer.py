@@ -30,7 +30,7 @@ from training.checkpoints import (
 from training.evaluation import DecodingData, DecodingOptions, evaluate
 from training.exit_scores import exit_score_metrics
 from training.leaving import LeavingTrainer
-from training.processes import everywhere, sum_over_processes, wait_for_all
+from training.processes import everywhere, process_count, sum_over_processes, wait_for_all
 from training.reporting import headlines
 from util.additional_args import AdditionalArguments
 from util.files import replacing, without_empty_folder
@@ -149,8 +149,10 @@ class EarlyExitTrainer(LeavingTrainer):
     def get_batch_samples(self, *args) -> tuple[list, Any]:
         """The library's: the batches of a step. How many batches and labels the step has in all processes is kept."""
         batches, items = super().get_batch_samples(*args)
-        found = [len(batches), sum(self._count_labels(batch) for batch in batches)]
-        self._of_step = tuple(sum_over_processes(found, self.args.device))
+        self._of_step = (0, 0)
+        if process_count() > 1 or len(batches) > 1:  # the mean of a step of one part is the step's
+            found = [len(batches), sum(self._count_labels(batch) for batch in batches)]
+            self._of_step = tuple(sum_over_processes(found, self.args.device))
         return batches, items
 
     def compute_loss(self, model, inputs, *args, **kwargs):
