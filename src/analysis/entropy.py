@@ -215,7 +215,13 @@ def category_table(title: str, categories: Sequence[dict], shown: Sequence[int])
         + [cell for held in each["layers"] if held["layer"] in shown for cell in _cells(held["entropy"])[2:]]
         for each in categories
     ]
-    return Table(title, head, rows, [], "Entropy, wrong less right answers, in nats; n questions.\n")
+    note = "Entropy, wrong less right answers, in nats; n questions.\n"
+    for layer in shown:
+        held = [found for each in categories for found in each["layers"] if found["layer"] == layer]
+        bounds = [found["entropy"]["difference"]["interval"] for found in held]
+        above, below = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
+        note += f"Layer {layer}: of {len(held)} categories the interval of {above} is above 0, of {below} below.\n"
+    return Table(title, head, rows, [], note)
 
 
 def _cells(found: dict) -> list[str]:

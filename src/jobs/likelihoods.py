@@ -117,13 +117,14 @@ class Likelihoods:
         read once."""
         wanted = {name: each.readings(self.model.num_exit_layers) for name, each in strategies.items()}
         readings = list(dict.fromkeys(each for held in wanted.values() for each in held))
+        places = {name: [readings.index(each) for each in held] for name, held in wanted.items()}
         at_once = max(1, AT_ONCE // (self.unembed.vocabulary_size * len(readings)))
         pieces: dict[str, list[Tensor]] = {name: [] for name in strategies}
         for start in range(0, len(labels), at_once):
             some = slice(start, start + at_once)
             logits = read_logits(self.unembed, readings, _by_layer(states.at(some)))
             for name, strategy in strategies.items():
-                scores = strategy.contrast(logits[[readings.index(each) for each in wanted[name]]]).scores
+                scores = strategy.contrast(logits[places[name]]).scores
                 scores = scores.log_softmax(-1) if distribution else scores
                 pieces[name].append(scores.gather(1, labels[some, None])[:, 0].clamp_min(IMPLAUSIBLE))
         return {name: torch.cat(each) for name, each in pieces.items()}

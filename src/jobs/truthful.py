@@ -3,7 +3,7 @@ after the other. Likelihoods and answers are written as they come; the same comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -129,7 +129,7 @@ class Comparison:
             for each in questions
         ]
         found = self.likelihoods("choices", asked, distribution=False)
-        results.remarks.append(_longest(questions, next(iter(found.values()))))
+        results.remarks += [_longest(questions, next(iter(found.values()))), _means(found)]
         return {
             name: [_choice(each, row) for each, row in zip(questions, rows, strict=True)]
             for name, rows in found.items()
@@ -251,7 +251,18 @@ def _longest(questions: Sequence[Question], rows: Sequence[Sequence[Likelihood]]
     """What the choices come to that no model makes."""
     found = [_chosen(each, [one.tokens for one in row]) for each, row in zip(questions, rows, strict=True)]
     told = ", ".join(f"{name.upper()} {fmean(each[name] for each in found):.2f}" for name in found[0])
-    return f"The longest answer, scored by its number of tokens alone, has {told}."
+    right, wrong = [], []
+    for each, row in zip(questions, rows, strict=True):
+        right += [one.tokens for one in row[: len(each.correct)]]
+        wrong += [one.tokens for one in row[len(each.correct) :]]
+    lengths = f"right answers have {fmean(right):.1f} tokens on average, wrong ones {fmean(wrong):.1f}"
+    return f"The longest answer, scored by its number of tokens alone, has {told}; {lengths}."
+
+
+def _means(found: Mapping[str, Sequence[Sequence[Likelihood]]]) -> str:
+    """What strategies give a token: where that is above 0, sums prefer long answers."""
+    told = ", ".join(f"{name} {fmean(each.mean for row in rows for each in row):.1f}" for name, rows in found.items())
+    return f"Score of a token, in nats, mean over answers: {told}."
 
 
 def _after(prefix: str, text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs.likelihoods import Likelihood
-from jobs.truthful import Comparison, Data, _choice, _longest, read_fields, spread
+from jobs.truthful import Comparison, Data, _choice, _longest, _means, read_fields, spread
 from scripts.real_model import MODEL
 from tasks.truthful import PRIMER, Question, closed, invented_questions, primed
 from util import DecoderArguments
@@ -106,7 +106,9 @@ def test_choices_are_scored_by_sums_and_by_token_and_lengths_alone_are_said():
     assert scores["mc2_token"] == pytest.approx(100 * np.exp([4, 3]).sum() / np.exp([4, 3, 9, -1]).sum())
     told = _longest([question], [row])
     expected = 100 * np.exp([2, 4]).sum() / np.exp([2, 4, 1, 1]).sum()
-    assert told.endswith(f"alone, has MC1 100.00, MC2 {expected:.2f}, MC3 100.00.")
+    assert f"alone, has MC1 100.00, MC2 {expected:.2f}, MC3 100.00; right answers have 3.0 tokens" in told
+    assert told.endswith("wrong ones 1.0.")
+    assert _means({"vanilla": [row], "dola": [[Likelihood(-4.0, 8)]]}).endswith("vanilla 3.8, dola -0.5.")
 
 
 def test_some_of_a_file_are_taken_evenly():
