@@ -16,8 +16,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from decoding.frequent import TokenCounts, vocabulary_digest
-from jobs.generating import Continuation
 from jobs.reading import ReadingArguments, answer_row, distinct, rows_of
+from jobs.telling import Continuation
 from losses.layers import IGNORED_LABEL
 from tasks import find_task, load_examples
 from tasks.readers import read_records

@@ -17,8 +17,8 @@ from jobs.fitting import (
     told_text,
     train_on,
 )
-from jobs.generating import Continuation
 from jobs.reading import ReadingArguments
+from jobs.telling import Continuation
 from models.translators import ExitTranslators
 from support import DECODERS
 from training.translators import TranslatorTraining
