@@ -150,7 +150,7 @@ def test_what_an_answer_took_is_told(run):
     assert shown.err.splitlines()[-1].startswith("12 tokens in ")
 
 
-@pytest.mark.parametrize("way", [(), LOSSLESS, ("--strategy", "acd"), ("--strategy", "beam", "--beam_size", 2)])
+@pytest.mark.parametrize("way", [(), LOSSLESS, ("--strategy", "acd")])
 def test_texts_and_tokens_end_an_answer(run, way, tiny_gpt2_dir):
     (whole,), _ = run("-p", "The tower is", "-l", 12, *way)
     end = next(part for part in whole.text[2:] if part.isalnum())
@@ -161,7 +161,7 @@ def test_texts_and_tokens_end_an_answer(run, way, tiny_gpt2_dir):
     (cut,), _ = run("-p", "The tower is", "-l", 12, *way, "--stop_token_ids", token)
     assert cut.tokens == whole.tokens[: whole.tokens.index(token) + 1]
     tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
-    assert ("The tower is" + cut.text) == tokenizer.decode([*cut.prompt_tokens, *cut.tokens[:-1]])
+    assert "The tower is" + cut.text == tokenizer.decode([*cut.prompt_tokens, *cut.tokens[:-1]]).lstrip()
 
 
 def test_rows_of_a_batch_end_by_themselves(run, prompt_file):

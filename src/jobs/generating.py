@@ -373,7 +373,7 @@ def continue_all(generator: Generator, prompts: list[str], size: int, output: Ou
     for start in range(len(found), len(prompts), size):
         seed_batch(generator, start)
         seen = threshold.seen if threshold else 0
-        batch = continued(generator, prompts[start : start + size], stream=alone)
+        batch = continued(generator, prompts[start : start + size], alone)
         found += batch
         lines = [line(each, generator.args) for each in batch]
         if threshold:

@@ -88,7 +88,8 @@ class Conversation:
             self.found.append(found)
             if self.generator.chats:
                 said = found.text.strip()
-                self.turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": said}]
+                turn = [{"role": "user", "content": prompt}, {"role": "assistant", "content": said}]
+                self.turns = [*self.turns, *turn]
 
     def _make_room(self, prompt: str) -> None:
         """Forget the oldest turns where the model's positions do not suffice for all of them and the answer."""

@@ -16,9 +16,7 @@ def read(tokens: list[int]) -> str:
 
 def screen(written: str) -> str:
     """What a terminal shows in the end."""
-    for _ in range(written.count(KEEP)):
-        written = re.sub(rf"{re.escape(KEEP)}[^\0337]*?{re.escape(BACK)}", "", written, count=1)
-    return written
+    return re.sub(f"{re.escape(KEEP)}.*?{re.escape(BACK)}", "", written)
 
 
 def streamer(*ends: str, drafts: bool = False, start: str = "") -> AnswerStreamer:
