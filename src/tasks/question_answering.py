@@ -98,4 +98,5 @@ QUESTION_ANSWERING = Kind(
     columns=columns,
     parts=parts,
     tokenizer=rouge_tokenizer,
+    encoder=True,
 )

@@ -31,4 +31,5 @@ SUMMARIZATION = Kind(
     columns=columns,
     parts=parts,
     tokenizer=rouge_tokenizer,
+    encoder=True,
 )

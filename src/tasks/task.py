@@ -49,6 +49,7 @@ class Kind:
             cannot be told; a role that needs no column is left out.
         parts: (role -> its value, None without a column, data_args) -> Parts.
         tokenizer: (task, data_args) -> what splits texts into words for the metric; see `Task`.
+        encoder: Whether it is for models with an encoder or for those without; None: for both.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Kind:
     columns: Callable[["Task", Any, Sample], dict[str, str | None]]
     parts: Callable[[Mapping[str, Any], Any], Parts]
     tokenizer: Callable[["Task", Any], str | None]
+    encoder: bool | None = None
 
     @property
     def answer_role(self) -> str:

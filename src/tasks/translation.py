@@ -84,4 +84,5 @@ TRANSLATION = Kind(
     columns=columns,
     parts=parts,
     tokenizer=tokenizer,
+    encoder=True,
 )

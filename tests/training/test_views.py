@@ -81,7 +81,7 @@ def test_views_change_nothing_else_and_runs_that_ask_for_none_keep_no_states(mod
 def test_a_readout_ends_at_its_first_end_of_sequence_and_keeps_tokens_that_had_left(tokenizer):
     a, b, c = tokenizer("Arden red town", add_special_tokens=False)["input_ids"][:3]
     likeliest = [[a, a, a], [1, b], [1, c, c]]
-    said = readouts(tokenizer, [a, b, c], likeliest)
+    said = readouts(Lens(None, tokenizer, Policy()), [a, b, c], likeliest)
     assert said == [tokenizer.decode(each).strip() for each in ([a], [a, b, c], [a, b, c])]
 
 
