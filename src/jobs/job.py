@@ -3,6 +3,7 @@
 import interrupts
 
 import copy
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from models import deploying_class
 from models.adjacent import move_all_together
 from models.translators import MODULE, prepare_translators, save_translators
 from tasks import find_task, load_examples
-from tasks.forms import Form, Limits, form_of
+from tasks.forms import PROMPT_FLAGS, Form, Limits, form_of
 from tasks.language_modeling import LANGUAGE_MODELING
 from tasks.named_metrics import load_metrics, named_scores
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
@@ -50,7 +51,7 @@ from util import (
 )
 from util.arguments import Arguments
 from util.checks import LORA_FLAGS, answer_limit
-from util.files import read_json, write_json
+from util.files import read_json, write_json, write_text
 from util.runs import Run, digest, fingerprint_model, merge_results, named_file
 from util.terminal import reason, terminal
 
@@ -74,6 +75,8 @@ UNRECORDED += (
 UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "forced_bos_token")
 # What stands in the settings as the tokenizer in force, also where a language chose it.
 UNRECORDED += ("rouge_tokenizer", "bleu_tokenizer")
+# What stands in the inputs, or in what the form of the examples says of itself.
+UNRECORDED += tuple(PROMPT_FLAGS)
 
 
 def run_script(data_class: type[DataArguments], main: Callable, description: str | None = None) -> None:
@@ -169,7 +172,8 @@ class Job:
             refuse_long_blocks(config, self.data_args.block_size)
         flag, most = answer_limit(self.data_args, self.args)
         limits = Limits(most, flag, getattr(config, "max_position_embeddings", None))
-        form = form_of(self.task, config.is_encoder_decoder, self.tokenizer, self.data_args, limits)
+        what = (self.task, config.is_encoder_decoder, self.tokenizer, self.data_args, limits)
+        form = form_of(*what, pool=lambda: self._examples("train", labelled=True), seed=self.args.seed)
         if self.args.label_smoothing_factor and not form.smooths_labels:
             raise ValueError(f"--label_smoothing_factor is not there for {form.called}: leave it out.")
         return form
@@ -255,6 +259,7 @@ class Job:
         settings = {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
         if self._translators is not None:
             settings["exit_translators"] = self._translators
+        settings |= self.form.settings()
         return settings | {name: getattr(config, name) if config.use_lora else None for name in LORA_FLAGS}
 
     def _settings_of_loss(self) -> list[str]:
@@ -289,6 +294,7 @@ class Job:
             metrics = self._decode_now(stage, data, run) if held is None else held
             if process_index() == 0:
                 metrics = self._add_metrics(run, metrics)
+                self._write_lines(run)
         finally:
             run.close()
         if process_index() == 0:
@@ -309,6 +315,12 @@ class Job:
     def _add_metrics(self, run: Run, metrics: dict) -> dict:
         """The metrics of a run with those of --metrics, which are computed of its predictions."""
         return run.add_scores(named_scores(self.metrics, run.predictions())) if self.metrics else metrics
+
+    def _write_lines(self, run: Run) -> None:
+        """The files that others read a run's predictions from, where the kind has some."""
+        for name, line in self.task.kind.lines.items():
+            text = "".join(json.dumps(line(row)) + "\n" for row in run.predictions())
+            write_text(run.folder / name, text, run.digest)
 
     def _prepare(self, run: Run) -> dict | None:
         run.prepare(self.args.overwrite_output_dir)

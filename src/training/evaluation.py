@@ -238,7 +238,7 @@ def decode_batch(
         sequences, scores, trace, seconds = leave_early(model, inputs, **settings, **kept)
     seconds["batch"] = time.perf_counter() - started
     answers = sequences[:, prompt:].tolist()
-    texts = map(options.reading.answer, tokenizer.batch_decode(answers, skip_special_tokens=True))
+    texts = options.reading.answers(tokenizer, [feature.input_ids for feature in batch], answers)
     flops = trace.flops() if trace else {}
     lens = Lens(model.unembed(), tokenizer, options.policy, options.reading) if options.views else None
     decoded: list[Decoded] = []

@@ -10,7 +10,7 @@ from support import with_translators
 from tasks import TASKS, Feature
 from tasks.loading import EXAMPLE_COLUMNS
 from training.evaluation import DecodingData, DecodingOptions, decode_batch
-from training.views import VIEWS, readouts, summarise_layers
+from training.views import VIEWS, Lens, readouts, summarise_layers
 
 TEXTS = ["the tower of Arden is red", "a river", "Colmar is a town", "b"]
 
@@ -106,7 +106,8 @@ def test_the_summary_counts_tokens_and_scores_what_layers_read_out():
             "readouts": ["green", "green"],
         },
     ]
-    rows = [{"id": name, "prompt": "", "source": "", "target": "red", "references": ["red"]} for name in "xy"]
+    empty = dict.fromkeys(("prompt", "source", "question"), "")
+    rows = [{"id": name, **empty, "target": "red", "references": ["red"]} for name in "xy"]
     examples = Dataset.from_list(rows, features=EXAMPLE_COLUMNS)
     data = DecodingData(TASKS["squad"], examples, [])
     found = summarise_layers(reversed(lines), {("x", 0), ("y", 0)}, data.task, data.examples)
