@@ -47,6 +47,7 @@ def test_prompts_are_continued_as_they_are(tiny_gpt2_dir, file, tmp_path, decide
 
 def test_solutions_are_learned(tiny_gpt2_dir, file, tmp_path):
     flags = ["--do_train", "--train_file", file, "--max_steps", "2", "--solution_column", "solution"]
+    flags += ["--max_completion_length", "20"]
     trainer, metrics = job(tiny_gpt2_dir, tmp_path / "out", *flags, "--report_to", "none")
     row = trainer.train_dataset[0]
     learned = [label for label in row["labels"] if label >= 0]

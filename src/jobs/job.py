@@ -371,12 +371,14 @@ class Job:
 
     def _make_trainer(self, model) -> EarlyExitTrainer:
         pad_to = self.form.input_limit if self.data_args.pad_to_max_length else None
+        encoder = model.config.is_encoder_decoder
         label_pad = -100 if self.data_args.ignore_pad_token_for_loss else self.tokenizer.pad_token_id
         trainer = EarlyExitTrainer(
             model=model,
             args=self.args,
             processing_class=self.tokenizer,
-            data_collator=TrainingCollator(self.tokenizer, model, label_pad, pad_to),
+            # Without an encoder labels stand beside the inputs, and are as wide.
+            data_collator=TrainingCollator(self.tokenizer, model, label_pad, pad_to if encoder else None),
             train_dataset=self._train_set() if self.args.do_train else None,
             eval_dataset=self._eval_set(),
         )

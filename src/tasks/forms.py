@@ -102,8 +102,8 @@ class Form(ABC):
     def rows(self, examples: Dataset) -> Dataset:
         """Columns input_ids, attention_mask and labels for the Trainer, not padded."""
 
-    def bound(self) -> dict[str, int]:
-        """What bounds an answer, as an argument of `generate`."""
+    def bound(self) -> dict[str, Any]:
+        """What bounds an answer, as settings of `generate`."""
         return {"max_new_tokens": self.limits.answer}
 
     def settings(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class SourceToTarget(Form):
     def rows(self, examples: Dataset) -> Dataset:
         return train_features(self.task, examples, self.tokenizer, self.data_args)
 
-    def bound(self) -> dict[str, int]:
+    def bound(self) -> dict[str, Any]:
         return {"max_length": self.limits.answer}  # with the start token
 
 
@@ -141,6 +141,8 @@ class Continuation(Form):
         return blocks(examples, self.tokenizer, self.data_args.block_size)
 
 
+# What a checkpoint made for conversations has in its generation_config.json would give other answers at every run.
+GREEDY = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
 # Flags of prompts -> the value that asks for nothing.
 PROMPT_FLAGS = {
     "template": None,
@@ -186,7 +188,7 @@ class PromptToAnswer(Form):
 
     @property
     def input_limit(self) -> int | None:
-        return self.room
+        return None if self.data_args.max_prompt_length is None else self.room
 
     def inputs(self, examples: Dataset) -> tuple[Dataset, list[Feature]]:
         found, cut = [], 0
@@ -211,6 +213,9 @@ class PromptToAnswer(Form):
         self._warn_cut(cut, len(made), room)
         warn_truncated(cut_answers, len(made), "targets", self.task.kind.target_limit, self.data_args)
         return Dataset.from_list(made)
+
+    def bound(self) -> dict[str, Any]:
+        return super().bound() | GREEDY
 
     def settings(self) -> dict[str, Any]:
         asked = {"template": self.writer.template.example, "chat_template": self.writer.chat}

@@ -15,6 +15,7 @@ from tasks.templates import Template
 
 # Between the instruction, the examples shown and the one that is asked.
 BETWEEN = "\n\n"
+END_OF_LINE = "\n"
 
 
 class Prompt(NamedTuple):
@@ -178,11 +179,16 @@ class PromptWriter:
         if shared_length(prompt.ids, ids) == len(prompt.ids):
             ids = ids[len(prompt.ids) :]
         else:  # the prompt is read as it will be where its answer is not known
-            (ids,) = self._plain([whole[len(prompt.text) :]])
+            ids = self._inside(whole[len(prompt.text) :])
         end = self.tokenizer.eos_token_id
         ids = ids[: ids.index(end)] if end in ids else ids
         kept = ids[: limit - (end is not None)]
         return [*kept, *([] if end is None else [end])], len(kept) < len(ids)
+
+    def _inside(self, text: str) -> list[int]:
+        """Tokens of a text that begins no other, of which some tokenizers put a space in front."""
+        start, behind, alone = self._plain([END_OF_LINE, END_OF_LINE + text, text])
+        return behind[len(start) :] if shared_length(start, behind) == len(start) else alone
 
 
 def shares(lengths: Sequence[int], budget: int) -> list[int]:
