@@ -336,8 +336,8 @@ def test_a_listener_hears_of_drafts_and_of_their_verdicts(kind, always):
         assert len(verdict) == kept + 1, "what stands of a draft, and the full model's token behind it"
     last = listener.steps[-1]
     assert not last[1] and last[0] == length, "nothing is pending in the end"
-    assert drafted and 0 <= trace.counts["drafted"][0] - drafted <= 8
-    assert accepted <= trace.counts["accepted"][0]
+    # A draft that would end the row is verified in its own step, unheard of before.
+    assert 0 < drafted <= trace.counts["drafted"][0] and accepted <= trace.counts["accepted"][0]
 
 
 def test_an_adaptive_threshold_learns_from_drafts_alone():
