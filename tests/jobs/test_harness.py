@@ -390,7 +390,7 @@ def test_two_processes_find_what_one_does(folder, tmp_path, launcher, flags):
         assert two["results"][task] == one["results"][task]
     depths = {"block_avg", "layers_run"} & one["config"].keys()
     assert {name: two["config"][name] for name in depths} == {name: one["config"][name] for name in depths}
-    assert len(depths) == 2 * ("exit" in flags)
+    assert len(depths) == 2 * ("use_early_exit" in flags)
 
 
 def test_a_missing_package_is_one_sentence_and_code_2(monkeypatch, capsys):
