@@ -213,7 +213,7 @@ def bleu_of_counts(counts: np.ndarray) -> np.ndarray:
     """Corpus BLEU of what `bleu_example` counted in examples, [..., N, 10] -> [...]."""
 
     def of_sums(sums: np.ndarray) -> float:
-        own, reference, *ngrams = sums.tolist()
+        own, reference, *ngrams = map(int, sums)
         return BLEU.compute_bleu(ngrams[:4], ngrams[4:], own, reference, smooth_method="exp").score
 
     return np.apply_along_axis(of_sums, -1, counts.sum(-2))
