@@ -14,8 +14,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from transformers import StoppingCriteria, StoppingCriteriaList
 
+from decoding.stops import before, stopping
 from decoding.trace import ExitTrace
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from training.evaluation import padded
@@ -206,7 +206,7 @@ class EarlyExitLM(TemplateLM):
             **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
             **{"num_beams": 1, **settings},
             max_new_tokens=length,
-            stopping_criteria=StoppingCriteriaList([Until(self.tokenizer, until, start)] if until else []),
+            stopping_criteria=stopping(self.tokenizer, until, start),
             policy=self.policy,
             return_trace=True,
         )
@@ -215,7 +215,7 @@ class EarlyExitLM(TemplateLM):
             self._count(trace)
             answers = [answer[:end] for answer, end in zip(answers, trace.lengths.tolist(), strict=True)]
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [_before(text, until) for text in texts]
+        return [before(text, until) for text in texts]
 
     def _count(self, trace: ExitTrace) -> None:
         """Add what a call's tokens cost to that of those before."""
@@ -232,23 +232,3 @@ class EarlyExitLM(TemplateLM):
         if counts["undrafted"]:
             verified["undrafted_rate"] = counts["undrafted"] / counts["tokens"]
         return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth, **verified}
-
-
-class Until(StoppingCriteria):
-    """Ends a row once one of the texts occurs behind the prompt, of `start` slots."""
-
-    def __init__(self, tokenizer, ends: list[str], start: int):
-        self.tokenizer, self.ends, self.start = tokenizer, ends, start
-        self.window = 2 + max(len(end.encode()) for end in ends)  # a token is a byte at least
-
-    def __call__(self, input_ids, scores, **kwargs) -> torch.Tensor:
-        last = input_ids[:, max(self.start, input_ids.shape[1] - self.window) :]
-        texts = self.tokenizer.batch_decode(last, skip_special_tokens=True)
-        return torch.tensor([any(end in text for end in self.ends) for text in texts], device=input_ids.device)
-
-
-def _before(text: str, ends: list[str]) -> str:
-    """The text before the first of the ends."""
-    for end in ends:
-        text = text.split(end)[0]
-    return text

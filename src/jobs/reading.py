@@ -57,7 +57,7 @@ class ReadingArguments:
     def found_kind(self) -> str:
         """Key of KINDS: given, or that of a data set known by its name."""
         known = (task.kind.name for task in TASKS.values() if self.dataset_name in task.spellings())
-        return self.kind or next(known, "language_modeling")
+        return self.kind or next((name for name in known if name in DATA), "language_modeling")
 
     def data_args_of(self, given: Mapping[str, Any]) -> Any:
         """Of the kind's run script, with more flags given, of which it takes those that it has."""

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("lm_eval")
 
 import generate
-from jobs.harness import EarlyExitLM, Until
+from jobs.harness import EarlyExitLM
 from models import DeployGPT2LMHeadModel
 from support import plain_generate
 
@@ -71,15 +71,6 @@ def test_a_continuation_longer_than_the_model_counts_with_its_last_tokens(folder
     (found,) = lm._loglikelihood_tokens([(("", ""), ids[:2], ids[2:])], True, cached=False)
     (same,) = lm._loglikelihood_tokens([(("", ""), ids[-7:-6], ids[-6:])], True, cached=False)
     assert found == pytest.approx(same)
-
-
-def test_an_end_is_looked_for_behind_the_prompt_alone(folder):
-    lm = EarlyExitLM(folder)
-    stops = Until(lm.tokenizer, ["tower of"], 2)
-    ids = lm.tok_encode("The tower of")
-    assert not bool(stops(torch.tensor([ids]), None)) and bool(
-        Until(lm.tokenizer, ["tower of"], 0)(torch.tensor([ids]), None)
-    )
 
 
 def test_whole_texts_are_cut_into_windows(folder):
