@@ -381,6 +381,7 @@ def card(built: Mapping[str, Any]) -> str:
     tried = ", ".join(f"{name} {score:.2f}" for name, score in built["candidates"].items())
     layers = scores["validation"]
     rows = [f"| {layer} | " + " | ".join(f"{each[layer]:.2f}" for each in scores.values()) + " |" for layer in layers]
+    threads = "one thread" if built["threads"] == 1 else f"{built['threads']} threads"
     heads = " | ".join(f"{split} ({data[split]['pairs']:,})" for split in scores)
     parts = [
         f"# A small T5 that translates {built['pair']}, {exits}",
@@ -394,7 +395,7 @@ def card(built: Mapping[str, Any]) -> str:
         "part of this repository.",
         "## Training",
         f"{plan['steps']:,} steps of AdamW on about {settings['tokens']:,} tokens, {built['epochs']:.1f} epochs, in "
-        f"{built['minutes']:.0f} minutes ({built['threads']} threads, {plan['dtype']}, {built['processor']}); loss: "
+        f"{built['minutes']:.0f} minutes ({threads}, {plan['dtype']}, {built['processor']}); loss: "
         f"{loss}, labels smoothed by {settings['smoothing']}, dropout {settings['dropout']}, learning rate up to "
         f"{settings['learning_rate']:g} of each tensor's root mean square and down to 0. The `meta` head had "
         f"{settings['meta_steps']} steps more, on {built['held_out']:,} pairs that were held out. BLEU of the "
