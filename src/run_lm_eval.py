@@ -1,11 +1,12 @@
-r"""Run the tasks of lm-evaluation-harness, its own command line, on models under a policy of early exits.
+r"""Run the tasks of lm-evaluation-harness, its own command line, on models under a policy of early exits or a strategy.
 
-    python src/run_lm_eval.py --model early_exit --tasks arc_easy --limit 20 \
-        --model_args use_early_exit=True,exit_conf_threshold=0.9,likelihood_layer=6
+    python src/run_lm_eval.py --model early_exit --tasks truthfulqa_mc1,truthfulqa_mc2 --limit 100 \
+        --model_args pretrained=gpt2-xl,strategy=dola,early_exit_layers=low
     python src/run_lm_eval.py --model early_exit --tasks gsm8k --limit 5 \
         --model_args pretrained=gpt2-xl,use_early_exit=True,exit_conf_threshold=0.9
 
-Generation tasks run under the policy, log-likelihoods are those of likelihood_layer; data are downloaded. It needs
+Generation tasks run under the policy or the strategy; log-likelihoods are those of likelihood_layer, or the strategy's.
+Under torchrun or accelerate launch several processes share out the documents. Data are downloaded. It needs
 `pip install lm_eval==0.4.13`, whose own flags `run --help` lists. What follows stands in --model_args, without dashes.
 """
 

@@ -349,7 +349,7 @@ def _without_tokenizer(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").write_text("{"), [], "tokenizer of .* cannot be read"),
         (_edit_config(d_ff=128), [], "does not fit its config"),
         (_edit_config(model_type="bert"), [], "model_type is 'bert'"),
-        (_edit_config(), ["--n_shot", "1", "--train_file", "squad.jsonl"], "--n_shot: prompts are for models without"),
+        (_edit_config(), ["--n_shot", "1", "--dataset_name", "squad"], "--n_shot: prompts are for models without"),
         (_edit_config(), ["--stop", "a", "--apply_chat_template"], "--apply_chat_template, --stop: prompts are for"),
         (_edit_config(num_decoder_layers=2), [], "more layers than its config: decoder.block.2"),
         (_drop_weight, [], "lacks weights .*final_layer_norm"),

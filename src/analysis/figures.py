@@ -5,7 +5,7 @@
 
 save/grid is what src/scripts/local_grid.py leaves. A figure whose runs are not there is left out, with a line that says
 so. Beside each lies a .json of the numbers it shows and the runs they came from; --redraw paints the pictures of a
-folder anew from these files alone. Figures 16 to 22 and tables 2 to 11 have no counterpart in that post.
+folder anew from these files alone. Figures 16 to 23 and tables 2 to 12 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ FIGURES = {
     "figure_20": speed_figures.score_against_speed,
     "figure_21": speed_figures.draft_sweep,
     "figure_22": loss_figures.what_training_buys,
+    "figure_23": policy_figures.every_method,
     **policy_figures.SWEEPS,
 }
 

@@ -1,49 +1,62 @@
 """Our models in lm-evaluation-harness, under the name `early_exit`; imported only where that package is installed.
 
 Generation tasks run under the policy; log-likelihoods are those of a layer, read as an exit is, by default the last.
+A strategy that contrasts layers does both. Under a launcher every process has its part of a task's documents, as with
+the harness's own models.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, defaultdict
+from dataclasses import asdict, fields
+from datetime import timedelta
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from decoding.stops import before, stopping
+from decoding.strategies import Strategy
 from decoding.trace import ExitTrace
+from jobs.likelihoods import Likelihoods, Pair, side_by_side
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from models import deploying_class
 from training.evaluation import padded
 from training.reporting import loading_bar
 from util import AdditionalArguments, DecoderArguments, update_autoconfig
 from util.arguments import build
-from util.checks import device_problems, raise_together
+from util.harness_args import HarnessArguments
 
 logger = logging.getLogger(__name__)
 
 # Mean over tokens -> what is summed up: layers each ran before it was emitted, and all that ran for it.
 DEPTHS = {"block_avg": "layers", "layers_run": "passes"}
+# Arguments that are told beside a strategy.
+OF_LIKELIHOODS = ("likelihood_alpha", "post_softmax")
 # New tokens of a task that names no number, or half of what there is room for.
 MAX_NEW_TOKENS = 256
+# How long a process waits for one with longer documents: as the harness has it, for ever.
+PATIENCE = timedelta(weeks=52)
 Scored = tuple[tuple[str, str], list[int], list[int]]
 
 
 @register_model("early_exit")
 class EarlyExitLM(TemplateLM):
-    """A decoder-only model under a policy of early exits.
+    """A decoder-only model under a policy of early exits, or a strategy that contrasts its layers.
 
     Args:
         pretrained: Folder or hub name; the embedded GPT-2 where not given.
-        gguf_file: A GGUF checkpoint in it.
-        exit_translators: A file of translators of its exits.
-        likelihood_layer: The layer whose log-likelihoods are taken, from 1; the last where not given.
-        dtype, device, batch_size, max_length: As usual; max_length bounds prompt and answer together.
-        policy: Flags of early exit by their names, such as use_early_exit=True,exit_conf_threshold=0.9.
+        batch_size: As usual; `auto` is 8.
+        max_batch_size: Of `auto`, for which the harness has it.
+        given: The others of `util.harness_args.HarnessArguments`, and flags of early exit by their names, such as
+            use_early_exit=True,exit_conf_threshold=0.9.
 
     Raises:
         ValueError: A name is none of these, or the settings do not fit the model.
@@ -52,47 +65,82 @@ class EarlyExitLM(TemplateLM):
     def __init__(
         self,
         pretrained: str | None = None,
-        gguf_file: str | None = None,
-        exit_translators: str | None = None,
-        likelihood_layer: int | None = None,
-        dtype: str = "float32",
-        device: str | None = None,
         batch_size: int | str = 8,
-        max_length: int | None = None,
         max_batch_size: int | None = None,
-        **policy: Any,
+        **given: Any,
     ):
         super().__init__()
-        unknown = [name for name in policy if name not in AdditionalArguments.flag_names()]
+        own = [declared.name for declared in fields(HarnessArguments)]
+        unknown = [name for name in given if name not in (*own, *AdditionalArguments.flag_names())]
         if unknown:
             raise ValueError(
-                f"{', '.join(unknown)}: no such argument; valid beside the flags of early exit are "
-                "pretrained, gguf_file, exit_translators, likelihood_layer, dtype, device, batch_size and max_length."
+                f"{', '.join(unknown)}: no such argument; valid beside the flags of early exit are {', '.join(own)}."
             )
         # The harness names this GPU where nothing is given, whether there is one or not.
-        device = None if device == "cuda:0" else device
-        raise_together(device_problems(device, "device"))
-        named = {} if pretrained is None else {"model_name_or_path": pretrained}
-        model_args = DecoderArguments(**named, gguf_file=gguf_file, exit_translators=exit_translators)
+        given["device"] = None if given.get("device") == "cuda:0" else given.get("device")
+        given["batch_size"] = 8 if str(batch_size).startswith("auto") else int(batch_size)
+        given |= {} if pretrained is None else {"model_name_or_path": pretrained}
+        classes = (DecoderArguments, HarnessArguments, AdditionalArguments)
+        model_args, self.args, flags = build(classes, given)
+        self._join(self.args.torch_device)
         config = load_config(model_args, encoder=False)
-        (flags,) = build((AdditionalArguments,), policy)
         update_autoconfig(config, flags, max_answer_length=MAX_NEW_TOKENS)
         self.policy = flags.policy(MAX_NEW_TOKENS)
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = load_model(model_args, config, getattr(torch, dtype)).to(where).eval()
+        depth = deploying_class(config).adapter_class.count_layers(config)
+        self.strategy = self._strategy(depth, bool(config.tie_word_embeddings))
+        self.model = load_model(model_args, config, self.args.torch_dtype).to(self.device).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
-        self.policy.check(self.model.num_exit_layers)
-        self.likelihood_layer = likelihood_layer or self.model.num_exit_layers
-        if not 1 <= self.likelihood_layer <= self.model.num_exit_layers:
-            raise ValueError(
-                f"likelihood_layer is {likelihood_layer}: valid are 1 to {self.model.num_exit_layers} for this model."
-            )
-        self.batch_size = 8 if str(batch_size).startswith("auto") else int(batch_size)
-        self.max_length = max_length or getattr(config, "max_position_embeddings", None) or 2048
+        self.policy.check(depth)
+        self.batch_size = self.args.batch_size
+        self.max_length = self.args.max_length or getattr(config, "max_position_embeddings", None) or 2048
+        self._likelihoods = Likelihoods(self.model, self.tokenizer, self.batch_size, self.max_length)
         self.counts: Counter[str] = Counter()  # of the tokens generated
-        logger.info("Policy: %s.", self.policy.explain(self.model.num_exit_layers))
+        self.all_counts: Counter[str] = Counter()  # in all processes, in the first one of several
+        if self.strategy is None:
+            logger.info("Policy: %s.", self.policy.explain(depth))
+
+    def _strategy(self, depth: int, tied: bool) -> Strategy | None:
+        """What contrasts layers, None where nothing does. Kept beside it: what scores answers, and what would choose
+        their tokens, the same where nothing contrasts."""
+        args = self.args
+        self.likelihood_layer = depth if args.likelihood_layer is None else args.likelihood_layer
+        if not 1 <= self.likelihood_layer <= depth:
+            raise ValueError(f"likelihood_layer is {self.likelihood_layer}: valid are 1 to {depth} for this model.")
+        strategy = args.strategy_of(depth, tied)
+        if strategy is not None and self.policy.exits:
+            raise ValueError(f"strategy {args.strategy} runs every layer: drop the flags of early exit.")
+        chosen = Strategy("plain", expert=self.likelihood_layer) if strategy is None else strategy
+        scored = args.scoring(chosen)
+        self._scoring = {"scored": scored} if strategy is None else {"scored": scored, "chosen": chosen}
+        return strategy
+
+    # ----------------------------------------------------------------------------------------------- several processes
+    def _join(self, device: torch.device) -> None:
+        """Take this process's part where a launcher started several."""
+        self._device = device
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+            self._device, self._rank, self._world_size = state.device, state.process_index, state.num_processes
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        return gather(tensor) if self.world_size > 1 else tensor
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list | None:
+        """With the objects, which the harness gathers at its end, comes what tokens cost in every process."""
+        if self.world_size == 1:
+            return [obj]
+        found: list | None = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object((obj, self.counts), found, dst)
+        if found is None:
+            return None
+        self.all_counts = sum((counts for _, counts in found), Counter())
+        return [each for each, _ in found]
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            PartialState().wait_for_everyone()
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict, additional_config: dict | None = None) -> EarlyExitLM:
@@ -123,39 +171,32 @@ class EarlyExitLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[Scored], disable_tqdm: bool = False, cached: bool = True, **kwargs
     ) -> list:
-        """(sum of log-probabilities, whether each token is the likeliest) of continuations, at the layer."""
-        order = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
+        """(sum of log-probabilities, whether each token is the one that would be chosen) of continuations, at the layer
+        or under the strategy."""
+        pairs = [Pair(context, continuation) for _, context, continuation in requests]
+        order = side_by_side(pairs)
         found: list = [None] * len(requests)
-        with loading_bar(len(order), "Log-likelihoods", disable_tqdm) as bar:
+        with loading_bar(len(order), "Log-likelihoods", disable_tqdm or self.rank > 0) as bar:
             for start in range(0, len(order), self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                for index, value in zip(chosen, self._scores([requests[i] for i in chosen]), strict=True):
-                    found[index] = value
+                places = order[start : start + self.batch_size]
+                for place, value in zip(places, self._scores([pairs[i] for i in places]), strict=True):
+                    found[place] = value
                     if cached:
-                        self.cache_hook.add_partial("loglikelihood", requests[index][0], value)
-                bar.update(len(chosen))
+                        self.cache_hook.add_partial("loglikelihood", requests[place][0], value)
+                bar.update(len(places))
         return found
 
-    @torch.no_grad()
-    def _scores(self, requests: list[Scored]) -> list[tuple[float, bool]]:
-        rows = [(context + continuation)[-(self.max_length + 1) :] for _, context, continuation in requests]
-        inputs = padded([row[:-1] for row in rows], self.tokenizer.pad_token_id or 0, None, left=False)
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
-        states = self.model.normed_states(**inputs)[self.likelihood_layer - 1]
-        unembed, scores = self.model.unembed(), []
-        for hidden, row, (*_, continuation) in zip(states, rows, requests, strict=True):
-            continuation = continuation[-(len(row) - 1) :]  # of a longer one the last tokens, behind the first kept
-            first = len(row) - 1 - len(continuation)
-            log_p = unembed(hidden[first : len(row) - 1]).float().log_softmax(-1)
-            tokens = torch.tensor(continuation, device=log_p.device)
-            total = float(log_p.gather(1, tokens[:, None]).sum())
-            scores.append((total, bool((log_p.argmax(-1) == tokens).all())))
-        return scores
+    def _scores(self, pairs: list[Pair]) -> list[tuple[float, bool]]:
+        found = self._likelihoods.of_pairs(pairs, self._scoring, self.args.post_softmax)
+        scored = found["scored"]
+        return [
+            (each.total, bool(would.greedy)) for each, would in zip(scored, found.get("chosen", scored), strict=True)
+        ]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, longer ones in windows that do not overlap in what they predict."""
         totals = []
-        bar = loading_bar(len(requests), "Whole texts", disable_tqdm)
+        bar = loading_bar(len(requests), "Whole texts", disable_tqdm or self.rank > 0)
         for request in requests:
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
@@ -173,12 +214,14 @@ class EarlyExitLM(TemplateLM):
 
     # ------------------------------------------------------------------------------------------------------ generation
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-        """Continuations under the policy, cut before the first of the task's ends."""
+        """Continuations under the policy or the strategy, cut before the first of the task's ends."""
         found: list = [None] * len(requests)
         groups: dict[str, list[int]] = defaultdict(list)
+        filling = _filling(requests)
         for index, request in enumerate(requests):
-            groups[repr(sorted(request.args[1].items(), key=str))].append(index)
-        with loading_bar(len(requests), "Continuations", disable_tqdm) as bar:
+            if index not in filling:
+                groups[repr(sorted(request.args[1].items(), key=str))].append(index)
+        with loading_bar(len(requests), "Continuations", disable_tqdm or self.rank > 0) as bar:
             for indices in groups.values():
                 for start in range(0, len(indices), self.batch_size):
                     chosen = indices[start : start + self.batch_size]
@@ -187,6 +230,8 @@ class EarlyExitLM(TemplateLM):
                         found[index] = text
                         self.cache_hook.add_partial("generate_until", requests[index].args, text)
                     bar.update(len(chosen))
+        for index, same in filling.items():
+            found[index] = found[same]
         return found
 
     def _continue(self, contexts: list[str], settings: dict) -> list[str]:
@@ -208,10 +253,11 @@ class EarlyExitLM(TemplateLM):
             max_new_tokens=length,
             stopping_criteria=stopping(self.tokenizer, until, start),
             policy=self.policy,
+            strategy=self.strategy,
             return_trace=True,
         )
         answers = sequences[:, start:].tolist()
-        if trace is not None:  # the library's beams have none
+        if isinstance(trace, ExitTrace):  # beams and strategies have none
             self._count(trace)
             answers = [answer[:end] for answer, end in zip(answers, trace.lengths.tolist(), strict=True)]
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
@@ -226,9 +272,23 @@ class EarlyExitLM(TemplateLM):
     def get_model_info(self) -> dict:
         """What the harness writes beside its results: the policy, and how deep generated tokens went, named as in the
         results of a run."""
-        counts = self.counts
+        counts = self.all_counts or self.counts
         depth = {name: counts[kind] / counts["tokens"] for name, kind in DEPTHS.items() if counts["tokens"]}
         verified = {"acceptance_rate": counts["accepted"] / counts["drafted"]} if counts["drafted"] else {}
         if counts["undrafted"]:
             verified["undrafted_rate"] = counts["undrafted"] / counts["tokens"]
-        return {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer, **depth, **verified}
+        told = {"policy": self.policy.describe(), "likelihood_layer": self.likelihood_layer}
+        if self.strategy is not None:
+            told = {"strategy": asdict(self.strategy), **{name: getattr(self.args, name) for name in OF_LIKELIHOODS}}
+        return {**told, **depth, **verified}
+
+
+def _filling(requests) -> dict[int, int]:
+    """Where requests stand that the harness repeats so that all processes have as many, and where the same one does."""
+    seen, first, filling = Counter(), {}, {}
+    for index, request in enumerate(requests):
+        seen[id(request)] += 1
+        first.setdefault(id(request), index)
+        if seen[id(request)] > getattr(request, "repeats", len(requests)):
+            filling[index] = first[id(request)]
+    return filling

@@ -3,6 +3,7 @@ once, all strategies from one pass over the model."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,10 +31,12 @@ class Pair(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """Of an answer: the sum of its tokens' scores, and how many they are."""
+    """Of an answer: the sum of its tokens' scores, how many they are, and whether each is the one of highest score;
+    None where nobody looked."""
 
     total: float
     tokens: int
+    greedy: bool | None = None
 
     @property
     def mean(self) -> float:
@@ -104,30 +107,32 @@ class Likelihoods:
             some = pairs[start : start + self.batch_size]
             states, labels, rows = read(some)
             counts = rows.bincount(minlength=len(some)).tolist()
-            for name, scores in self._scores(plain, states, labels, distribution).items():
+            for name, (scores, likeliest) in self._scores(plain, states, labels, distribution).items():
                 totals = torch.zeros(len(some), dtype=torch.float64, device=scores.device)
                 totals.index_add_(0, rows, scores.double())
-                found[name] += map(Likelihood, totals.tolist(), counts)
+                others = rows[~likeliest].bincount(minlength=len(some))
+                found[name] += map(Likelihood, totals.tolist(), counts, (others == 0).tolist())
         return found
 
     def _scores(
         self, strategies: Mapping[str, Strategy], states: LayerStates, labels: Tensor, distribution: bool
-    ) -> dict[str, Tensor]:
-        """Of the tokens [n] that follow states [n, D]: what each strategy gives each, [n]. Layers that several read are
-        read once."""
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of the tokens [n] that follow states [n, D]: what each strategy gives each, [n], and whether it gives none
+        more, [n]. Layers that several read are read once."""
         wanted = {name: each.readings(self.model.num_exit_layers) for name, each in strategies.items()}
         readings = list(dict.fromkeys(each for held in wanted.values() for each in held))
         places = {name: [readings.index(each) for each in held] for name, held in wanted.items()}
         at_once = max(1, AT_ONCE // (self.unembed.vocabulary_size * len(readings)))
-        pieces: dict[str, list[Tensor]] = {name: [] for name in strategies}
-        for start in range(0, len(labels), at_once):
+        pieces: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in strategies}
+        for start in range(0, max(1, len(labels)), at_once):  # once too where answers have no token
             some = slice(start, start + at_once)
             logits = read_logits(self.unembed, readings, _by_layer(states.at(some)))
             for name, strategy in strategies.items():
                 scores = strategy.contrast(logits[places[name]]).scores
                 scores = scores.log_softmax(-1) if distribution else scores
-                pieces[name].append(scores.gather(1, labels[some, None])[:, 0].clamp_min(IMPLAUSIBLE))
-        return {name: torch.cat(each) for name, each in pieces.items()}
+                own = scores.gather(1, labels[some, None])[:, 0].clamp_min(IMPLAUSIBLE)
+                pieces[name].append((own, scores.argmax(-1) == labels[some]))
+        return {name: tuple(map(torch.cat, zip(*each, strict=True))) for name, each in pieces.items()}
 
     def _read(self, pairs: Sequence[Pair]) -> tuple[LayerStates, Tensor, Tensor]:
         """States [n, D] that answers' tokens follow, these tokens [n], and the pair each is of; what all rows begin
@@ -136,14 +141,14 @@ class Likelihoods:
         rows = rows if self.longest is None else [row[-(self.longest + 1) :] for row in rows]
         answers = [min(len(pair.answer), len(row) - 1) for pair, row in zip(pairs, rows, strict=True)]
         before = [len(row) - 1 - count for row, count in zip(rows, answers, strict=True)]
-        shared = min(common(rows), *before)
+        shared = max(0, min(common(rows), *before, max(map(len, rows)) - 2))  # something is left to read
         inputs = padded([row[shared:-1] for row in rows], self.tokenizer.pad_token_id or 0, None, left=False)
         inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         seen = inputs["attention_mask"].new_ones(len(rows), shared)
         inputs["attention_mask"] = torch.cat([seen, inputs["attention_mask"]], 1)
         labels = torch.full_like(inputs["input_ids"], IGNORED_LABEL)
         for index, (row, count, start) in enumerate(zip(rows, answers, before, strict=True)):
-            labels[index, start - shared : len(row) - 1 - shared] = torch.tensor(row[-count:])
+            labels[index, start - shared : len(row) - 1 - shared] = torch.tensor(row[len(row) - count :])
         if shared:
             inputs["past_key_values"] = self._prefix.of(rows[0][:shared], len(rows))
         return _labelled(self.model.layer_states(**inputs), labels)
@@ -188,6 +193,17 @@ def common(rows: Sequence[Sequence[int]]) -> int:
     """How many items all rows begin with alike."""
     first, last = min(rows), max(rows)
     return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+
+
+def side_by_side(pairs: Sequence[Pair]) -> list[int]:
+    """Where they stand, in the order to read them: the longest first, which says at once whether memory is enough, and
+    those of a context behind each other, which is then read once."""
+    contexts = [tuple(pair.context) for pair in pairs]
+    lengths = [len(pair.context) + len(pair.answer) for pair in pairs]
+    longest: dict[tuple[int, ...], int] = defaultdict(int)
+    for context, length in zip(contexts, lengths, strict=True):
+        longest[context] = max(longest[context], length)
+    return sorted(range(len(pairs)), key=lambda place: (-longest[contexts[place]], contexts[place], -lengths[place]))
 
 
 def _labelled(states: LayerStates, labels: Tensor) -> tuple[LayerStates, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -210,7 +210,8 @@ class Comparison:
                 left = {name: each for name, each in strategies.items() if len(found[name]) <= place}
                 rows = self.scorer.of(context, answers, left, distribution) if left else {}
                 for name, row in rows.items():
-                    files[name].append([{"prompt": context, "answers": answers, "likelihoods": row}])
+                    held = [(each.total, each.tokens) for each in row]
+                    files[name].append([{"prompt": context, "answers": answers, "likelihoods": held}])
                     found[name].append(row)
                 advance(1)
         return found
@@ -218,7 +219,7 @@ class Comparison:
     def _scoring(self, generator: Generator):
         """The strategy of a generator as it scores what is given."""
         strategy = generator.strategy
-        return None if strategy is None else replace(strategy, alpha=self.args.likelihood_alpha, beams=1)
+        return None if strategy is None else self.args.scoring(strategy)
 
     def _lines(self, test: str, name: str, asked: Sequence[Asked], distribution: bool) -> OutputLines:
         strategy = self._scoring(self.generators[name])

@@ -35,7 +35,7 @@ OF_DATA = {
 OF_PROMPTS = {
     **dict.fromkeys(("max_new_tokens", "batch_size", "beam_size", "upper_layer", "tokens"), COUNT),
     "intermediate_layer": NATURAL,
-    "alpha": SHARE,
+    **dict.fromkeys(("alpha", "likelihood_alpha"), SHARE),
     "amateur_temperature": TEMPERATURE,
     "coefficient": WEIGHT,
     "temperature": TEMPERATURE,

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from decoding.ranges import COUNT, SHARE
+from decoding.ranges import COUNT
 from util import groups
 from util.additional_args import flag
 from util.checks import raise_together
 from util.compute_args import ComputeArguments
 from util.files import folder_problem
-from util.generate_args import STRATEGY_CHOICES, GenerateArguments, StrategyArguments
+from util.generate_args import STRATEGY_CHOICES, GenerateArguments
 from util.ranges import range_problems
+from util.scoring_args import ScoringArguments
 
 VANILLA = "vanilla"
 # What is compared -> the --strategy of generate.py.
@@ -30,7 +31,7 @@ FILES = {"factor": "factor_file", "gsm8k": "gsm8k_file", "open_ended": "prompt_f
 
 
 @dataclass
-class TruthfulArguments(StrategyArguments, ComputeArguments):
+class TruthfulArguments(ScoringArguments, ComputeArguments):
     """What is compared, on what, and where it goes."""
 
     regrouped = {"beam_size": groups.GENERATION}  # noqa: RUF012 - as of other arguments
@@ -69,11 +70,6 @@ class TruthfulArguments(StrategyArguments, ComputeArguments):
         group=groups.DATA,
     )
     limit: int | None = flag(None, "Examples of each test at most, spread evenly over its file.", group=groups.DATA)
-    likelihood_alpha: float = flag(
-        0.0,
-        "Of log-likelihoods: tokens below so many times the highest probability count -1000. 0 leaves every token its "
-        "score, as DoLa's code does there; --alpha is that of generation.",
-    )
     beam_size: int = flag(1, "Beams of every strategy but vanilla; 1 is greedy.")
     max_new_tokens: int = flag(50, "Tokens of an answer or a continuation at most.", "l", group=groups.GENERATION)
     gsm8k_tokens: int = flag(256, "Tokens of an answer to --gsm8k_file at most.", group=groups.GENERATION)
@@ -88,8 +84,8 @@ class TruthfulArguments(StrategyArguments, ComputeArguments):
             value = getattr(self, name)
             setattr(self, name, [value] if isinstance(value, str) else value)
         self.strategies = list(dict.fromkeys(self.strategies or DEFAULT))
-        problems = range_problems(self, limit=COUNT, likelihood_alpha=SHARE, gsm8k_tokens=COUNT)
-        problems += [*self.compute_problems(), *self.contrast_problems(), *self._name_problems()]
+        problems = [*range_problems(self, limit=COUNT, gsm8k_tokens=COUNT), *self.contrast_problems()]
+        problems += [*self.compute_problems(), *self._name_problems()]
         raise_together([*problems, *self._file_problems()])
         self.tests = [name for name in TESTS if name in (self.tests or self._possible())]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoding.strategies import SCORE_RULES, Strategy
-from jobs.likelihoods import IMPLAUSIBLE, Likelihoods, Pair, common, encode_pair
+from jobs.likelihoods import IMPLAUSIBLE, Likelihoods, Pair, common, encode_pair, side_by_side
 from support import DECODERS, MODELS, VOCABULARY, in_float64, tiny_gpt2, tiny_t5
 
 STRATEGIES = {
@@ -69,6 +69,21 @@ def test_no_strategy_is_the_models_own():
         own = logits.log_softmax(-1).gather(1, torch.tensor(pair.answer)[:, None])
         assert likelihood.total == pytest.approx(own.sum().item(), abs=1e-3)
         assert likelihood.mean == pytest.approx(own.mean().item(), abs=1e-3)
+
+
+def test_an_answer_of_what_each_token_is_likeliest_is_greedy(decided):
+    model, context = tiny_gpt2(), tokens(5)
+    said = model.generate(torch.tensor([context]), max_new_tokens=4)[0, 5:].tolist()
+    other = [(said[0] + 1) % VOCABULARY, *said[1:]]
+    pairs = [Pair(context, said), Pair(context, other), Pair(context, said[:2]), Pair(context, [])]
+    found = Likelihoods(model, Padding(), 3).of_pairs(pairs, {"vanilla": None})["vanilla"]
+    assert [each.greedy for each in found] == [True, False, True, True]
+    assert found[3] == (0.0, 0, True), "nothing is certain to follow"
+
+
+def test_of_a_context_all_are_read_one_after_the_other():
+    pairs = [Pair([1, 2], [3]), Pair([4], [5, 6, 7]), Pair([1, 2], [3, 4, 5]), Pair([4], [5])]
+    assert side_by_side(pairs) == [2, 0, 1, 3]
 
 
 def test_what_is_implausible_can_be_summed():
