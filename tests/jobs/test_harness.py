@@ -282,7 +282,7 @@ def test_more_new_tokens_than_there_is_room_for_are_refused(folder, length):
         ({"strategy": "sample"}, "--strategy sample: valid are greedy, beam, contrastive, acd, dola, dola_static"),
         ({"strategy": "acd", "intermediate_layer": 4}, "--intermediate_layer 4: Layer 4 cannot be contrasted"),
         ({"strategy": "dola", "use_early_exit": True, "exit_conf_threshold": 0.5}, "dola runs every layer: drop"),
-        ({"strategy": "dola", "early_exit_layers": 16}, "--early_exit_layers 16 names one layer"),
+        ({"strategy": "dola", "early_exit_layers": 16}, "--early_exit_layers 16: The contrasted layer is 16"),
         ({"strategy": "dola", "likelihood_layer": 2}, "--likelihood_layer is of strategy greedy"),
         ({"post_softmax": True}, "--post_softmax is of a strategy that contrasts layers"),
         ({"strategy": "dola", "likelihood_alpha": 2}, "--likelihood_alpha 2: valid are 0 to 1"),
