@@ -102,7 +102,7 @@ class Beams:
         if parents is not None:
             self.ids, self.premature = self.ids[parents], self.premature[parents]
             self.ended, self.lengths = self.ended[parents], self.lengths[parents]
-        self.lengths = self.lengths + ~self.ended
+        self.lengths += ~self.ended
         self.ids[:, length] = torch.where(self.ended, self.decoding.pad_token_id, tokens)
         if self.decoding.streamer is not None and self.beams == 1:
             self.decoding.streamer.put(self.ids[:, length].cpu())

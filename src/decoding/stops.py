@@ -35,6 +35,7 @@ def before(text: str, ends: Sequence[str]) -> str:
     return text
 
 
-def unescaped(text: str) -> str:
-    r"""A text as a command line has it, with the line breaks and tabs that it writes as \n and \t."""
-    return text.replace("\\n", "\n").replace("\\t", "\t")
+def ends_of(given: str | Sequence[str]) -> list[str]:
+    r"""The texts that a command line gives, one or several, with the line breaks and tabs it writes as \n and \t."""
+    texts = [given] if isinstance(given, str) else given
+    return [text.replace("\\n", "\n").replace("\\t", "\t") for text in texts]

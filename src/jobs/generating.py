@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from decoding.policy import Policy
@@ -28,10 +27,11 @@ from jobs.loading import (
     prompt_ids,
 )
 from jobs.output_lines import OutputLines
-from jobs.streaming import AnswerStreamer
+from jobs.streaming import AnswerStreamer, DraftStreamer
 from jobs.telling import Continuation, compared, legend, measured, painted
 from models import deploying_class
 from models.adjacent import move_all_together
+from tasks.chats import Turn, refuse_without_template, rendered
 from tasks.readers import read_records
 from training.evaluation import padded, restore_threshold
 from training.reporting import only_our_bars, progress
@@ -44,8 +44,6 @@ LINE = {"prompt": "prompt", "continuation": "text", "tokens": "tokens", "exit_la
 LINE |= {"premature_layers": "premature_layers", "layers_run": "passes", "drafted": "drafted", "accepted": "accepted"}
 LINE |= {"undrafted": "undrafted"}
 
-# A turn of a conversation: its role and its content.
-Turn = dict[str, str]
 # Between the seeds of neighbouring prompts: small seeds of a user stay apart.
 SEEDS_APART = 1_000_003
 
@@ -103,9 +101,8 @@ class Generator:
             ValueError: They should be, but there is none.
         """
         asked, held = self.args.apply_chat_template, self.tokenizer.chat_template is not None
-        if asked and not held:
-            name = self.model_args.tokenizer_name or self.model_args.model_name_or_path
-            raise ValueError(f"--apply_chat_template: the tokenizer of {name} has no chat template; leave it out.")
+        if asked:
+            refuse_without_template(self.tokenizer)
         return held and (self.args.converses if asked is None else asked)
 
     def _ends(self) -> list[int]:
@@ -231,7 +228,9 @@ class Generator:
         """A prompt's token ids: behind earlier turns, as the chat template has it, where that is applied."""
         if not self.chats:
             return prompt_ids(self.tokenizer, prompt)
-        return chat_ids(self.tokenizer, [*earlier, {"role": "user", "content": prompt}])
+        turns = [*earlier, {"role": "user", "content": prompt}]
+        text = rendered(self.tokenizer, turns, advice="give --apply_chat_template False")
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _told(self, strategy: Strategy | None, trace, row: int) -> dict:
         """What the trace says of a row's answer, as fields of `Continuation`."""
@@ -245,15 +244,20 @@ class Generator:
         return {"exit_layers": layers, "passes": int(trace.passes[row]), **counts}
 
     def _text(self, prompt: list[int], answer: list[int]) -> str:
-        """New tokens as they read behind their prompt, without what ended them: some tokenizers begin no text with a
-        space."""
-        if answer and answer[-1] in self.args.stop_token_ids:
-            answer = answer[:-1]
-        if self.answers:
-            return before(self.tokenizer.decode(answer, skip_special_tokens=True), self.args.stop)
-        start = self.tokenizer.decode(prompt, skip_special_tokens=True)
-        whole = self.tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
-        return before(whole[len(start) :], self.args.stop)
+        """New tokens as they read behind their prompt, without what ended them."""
+        return before(self._reader(prompt)(answer), self.args.stop)
+
+    def _reader(self, prompt: list[int]) -> Callable[[list[int]], str]:
+        """Tokens behind a prompt to their text, without a token that ended them: some tokenizers begin no text with a
+        space, so that it is read behind the prompt where it goes on from there."""
+        told = [] if self.answers else prompt
+        start = len(self.tokenizer.decode(told, skip_special_tokens=True))
+
+        def read(answer: list[int]) -> str:
+            kept = answer[:-1] if answer and answer[-1] in self.args.stop_token_ids else answer
+            return self.tokenizer.decode([*told, *kept], skip_special_tokens=True)[start:]
+
+        return read
 
     @property
     def answers(self) -> bool:
@@ -270,33 +274,20 @@ class Generator:
         return Continuation(prompt_tokens=self.ids(row["prompt"]), **{"exit_layers": None, **held})
 
     def _streamer(self, prompt: str, ids: list[int]) -> AnswerStreamer:
-        drafts = self.args.show_drafts and shows_colours()
-        return AnswerStreamer(lambda answer: self._text(ids, answer), self.args.stop, drafts, self.beginning(prompt))
+        kind = DraftStreamer if self.args.show_drafts and shows_colours() else AnswerStreamer
+        return kind(self._reader(ids), self.args.stop, self.beginning(prompt))
 
     def coloured(self, found: Continuation) -> str:
         """The continuation, each token in the shade of its exit layer; without colours, the layer behind it."""
         depth, last = self.model.num_exit_layers, len(found.tokens) - 1
-        pieces, text = [], ""
+        pieces, text, read = [], "", self._reader(found.prompt_tokens)
         for place, layer in enumerate(found.exit_layers):
-            longer = self._text(found.prompt_tokens, found.tokens[: place + 1])
+            longer = before(read(found.tokens[: place + 1]), self.args.stop)
             if longer.endswith("\ufffd") and place < last:
                 continue  # part of a character, shown with the token that completes it
             pieces.append(painted(longer[len(text) :], layer, depth))
             text = longer
         return "".join(pieces)
-
-
-def chat_ids(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
-    """Token ids of turns, and of what begins an answer to them, as the chat template has it.
-
-    Raises:
-        ValueError: The template does not take them.
-    """
-    try:  # Qwen 3 thinks first otherwise
-        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, enable_thinking=False)
-    except TemplateError as error:
-        raise ValueError(f"The chat template cannot be used: {error}; give --apply_chat_template False.") from None
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template writes them itself
 
 
 def read_prompts(args: PromptArguments) -> list[str]:

@@ -25,17 +25,14 @@ class AnswerStreamer:
     Args:
         read: Tokens of the answer to their text.
         ends: Texts that end it.
-        shows_drafts: Whether drafts are shown, which takes control codes.
         start: What stands there already.
 
     Attributes:
         tokens: Those that stand.
     """
 
-    def __init__(
-        self, read: Callable[[list[int]], str], ends: Sequence[str], shows_drafts: bool = False, start: str = ""
-    ):
-        self.read, self.ends, self.shows_drafts = read, ends, shows_drafts
+    def __init__(self, read: Callable[[list[int]], str], ends: Sequence[str], start: str = ""):
+        self.read, self.ends = read, ends
         self.tokens: list[int] = []
         self._written, self._line = "", start.rpartition("\n")[2]
         self._drafted = self._ended = False
@@ -45,17 +42,6 @@ class AnswerStreamer:
         if value.dim() == 1:
             self.tokens += value.tolist()
             self._write(settled(self._text(self.tokens), self.ends))
-
-    def draft(self, value: Tensor) -> None:
-        """The tokens behind those, [1, n], that are not verified yet."""
-        if not self.shows_drafts:
-            return
-        self._erase()
-        text = self._text([*self.tokens, *value[0].tolist()])[len(self._written) :]
-        shown = fitting(text.partition("\n")[0].rstrip(HALF), self._room())
-        if value.shape[1] and shown:
-            self._say(f"{KEEP}{GREY}{shown}{PLAIN}")
-            self._drafted = True
 
     def end(self) -> None:
         """No token comes any more."""
@@ -81,15 +67,28 @@ class AnswerStreamer:
             self._say(BACK)
             self._drafted = False
 
-    def _room(self) -> int:
-        """Columns to the end of the line, less one: a draft that began a new line could not be taken back."""
-        columns = shutil.get_terminal_size().columns
-        return columns - width(self._line) % columns - 1
-
     @staticmethod
     def _say(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+class DraftStreamer(AnswerStreamer):
+    """The same, which shows drafts in grey until they are verified; that takes control codes."""
+
+    def draft(self, value: Tensor) -> None:
+        """The tokens behind those that stand, [1, n], that are not verified yet."""
+        self._erase()
+        text = self._text([*self.tokens, *value[0].tolist()])[len(self._written) :]
+        shown = fitting(text.partition("\n")[0].rstrip(HALF), self._room())
+        if value.shape[1] and shown:
+            self._say(f"{KEEP}{GREY}{shown}{PLAIN}")
+            self._drafted = True
+
+    def _room(self) -> int:
+        """Columns to the end of the line, less one: a draft that began a new line could not be taken back."""
+        columns = shutil.get_terminal_size().columns
+        return columns - width(self._line) % columns - 1
 
 
 def settled(text: str, ends: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-from jobs.generating import Generator, Turn, continued, introduced, seed_batch
+from jobs.generating import Generator, continued, introduced, seed_batch
 from jobs.telling import Continuation, counted
+from tasks.chats import Turn
 from util import AdditionalArguments, ModelArguments
 from util.generate_args import GenerateArguments
 from util.terminal import reason

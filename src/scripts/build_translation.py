@@ -363,7 +363,7 @@ def score_exits(
     last, scores, signature = model.num_exit_layers, {}, ""
     for layer in layers or range(1, last + 1):
         policy = Policy() if layer == last else Policy(static_exit=layer)
-        options = DecodingOptions(generation, policy, DECODED_TOGETHER, keep_traces=False, bar=False)
+        options = DecodingOptions(generation, policy, batch_size=DECODED_TOGETHER, keep_traces=False, bar=False)
         metrics = evaluate(model, tokenizer, data, options).metrics
         scores[str(layer)], signature = metrics["eval_bleu"], metrics["eval_bleu_signature"]
     return scores, signature

@@ -64,14 +64,17 @@ def points(methods: dict[str, list[str]], num_layers: int, wanted: list[int] | N
     return runs
 
 
+def of_jobs(arguments: argparse.Namespace) -> list[str]:
+    """The flags of `OF_JOBS` that were given, with their values."""
+    given = {name: getattr(arguments, name) for name in OF_JOBS}
+    return [word for name, value in given.items() if value for word in (f"--{name}", value)]
+
+
 def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace, clock: Clock) -> None:
     """All runs of a setting, and the seconds of its policies against each other."""
     out = arguments.out / name
     shared = ["--do_eval", "--output_dir", str(out), "--max_eval_samples", str(arguments.examples)]
-    for name in OF_JOBS:
-        if getattr(arguments, name):
-            shared += [f"--{name}", getattr(arguments, name)]
-    job = Job(setting.kind, *setting.arguments(*shared))
+    job = Job(setting.kind, *setting.arguments(*shared, *of_jobs(arguments)))
     logging.getLogger("training").setLevel(logging.WARNING)  # a line per run says enough
     runs = points(methods, job.trainer.model.num_exit_layers, arguments.layers)
     policies = []
@@ -96,14 +99,11 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
     Raises:
         ValueError: One of them failed; it said why.
     """
-    options = ["--out", arguments.out, "--examples", arguments.examples, "--evaluate-only"]
-    options += ["--batch_size", arguments.batch_size]
+    options = ["--out", arguments.out, "--examples", arguments.examples, "--batch_size", arguments.batch_size]
+    options += ["--evaluate-only", *of_jobs(arguments)]
     for name in ("methods", "layers"):
         if getattr(arguments, name):
             options += [f"--{name}", *getattr(arguments, name)]
-    for name in OF_JOBS:
-        if getattr(arguments, name):
-            options += [f"--{name}", getattr(arguments, name)]
     command = [sys.executable, __file__, *map(str, options), "--processes", "1", "--settings"]
     shares = [names[first :: arguments.processes] for first in range(arguments.processes)]
     running = [subprocess.Popen([*command, *share]) for share in shares if share]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from tasks.chats import Turn, refuse_without_template, rendered
 from tasks.features import shared_length, special_ids
 from tasks.shots import Example
 from tasks.templates import Template
@@ -16,6 +16,7 @@ from tasks.templates import Template
 # Between the instruction, the examples shown and the one that is asked.
 BETWEEN = "\n\n"
 END_OF_LINE = "\n"
+ADVICE = "leave out --apply_chat_template"
 
 
 class Prompt(NamedTuple):
@@ -58,10 +59,8 @@ class PromptWriter:
         chat: bool = False,
     ):
         self.tokenizer, self.template, self.fields, self.words, self.chat = tokenizer, template, fields, words, chat
-        if chat and tokenizer.chat_template is None:
-            raise ValueError(
-                f"--apply_chat_template: the tokenizer of {tokenizer.name_or_path} has no chat template; leave it out."
-            )
+        if chat:
+            refuse_without_template(tokenizer)
         # A chat template writes them itself.
         self.before = [] if chat else special_ids(tokenizer)[0]
 
@@ -69,7 +68,7 @@ class PromptWriter:
     def text(self, shots: Sequence[Example], example: Example) -> str:
         """The prompt of an example behind others with their answers."""
         if self.chat:
-            return self._rendered(self._turns(shots, example), add_generation_prompt=True)
+            return rendered(self.tokenizer, self._turns(shots, example), advice=ADVICE)
         shown = [self._question(shot) + self.template.gap + self._answer(shot) for shot in shots]
         instruction = self.template.told(self.words)
         return BETWEEN.join([*([instruction] if instruction else []), *shown, self._question(example)])
@@ -80,7 +79,7 @@ class PromptWriter:
         if not self.chat:
             return prompt + self.template.gap + answer
         turns = [*self._turns(shots, example), {"role": "assistant", "content": answer}]
-        whole = self._rendered(turns)
+        whole = rendered(self.tokenizer, turns, asks=False, advice=ADVICE)
         return whole if whole.startswith(prompt) else prompt + answer
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,8 +96,8 @@ class PromptWriter:
     def _answer(self, example: Example) -> str:
         return self.template.value(example["target"])
 
-    def _turns(self, shots: Sequence[Example], example: Example) -> list[dict[str, str]]:
-        turns = []
+    def _turns(self, shots: Sequence[Example], example: Example) -> list[Turn]:
+        turns: list[Turn] = []
         for shot in shots:
             turns.append({"role": "user", "content": self._question(shot)})
             turns.append({"role": "assistant", "content": self._answer(shot)})
@@ -107,20 +106,6 @@ class PromptWriter:
         if instruction:
             turns[0] = {"role": "user", "content": instruction + BETWEEN + turns[0]["content"]}
         return turns
-
-    def _rendered(self, turns: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                turns,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                enable_thinking=False,  # Qwen 3 thinks first otherwise, longer than an answer may be
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"The chat template of {self.tokenizer.name_or_path} cannot be used: {error}; leave out "
-                "--apply_chat_template."
-            ) from None
 
     # --------------------------------------------------------------------------------------------------------- fitting
     def fitted(self, shots: Sequence[Example], example: Example, room: int | None) -> tuple[list[Example], Prompt]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from decoding.stops import unescaped
+from decoding.stops import ends_of
 from util import groups
 from util.additional_args import AdditionalArguments, flag
 from util.checks import (
@@ -18,6 +18,7 @@ from util.checks import (
     raise_together,
     sharding_problems,
     smoothing_problems,
+    stop_problems,
 )
 from util.gguf import gguf_problems, is_gguf, joined
 from util.packages import package_problems
@@ -205,7 +206,7 @@ class GenerationArguments:
 
 
 @dataclass
-class PromptArguments:
+class TemplateArguments:
     """What a model without an encoder is asked; a part of the data arguments of tasks."""
 
     _argument_group_name = groups.PROMPTS
@@ -239,13 +240,10 @@ class PromptArguments:
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stop is not None:
-            texts = [self.stop] if isinstance(self.stop, str) else self.stop
-            self.stop = [unescaped(text) for text in texts]
-        problems = []
+            self.stop = ends_of(self.stop)
+        problems = stop_problems(self.stop)
         if self.template is not None and not Path(self.template).is_file():
             problems.append(f"--template {self.template}: there is no such file.")
-        if self.stop is not None and not all(self.stop):
-            problems.append("--stop is empty: every answer would end at once.")
         if self.n_shot and self.dataset_name is None and self.train_file is None:
             problems.append(
                 f"--n_shot {self.n_shot} shows examples of the train split: give --train_file or --dataset_name."
@@ -277,7 +275,7 @@ class RougeArguments:
 
 
 @dataclass
-class QuestionAnsweringArguments(RougeArguments, PromptArguments, GenerationArguments, DataArguments):
+class QuestionAnsweringArguments(RougeArguments, TemplateArguments, GenerationArguments, DataArguments):
     """Data of run_question_answering.py."""
 
     default_output_dir = "save/question_answering"
@@ -313,7 +311,7 @@ class QuestionAnsweringArguments(RougeArguments, PromptArguments, GenerationArgu
 
 
 @dataclass
-class TextToTextArguments(PromptArguments, GenerationArguments, DataArguments):
+class TextToTextArguments(TemplateArguments, GenerationArguments, DataArguments):
     """What summarization and translation have in common."""
 
     _argument_group_name = groups.DATA
@@ -404,7 +402,7 @@ class LanguageModelingArguments(RougeArguments, GenerationArguments, DataArgumen
 
 
 @dataclass
-class CompletionArguments(RougeArguments, PromptArguments, GenerationArguments, DataArguments):
+class CompletionArguments(RougeArguments, TemplateArguments, GenerationArguments, DataArguments):
     """Data of run_completion.py."""
 
     model_class = DecoderArguments

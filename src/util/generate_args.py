@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from decoding.stops import unescaped
+from decoding.stops import ends_of
 from decoding.strategies import DIVERGENCES, Strategy, bucket
 from util import groups
 from util.additional_args import flag
-from util.checks import raise_together
+from util.checks import raise_together, stop_problems
 from util.compute_args import ComputeArguments
 from util.files import file_problem
 from util.ranges import range_problems
@@ -283,19 +283,13 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
 
     def _stop_problems(self) -> list[str]:
         """A sentence on each end that cannot be; of the others lists are made."""
-        self.stop = [unescaped(each) for each in _several(self.stop)]
-        self.stop_token_ids = _several(self.stop_token_ids)
-        empty = "" in self.stop
-        return ["--stop is empty: every answer would end at once."] if empty else []
+        self.stop, ids = ends_of(() if self.stop is None else self.stop), self.stop_token_ids
+        self.stop_token_ids = [ids] if isinstance(ids, int) else list(ids or ())
+        return stop_problems(self.stop)
 
     def strategy_of(self, num_layers: int, tied: bool) -> Strategy | None:
         """Of --strategy; see `StrategyArguments.strategy_named`."""
         return self.strategy_named(self.strategy, num_layers, tied)
-
-
-def _several(given: list | str | int | None) -> list:
-    """What a flag of several words was given."""
-    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def layers_of(text: str) -> list[int]:

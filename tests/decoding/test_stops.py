@@ -2,7 +2,7 @@
 
 import torch
 
-from decoding.stops import Until, before, stopping, unescaped
+from decoding.stops import Until, before, ends_of, stopping
 
 
 def ids_of(tokenizer, text):
@@ -32,4 +32,4 @@ def test_the_text_before_the_first_end():
 
 
 def test_line_breaks_of_a_command_line():
-    assert unescaped(r"\n\nQ:\t") == "\n\nQ:\t" and unescaped("\n") == "\n"
+    assert ends_of(r"\n\nQ:\t") == ["\n\nQ:\t"] and ends_of(["\n", ""]) == ["\n", ""]
