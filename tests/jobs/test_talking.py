@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -54,10 +55,16 @@ class Terminal:
             list(map(str, command)),
             **{"stdin": slave, "stdout": slave, "stderr": slave, "env": environment},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            preexec_fn=self._take,
         )
         os.close(slave)
         self.shown = ""
+
+    @staticmethod
+    def _take() -> None:
+        """In the script's process: have Ctrl-C reach it, and heeded, as it is not behind nohup."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
