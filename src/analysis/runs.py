@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,12 @@ CLOCK = ("device", "threads", "batch_size", "processes")
 def scores() -> dict[str, Shown]:
     """The score a task is judged by, the first that a run has, by its key in the results."""
     return {f"eval_{key}": told for key, told in shown_scores().items()}
+
+
+def example_scores(shown: Shown, rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    """Id of an example -> what of it a score follows from, [K], of lines of predictions; none where none is known."""
+    key = shown.by_example
+    return {row["id"]: np.asarray(row[key], float).reshape(-1) for row in rows if key is not None and key in row}
 
 
 @dataclass(frozen=True)
@@ -146,10 +152,8 @@ class RunFiles:
     def example_scores(self) -> dict[str, np.ndarray]:
         """Id of an example -> what of it the score follows from, such as its own score, [K]; empty where the metric has
         none, or predictions.jsonl was not kept."""
-        key = self.shown.by_example
-        if key is None or not (self.folder / "predictions.jsonl").is_file():
-            return {}
-        return {row["id"]: np.asarray(row[key], float).reshape(-1) for row in self.examples if key in row}
+        kept = (self.folder / "predictions.jsonl").is_file()
+        return example_scores(self.shown, self.examples) if kept else {}
 
     @property
     def layers(self) -> list[dict] | None:

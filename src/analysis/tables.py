@@ -11,7 +11,7 @@ from analysis.drawing import Runs, sample_sizes
 from analysis.loss_figures import PLAIN, exits_by_loss, layer_of
 from analysis.quantities import Quantity, change, mean_exit, score, seconds, signed, times_as_fast
 from analysis.runs import RunFiles, scaled, where
-from analysis.speed_figures import drafts, tradeoffs
+from analysis.speed_figures import tradeoffs
 
 # Key -> head of a column: how many times as fast a policy on prompts is as each of these.
 HELD_AGAINST = {"generate": "x generate", "full_depth": "x full depth", "bound": "x bound"}
@@ -285,32 +285,6 @@ def areas(runs: Runs) -> Table:
     )
 
 
-def draft_lengths(runs: Runs) -> Table:
-    """Table 8: the lossless decoder, exit by exit and draft by draft."""
-    rows, used = [], []
-    for (task, model), points in drafts(runs).items():
-        full = where(runs.runs, task=task, model=model, method="full model")
-        for point in points:
-            run = point.run
-            stood = "-" if point.acceptance is None else f"{100 * point.acceptance:.1f}"
-            cells = [str(point.layer), str(point.drafts), stood, f"{run.layers_in_turn:.2f}", f"{run.layers_run:.2f}"]
-            cells += [f"{run.flops('decoder') / full[0].flops('decoder'):.2f}"] if full else ["-"]
-            cells += ["-" if point.speed is None else f"{point.speed:.2f}"]
-            cells += [f"{run.same_output(full[0])} of {run.samples}"] if full else ["-"]
-            rows.append([task, model, *cells])
-            used += [run, *full[:1]]
-    head = ["task", "model", "layer", "drafts", "stood %", "layers in turn", "passes", "FLOPs", "speed", "same text"]
-    return Table(
-        "Table 8. The lossless decoder over its exit and the length of its drafts",
-        head,
-        rows,
-        used,
-        "layers in turn: per token, one after the other, where pending tokens pass a layer together; passes: those of\n"
-        "every token, in vain too. FLOPs of the decoder, speed: against the full model. same text: examples that got\n"
-        "the full model's answer.\n",
-    )
-
-
 # Each loss is compared with the plain one; distillation adds something to the second.
 COMPARED = (PLAIN, "shallowdeep_ce")
 
@@ -355,7 +329,6 @@ TABLES |= {
     "table_5": every_run,
     "table_6": benchmark,
     "table_7": areas,
-    "table_8": draft_lengths,
     "table_9": what_losses_buy,
     "table_11": on_prompts,
     "table_12": against_full_depth,

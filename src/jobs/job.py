@@ -140,8 +140,8 @@ class Job:
         choose_best_by(training_args, self.task)
         config = load_config(model_args, encoder=self.task.kind.encoder)
         overruled = checkpoint_policy(config)
-        update_autoconfig(config, additional_args, max_answer_length=self._longest_answer)
-        self._take(additional_args, additional_args.policy(self._longest_answer))
+        update_autoconfig(config, additional_args, max_answer_length=self.longest_answer)
+        self._take(additional_args, additional_args.policy(self.longest_answer))
         num_layers = deploying_class(config).adapter_class.count_layers(config)
         self.exit_layers = exit_layers_of(additional_args.eval_exit_layers, num_layers)
         announce_policy(self.policy, overruled, num_layers)
@@ -179,7 +179,7 @@ class Job:
         return form
 
     @property
-    def _longest_answer(self) -> int:
+    def longest_answer(self) -> int:
         """N of a decaying threshold, in tokens."""
         return getattr(self.data_args, self.task.kind.target_limit)
 
@@ -190,7 +190,7 @@ class Job:
             ValueError: the flags contradict each other or the model.
         """
         config = self.trainer.model.config
-        policy = policy_for(config, additional_args, self._longest_answer)
+        policy = policy_for(config, additional_args, self.longest_answer)
         check_policy(policy, config, self.tokenizer)
         return policy
 
@@ -287,7 +287,7 @@ class Job:
         data = self.splits[stage]
         if not isinstance(data, DecodingData):
             return self._evaluate_loss(data)
-        settings = by_main(lambda: self._settings(stage))  # the model it looks at may have been saved by the main one
+        settings = by_main(lambda: self.settings(stage))  # the model it looks at may have been saved by the main one
         run = Run(self.args.output_dir, self._name(stage), settings, stage, process_index())
         try:
             held = by_main(lambda: self._prepare(run))
@@ -444,7 +444,7 @@ class Job:
     def _file(self, stage: str) -> str | None:
         return self.data_args.validation_file if stage == "eval" else self.data_args.test_file
 
-    def _settings(self, stage: str) -> dict:
+    def settings(self, stage: str) -> dict:
         """Everything that shapes the results of a stage; neither batch size nor number of processes does."""
         folder, fingerprint = self.model_source()
         model, data = self.trainer.model, self.splits[stage]

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from decoding.policy import Policy
+from decoding.sequences import Streamer
 from decoding.stops import stopping
 from decoding.thresholds import AdaptiveThreshold
 from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score, score_example
@@ -220,9 +221,19 @@ def restore_threshold(model, policy: Policy, learnt: Sequence[dict]) -> Adaptive
 
 
 def decode_batch(
-    model, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Feature], options: DecodingOptions, scored: bool
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[Feature],
+    options: DecodingOptions,
+    scored: bool,
+    streamer: Streamer | None = None,
 ) -> tuple[list[Decoded], dict[str, list[dict]], dict[str, float]]:
-    """The answers to a batch, the details to keep of each input by kind, and the seconds it took by part and in all."""
+    """The answers to a batch, the details to keep of each input by kind, and the seconds it took by part and in all.
+
+    Args:
+        scored: Whether mean log-probabilities are needed.
+        streamer: Gets the tokens of a single input as they come.
+    """
     started = time.perf_counter()
     pad = tokenizer.pad_token_id
     left = not model.config.is_encoder_decoder
@@ -234,7 +245,7 @@ def decode_batch(
     if options.beams > 1:
         sequences, scores, trace, seconds = search(model, inputs, **settings)
     else:
-        kept = {"return_logprobs": scored, "return_states": bool(options.views)}
+        kept = {"return_logprobs": scored, "return_states": bool(options.views), "streamer": streamer}
         sequences, scores, trace, seconds = leave_early(model, inputs, **settings, **kept)
     seconds["batch"] = time.perf_counter() - started
     answers = sequences[:, prompt:].tolist()

@@ -258,14 +258,6 @@ def test_the_area_is_under_the_best_score_at_a_speed_or_above():
     assert area_under(points, 1.0) is None
 
 
-def test_drafts_have_a_point_per_layer_and_length(drawn):
-    points = values(drawn[0], "figure_21")["points"]
-    assert [(point["layer"], point["drafts"]) for point in points[:3]] == [(1, 2), (1, 8), (2, 2)]
-    assert points[0]["acceptance"] == 0.75 and points[0]["speed"] is None
-    row = held(drawn[0], "table_8")["rows"][0]
-    assert row[2:] == ["1", "2", "75.0", "2.00", "5.00", "1.00", "-", "1 of 2"]
-
-
 def test_a_figure_without_its_runs_is_left_out_with_a_line(make_run, tmp_path, capsys):
     make_run("full", {"method": "full"}, [1.0, 2.0], [4, 4])
     assert [path.name for path in draw_all(make_run.root, tmp_path / "out")] == ["table_5.txt"], "the table of all runs"

@@ -13,8 +13,9 @@ from analysis.entropy import EntropyArguments
 from analysis.probes import ProbeArguments
 from analysis.prompt_lens import LensArguments
 from conftest import dialogues, write_jsonl
-from jobs.experiments import SCRIPTS, TABLES, read_settings, read_table
+from jobs.experiments import SCRIPTS, TABLES, TASK_ARGUMENTS, read_settings, read_table
 from run_summarization import main
+from scripts import benchmark_task, sweep_drafts
 from scripts.fit_translators import FitArguments
 from util import AdditionalArguments, DecoderArguments, parse_arguments
 from util.additional_args import policy_for
@@ -36,7 +37,9 @@ JOBS = sorted(
 ANALYSES = sorted(FOLDER.glob("analysis_experiments/*.job"))
 # Those that run what they are asked for; see test_cluster_jobs.py.
 TEMPLATES = sorted(FOLDER.glob("cluster/*.job"))
-TASK_JOBS = [path for path in JOBS if path not in (*ANALYSES, *TEMPLATES)]
+# Those that time policies or drafts of a model without an encoder.
+DECODERS = sorted(FOLDER.glob("decoder_only_experiments/*.job"))
+TASK_JOBS = [path for path in JOBS if path not in (*ANALYSES, *TEMPLATES, *DECODERS)]
 # The paths that the fork's users know.
 ANCESTORS = [
     *(
@@ -97,6 +100,44 @@ def test_every_command_of_a_job_parses_and_fits_its_model(path, tmp_path):
         model_args, data_args, training_args, additional_args = parsed(words)
         assert training_args.do_eval and data_args.dataset_name
         additional_args.policy().check(DEPTH[model_args.model_name_or_path.split("/")[-1]])
+
+
+# Model -> layers of its decoder.
+DECODER_DEPTH = {"layerskip-llama3.2-1B": 16, "layerskip-llama3-8B": 32, "Qwen3-1.7B": 28, "pythia-1.4b": 24}
+
+
+def measured(words: list[str]):
+    """The flags of a command that times a task's prompts, and what its run script would make of the others."""
+    assert words[0] == "python" and (ROOT / words[1]).is_file()
+    script = {"benchmark_task.py": benchmark_task, "sweep_drafts.py": sweep_drafts}[Path(words[1]).name]
+    arguments, left = script.make_parser().parse_known_args(words[2:])
+    if script is sweep_drafts:
+        left = ["--model_name_or_path", arguments.model_name_or_path, *left]
+    return arguments, parse_arguments(TASK_ARGUMENTS[arguments.task], [*left, "--do_eval"])
+
+
+@pytest.mark.parametrize("path", DECODERS, ids=lambda path: path.stem)
+def test_a_decoder_is_measured_on_both_tasks(path, tmp_path):
+    assert commands(path, SAVE=str(tmp_path)) == commands(path, "benchmark", SAVE=str(tmp_path))
+    more = ("--seed", "3", "--use_cpu", "True")
+    asked = {what: commands(path, what, *more, SAVE=str(tmp_path)) for what in ("benchmark", "drafts")}
+    names = set()
+    for what, found in asked.items():
+        assert len(found) == 2
+        for words in found:
+            arguments, (model_args, data_args, training_args, _) = measured(words)
+            depth = DECODER_DEPTH[model_args.model_name_or_path.split("/")[-1]]
+            layers = [arguments.layer] if what == "benchmark" else arguments.exit_layers
+            assert layers and all(0 < layer < depth for layer in layers) and arguments.task == "summarization"
+            assert training_args.seed == 3 and training_args.bf16_full_eval
+            assert str(arguments.out).startswith(str(tmp_path))
+            names.add(data_args.dataset_name)
+    assert names == {"cnn_dailymail", "xsum"}
+
+
+def test_what_a_decoder_cannot_be_measured_by_is_refused():
+    done = call(DECODERS[0], "speed")
+    assert done.returncode == 2 and done.stderr.startswith("speed is nothing to measure: give benchmark or drafts")
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))

@@ -19,6 +19,7 @@ FOLDERS = {
     "scripts/measure_pruning.py": [],
     "scripts/quickstart.py": [],
     "scripts/sweep_drafts.py": [],
+    "scripts/benchmark_task.py": ["--task", "summarization"],
     "scripts/local_grid.py": [],
     "scripts/build_gpt2.py": [],
     "scripts/build_assets.py": ["--exits", "trained"],
