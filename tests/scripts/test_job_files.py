@@ -13,7 +13,7 @@ from analysis.entropy import EntropyArguments
 from analysis.probes import ProbeArguments
 from analysis.prompt_lens import LensArguments
 from conftest import dialogues, write_jsonl
-from jobs.experiments import SCRIPTS, TABLES, TASK_ARGUMENTS, read_settings, read_table
+from jobs.experiments import SCRIPTS, TABLES, TASK_ARGUMENTS, named, read_settings, read_table
 from run_summarization import main
 from scripts import benchmark_task, sweep_drafts
 from scripts.fit_translators import FitArguments
@@ -412,9 +412,9 @@ def test_the_lens_of_a_job_has_translators_where_there_are_some(data, tmp_path):
 REAL = FOLDER / "analysis_experiments" / "real_model.sh"
 
 
-def real_model(*arguments, **environment):
+def real_model(*arguments, script=REAL, **environment):
     environment = os.environ | {"DRY_RUN": "1", "PYTHON": "python"} | environment
-    return subprocess.run(["bash", REAL, *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run(["bash", script, *arguments], env=environment, capture_output=True, text=True)
 
 
 def test_all_analyses_of_the_real_model_are_one_command(data, tmp_path):
@@ -466,3 +466,46 @@ def test_what_is_there_is_not_made_again(data, tmp_path):
 def test_what_the_analyses_of_the_real_model_lack_is_said(data, arguments, without, told):
     done = real_model(*arguments, **data | without)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(f"real_model.sh: {told}")
+
+
+REAL_TASKS = FOLDER / "decoder_only_experiments" / "real_model.sh"
+
+
+@pytest.fixture
+def tasks(tmp_path) -> str:
+    """A folder of three tasks."""
+    for name in ("dialogsum", "squad", "de_en"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "validation.jsonl").write_text("")
+    return str(tmp_path / "data")
+
+
+def test_all_tasks_of_the_real_model_are_one_command(tasks, tmp_path):
+    done = real_model("--limit", "7", "--out", str(tmp_path / "out"), script=REAL_TASKS, DATA=tasks)
+    *lines, last = done.stdout.splitlines()
+    assert (done.returncode, last) == (0, f"Tables: {tmp_path / 'out'}"), done.stderr
+    fit, *found = [shlex.split(line) for line in lines]
+    assert fit[1].endswith("fit_translators.py") and len(found) == 3 * 2 * 2
+    Path(fit[-1]).parent.mkdir()
+    Path(fit[-1]).write_text("")
+    seen = set()
+    for words in found:
+        arguments, (model_args, data_args, _, _) = measured(words)
+        assert len(named(arguments.policy, 30, 64)) == 5 and data_args.max_eval_samples == 7
+        assert data_args.apply_chat_template and model_args.model_name_or_path == "models/smollm2-135m-instruct"
+        assert model_args.exit_translators in (None, fit[-1])
+        seen.add((arguments.task, data_args.n_shot, model_args.exit_translators))
+    assert len(seen) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--limit", "0"], "--limit 0: valid are whole numbers from 1."),
+        (["--fast", "1"], "--fast is no flag of this script: valid are --limit N and --out DIR."),
+        ([], "DATA=/nowhere holds no dialogsum/validation.jsonl."),
+    ],
+)
+def test_what_the_tasks_of_the_real_model_lack_is_said(tasks, arguments, told):
+    done = real_model(*arguments, script=REAL_TASKS, DATA=tasks if arguments else "/nowhere")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr == f"real_model.sh: {told}\n"

@@ -13,6 +13,7 @@ FOLDERS = {
     "analysis/prompt_lens.py": ["-p", "a"],
     "analysis/compare_exits.py": ["--runs", "absent"],
     "analysis/compare_runs.py": ["--runs", "absent"],
+    "analysis/compare_benchmarks.py": ["--runs", "absent"],
     "analysis/exit_quality.py": [],
     "analysis/entropy.py": [],
     "analysis/probes.py": [],
