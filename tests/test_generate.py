@@ -166,10 +166,18 @@ def test_texts_and_tokens_end_an_answer(run, way, tiny_gpt2_dir):
 
 def test_rows_of_a_batch_end_by_themselves(run, prompt_file):
     prompts = [line for line in prompt_file.read_text().splitlines() if line]
-    for way in ((), ("--strategy", "acd")):
+    for way in ((), ("--strategy", "acd"), ("--strategy", "beam", "--beam_size", 2)):
         alone = [run("-p", each, "-l", 9, "--stop", "e", *way)[0][0].tokens for each in prompts]
         found, _ = run("--prompt_file", prompt_file, "-l", 9, "--stop", "e", *way)
         assert [each.tokens for each in found] == alone
+
+
+def test_a_beam_that_a_text_ended_is_no_longer_than_that_text(run, tiny_gpt2_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
+    (found,), _ = run("-p", "The tower is", "-l", 12, "--strategy", "beam", "--beam_size", 3, "--stop", "e", "a")
+    *before, last = found.tokens
+    assert not {"e", "a"} & set(found.text) and not {"e", "a"} & set(tokenizer.decode(before))
+    assert {"e", "a"} & set(tokenizer.decode([last])) or len(found.tokens) == 12
 
 
 def test_no_pair_of_tokens_comes_twice(run):
