@@ -121,21 +121,24 @@ def against_full_depth(runs: Runs) -> Table:
                 continue
             ratio = times_as_fast(run, runs)
             first = run.first_exit or run.policy["static_exit"]
-            cells = [str(first), str(run.samples), f"{run.score:.2f}", *signed(difference), f"{run.mean_exit:.2f}"]
+            level = run.policy.get("threshold")
+            cells = [str(first), "-" if level is None else f"{level:g}", str(run.samples), f"{run.score:.2f}"]
+            cells += [*signed(difference), f"{run.mean_exit:.2f}"]
             cells += [f"{run.layers_in_turn:.2f}", f"{run.layers_in_turn / run.num_layers:.0%}"]
             cells += [f"{run.flops('decoder') / full.flops('decoder'):.2f}"]
             cells += ["-" if ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(ratio.value, *ratio.interval)]
             rows.append([task, model, run.method, *cells])
             used += [run, full]
-    head = ["task", "model", "method", "min", "n", "score", "change", "95% interval", "mean exit", "in turn", "share"]
+    head = ["task", "model", "method", "min", "above", "n", "score", "change", "95% interval", "mean exit", "in turn"]
     return Table(
         "Table 12. Every policy against full depth",
-        [*head, "FLOPs", "x full depth"],
+        [*head, "share", "FLOPs", "x full depth"],
         rows,
         used,
-        "min: exit_min_layer, or the layer of a static exit. change: points against full depth, paired by example.\n"
-        "in turn: layers per token one after the other, of those of the decoder (share). FLOPs: the decoder's,\n"
-        "relative to full depth; x full depth: times as fast, timed in turn, with the range of the repetitions.\n",
+        "min: exit_min_layer, or the layer of a static exit; above: the threshold. change: points against full depth,\n"
+        "paired by example. in turn: layers per token one after the other, of those of the decoder (share). FLOPs:\n"
+        "the decoder's, relative to full depth; x full depth: times as fast, timed in turn, with the range of the\n"
+        "repetitions.\n",
     )
 
 

@@ -78,6 +78,7 @@ def test_table_12_pairs_every_policy_with_full_depth(make_run):
     found = table(make_run, "table_12")
     free, static = (dict(zip(found.head, row, strict=True)) for row in found.rows)
     assert (static["method"], static["min"], static["change"], static["share"]) == ("static", "2", "-10.00", "50%")
+    assert (static["above"], free["above"]) == ("-", "0.9")
     assert static["95% interval"] == "-10.00 to -10.00" and static["FLOPs"] == "1.00"
     assert (free["method"], free["change"], free["mean exit"], free["in turn"]) == ("FREE", "+0.50", "2.50", "2.00")
     assert free["x full depth"] == "-"
