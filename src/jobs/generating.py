@@ -22,6 +22,7 @@ from jobs.loading import (
     model_settings,
     prompt_ids,
 )
+from jobs.memory import Rows
 from jobs.output_lines import OutputLines
 from models import deploying_class
 from models.adjacent import move_all_together
@@ -87,7 +88,7 @@ class Generator:
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
         self.device = args.torch_device
-        self.model = load_model(model_args, config, args.torch_dtype).to(self.device).eval()
+        self.model = load_model(model_args, config, args.torch_dtype, device=self.device, rows=self._together()).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(self.model)
 
@@ -103,6 +104,14 @@ class Generator:
         other.args, other.policy = args, Policy()
         other.strategy = other._strategy(self.model.config, self.model.num_exit_layers)
         return other
+
+    def _together(self) -> Rows:
+        """What is computed together, by the longest of the prompts that are known."""
+        longest = max(read_prompts(self.args), key=len, default="")
+        size = 1 if self.args.prompt_file is None else self.args.batch_size
+        beams = 1 if self.strategy is None else self.strategy.beams
+        tokens = len(self.tokenizer(longest, verbose=False)["input_ids"])
+        return Rows(size * beams, tokens + self.args.max_new_tokens)
 
     @property
     def samples(self) -> bool:

@@ -1,11 +1,18 @@
-"""What is refused of a checkpoint before its weights are looked at."""
+"""What is refused of a checkpoint before its weights are looked at, and what loading them takes."""
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
+import torch
+from transformers import LlamaConfig
 
 from jobs.loading import load_config
+from models import DeployLlamaForCausalLM
+from models.translators import ExitTranslators, attach_translators
+from support import ROOT
 from util import DecoderArguments
 
 
@@ -17,3 +24,56 @@ def test_a_quantised_checkpoint_is_refused_by_its_config(tiny_gpt2_dir, tmp_path
     (folder / "config.json").write_text(json.dumps(held))
     with pytest.raises(ValueError, match="quantised is quantised: early-exit decoding reads plain weights"):
         load_config(DecoderArguments(model_name_or_path=str(folder)), encoder=False)
+
+
+PEAK = """
+import gc, re, resource, sys
+from pathlib import Path
+import torch
+from jobs.loading import load_config, load_model
+from models.adjacent import move_all_together
+from util import DecoderArguments
+from util.arguments import EMBEDDED_DECODER
+
+def load(path):
+    model_args = DecoderArguments(model_name_or_path=str(path))
+    return load_model(model_args, load_config(model_args), getattr(torch, sys.argv[2]), device=torch.device("cpu"))
+
+load(EMBEDDED_DECODER)  # whatever is imported on the way is there
+gc.collect()
+before = int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+model = load(sys.argv[1])
+move_all_together(model)
+weights = {weight.data_ptr(): weight.nbytes for weight in model.parameters()}
+assert all(float(weight.float().mean()) != 0 for weight in model.parameters()), "all are read"
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / sum(weights.values()))
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Stored dtype -> folder of a sharded checkpoint with translators and a head of its own, 100 million weights."""
+    sizes = {"vocab_size": 8000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 5}
+    config = LlamaConfig(**sizes, num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=False)
+    with torch.device("meta"):
+        model = DeployLlamaForCausalLM(config)
+    model = model.to_empty(device="cpu")
+    attach_translators(model, ExitTranslators(config.hidden_size, range(1, 5)))
+    for weight in model.parameters():
+        torch.nn.init.constant_(weight, 0.02)
+    folders = {}
+    for dtype in ("float32", "bfloat16"):
+        folders[dtype] = tmp_path_factory.mktemp(dtype)
+        model.to(getattr(torch, dtype)).save_pretrained(folders[dtype], max_shard_size="40MB")
+        assert len(list(folders[dtype].glob("*.safetensors"))) >= 5
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize(("held", "asked"), [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_loading_takes_the_weights_and_little_more(large, held, asked):
+    command = [sys.executable, "-c", PEAK, str(large[held]), asked]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "src")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 0.9 < float(done.stdout.split()[-1]) <= 1.1
