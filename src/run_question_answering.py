@@ -1,4 +1,4 @@
-r"""Train, evaluate or predict question answering with a T5 whose tokens may leave the decoder early.
+r"""Train, evaluate or predict question answering with a model whose tokens may leave it early.
 
     python src/run_question_answering.py --do_eval --dataset_name invented_facts --max_eval_samples 20 \
         --output_dir save/facts --use_early_exit True --exit_conf_type softmax --exit_conf_threshold 0.9
@@ -6,7 +6,8 @@ r"""Train, evaluate or predict question answering with a T5 whose tokens may lea
         --max_steps 10 --intermediate_loss_fn weighted_ce --output_dir save/facts_trained
 
 Questions are those of SQuAD, SQuAD v2 and NarrativeQA by name, of files of their columns, or the invented ones above,
-which need no download.
+which need no download. The model is a T5 or its kin, or one without an encoder, such as GPT-2 or Llama, which is asked
+by a prompt: see --template, --n_shot and --apply_chat_template.
 """
 
 import interrupts  # noqa: F401 - before what takes time

@@ -1,4 +1,4 @@
-r"""Train, evaluate or predict summarization with a T5 whose tokens may leave the decoder early.
+r"""Train, evaluate or predict summarization with a model whose tokens may leave it early.
 
     python src/run_summarization.py --do_eval --dataset_name invented_dialogues --source_prefix "summarize: " \
         --max_eval_samples 20 --output_dir save/dialogues --use_early_exit True --exit_conf_threshold 0.9
@@ -6,7 +6,9 @@ r"""Train, evaluate or predict summarization with a T5 whose tokens may leave th
         --max_train_samples 200 --max_steps 10 --intermediate_loss_fn weighted_ce --output_dir save/dialogues_trained
 
 Texts are those of SAMSum, CNN/DailyMail, XSum, Multi-News and BigPatent by name, of files of a text and a summary
-column, or the invented dialogues above, which need no download.
+column, or the invented dialogues above, which need no download. The model is a T5 or its kin, or one
+without an encoder, such as GPT-2 or Llama, which is asked by a prompt: see --template, --n_shot and
+--apply_chat_template.
 """
 
 import interrupts  # noqa: F401 - before what takes time

@@ -6,7 +6,8 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 import generate
-from jobs.generating import Continuation, Generator, shade
+from jobs.generating import Generator
+from jobs.telling import Continuation, shade
 from models import DeployGPT2LMHeadModel
 from scripts import count_tokens
 from support import plain_generate
@@ -93,7 +94,8 @@ def test_it_is_said_where_drafts_did_not_pay(run, tmp_path):
     )
     assert "drafting stops where it does not pay" in shown.err
     (again,), recalled = run(*flags, "--out", tmp_path / "out.jsonl")
-    assert again.undrafted == found.undrafted and recalled.err.splitlines()[-1] == shown.err.splitlines()[-1]
+    depth = shown.err.partition(" tokens/s; ")[2].splitlines()[0]
+    assert again.undrafted == found.undrafted and recalled.err.splitlines()[-1] == depth
     (always,), shown = run(*flags, "--draft_always", "True")
     assert always.tokens == found.tokens and not always.undrafted and always.drafted > found.drafted
     assert "not drafted" not in shown.err and "drafting stops" not in shown.err
@@ -131,10 +133,82 @@ def test_the_plain_continuation_stands_beside_the_contrastive_one(run, decided):
     assert f"greedy: {greedy.text}" in shown.out and f"acd: {found.text}" in shown.out
 
 
+def test_early_exit_stands_beside_full_depth(run, decided):
+    flags = ("-p", "The tower is", "-l", 8, *LOSSLESS, "--compare")
+    (found,), shown = run(*flags)
+    (plain,), _ = run("-p", "The tower is", "-l", 8)
+    assert f"  full depth: {plain.text}\n  early exit: {found.text}\n" in shown.out
+    assert "full depth: 8 tokens in" in shown.err and "times as fast; the same tokens" in shown.err
+
+
+def test_what_an_answer_took_is_told(run):
+    (found,), shown = run("-p", "The tower is", "-l", 6)
+    last = shown.err.splitlines()[-1]
+    assert last.startswith("6 tokens in ") and last.endswith(" tokens/s; 4.00 of 4 layers on average")
+    assert found.seconds > 0
+    _, shown = run("-p", "The tower", "Where", "-l", 6)
+    assert shown.err.splitlines()[-1].startswith("12 tokens in ")
+
+
+@pytest.mark.parametrize("way", [(), LOSSLESS, ("--strategy", "acd")])
+def test_texts_and_tokens_end_an_answer(run, way, tiny_gpt2_dir):
+    (whole,), _ = run("-p", "The tower is", "-l", 12, *way)
+    end = next(part for part in whole.text[2:] if part.isalnum())
+    (cut,), shown = run("-p", "The tower is", "-l", 12, *way, "--stop", end, "nowhere")
+    assert cut.text == whole.text[: whole.text.index(end)] and cut.tokens == whole.tokens[: len(cut.tokens)]
+    assert len(cut.tokens) < 12 and lines(shown.out) == lines("The tower is" + cut.text)
+    token = whole.tokens[5]
+    (cut,), _ = run("-p", "The tower is", "-l", 12, *way, "--stop_token_ids", token)
+    assert cut.tokens == whole.tokens[: whole.tokens.index(token) + 1]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
+    assert "The tower is" + cut.text == tokenizer.decode([*cut.prompt_tokens, *cut.tokens[:-1]]).lstrip()
+
+
+def test_rows_of_a_batch_end_by_themselves(run, prompt_file):
+    prompts = [line for line in prompt_file.read_text().splitlines() if line]
+    for way in ((), ("--strategy", "acd")):
+        alone = [run("-p", each, "-l", 9, "--stop", "e", *way)[0][0].tokens for each in prompts]
+        found, _ = run("--prompt_file", prompt_file, "-l", 9, "--stop", "e", *way)
+        assert [each.tokens for each in found] == alone
+
+
+def test_no_pair_of_tokens_comes_twice(run):
+    (found,), _ = run("-p", "The", "-l", 40, "--no_repeat_ngram_size", 2)
+    pairs = list(zip(found.tokens, found.tokens[1:], strict=False))
+    assert len(pairs) == len(set(pairs))
+
+
+def test_drawn_tokens_of_dola_repeat_by_the_seed(run):
+    flags = ("-p", "Where", "-l", 12, "--strategy", "dola", "--do_sample", "--temperature", "3.0", "-a", "0.001")
+    texts = [run(*flags, "--seed", seed)[0][0].tokens for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("layers", ["4", "-1"])
+def test_dola_of_one_layer_is_plain(run, layers, decided):
+    (greedy,), _ = run("-p", "The tower is", "-l", 8)
+    for name in ("dola", "dola_static"):
+        (found,), shown = run("-p", "The tower is", "-l", 8, "--strategy", name, "--early_exit_layers", layers)
+        assert found.tokens == greedy.tokens and "contrasted" not in shown.err
+
+
+def test_layers_that_dola_chose_are_counted(run):
+    (found,), shown = run("-p", "The tower is", "-l", 12, "--strategy", "dola", "--early_exit_layers", "0,1,2,3,4")
+    told = shown.err.splitlines()[-1].partition("contrasted with layer ")[2]
+    counts = {int(part.split()[0]): int(part.split("(")[1].split()[0]) for part in told.split(", ")}
+    assert counts == {layer: found.premature_layers.count(layer) for layer in set(found.premature_layers)}
+
+
+def test_dolas_repetition_penalty_is_its_authors(run):
+    flags = ("-p", "The tower is", "-l", 12, "--strategy", "dola", "--repetition_penalty")
+    (found,), _ = run(*flags[:-1])
+    assert found.tokens == run(*flags, "1.2")[0][0].tokens
+
+
 def test_tokens_are_coloured_by_the_layer_they_left_after(run, monkeypatch):
     flags = ("-p", "The tower", "-l", 8, "--use_early_exit", "True", "--exit_conf_threshold", "0.2", "--show_exits")
     with monkeypatch.context() as patched:
-        patched.setattr("jobs.generating.shows_colours", lambda: True)
+        patched.setattr("jobs.telling.shows_colours", lambda: True)
         (found,), shown = run(*flags)
     used = {f"\033[38;5;{shade(layer, 4)}m" for layer in found.exit_layers}
     assert len(used) > 1 and all(code in shown.out for code in used)
@@ -296,7 +370,12 @@ def test_stop_strings_end_an_answer_and_need_the_tokenizer(tiny_gpt2_dir):
         (("--prompt_file", "{empty}"), "empty: it holds no record"),
         (("--prompt_file", "{wrong}"), "record 1: expected an object with a text as its 'prompt'"),
         (("-p", "a", "--strategy", "dola", "--dola_divergence", "kl"), "--dola_divergence kl: valid are paper, code"),
-        ((), "There is nothing to continue"),
+        ((), "There is nothing to continue: give -p TEXT or --prompt_file FILE, or be asked in a terminal."),
+        (("-p", "a", "--compare"), "--compare shows greedy decoding at full depth beside another way: give --strategy"),
+        (("-p", "a", "--show_drafts"), "--show_drafts shows tokens that are yet to be verified: give --lossless"),
+        (("-p", "a", "--stop_token_ids", "5", "99999"), "--stop_token_ids 99999: valid are 0 to"),
+        (("-p", "a", "--apply_chat_template"), "has no chat template; leave it out"),
+        (("-p", "a", "--strategy", "contrastive", "--do_sample"), "contrastive has 5 beams: give --beam_size 1"),
         (("-p", "a", "--out", "{folder}"), "it is a folder, not a file"),
         (("-p", "a", "--out", "{empty}/out"), "empty.txt is a file, not a folder"),
         (("-p", "a", "--out", "/proc/out/lines"), "--out /proc/out cannot be written: /proc"),

@@ -21,6 +21,8 @@ from models import deploying_class
 from scripts.quickstart_real import QUESTIONS, as_prompt
 from scripts.real_model import MODEL
 from support import plain_generate
+from tasks import KINDS
+from tasks.prompts import PromptWriter
 from tasks.readers import read_records
 from training.evaluation import padded
 
@@ -161,3 +163,33 @@ def test_what_exits_are_said_to_be_worth_is_read_off_the_librarys_states(model, 
                 np.testing.assert_allclose(found.confidences["softmax"][here], p2[:, 0] - p2[:, 1], atol=1e-3)
         start += len(text) - 1
     assert start == len(found.loss)
+
+
+@pytest.mark.parametrize("name", ["question_answering", "summarization", "translation"])
+@pytest.mark.parametrize("shots", [0, 2])
+def test_prompts_of_tasks_are_the_chat_templates_own_and_keep_the_question(folder, name, shots):
+    """Token for token; texts of thousands of words are cut to what the model was made for, and nothing else is."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.chat_template is None:
+        pytest.skip(f"{folder} has no chat template.")
+    kind, words = KINDS[name], {"source_lang": "German", "target_lang": "English"}
+    writer = PromptWriter(tokenizer, kind.template, kind.fields, words, chat=True)
+    room = min(2048, AutoConfig.from_pretrained(folder).max_position_embeddings) - NEW_TOKENS
+    for times in (1, 400):
+        examples = [
+            {"id": text, "question": text, "source": f"{text} It rains in Ålesund. " * times, "target": text[::-1]}
+            for text in QUESTIONS[: shots + 1]
+        ]
+        shown, prompt = writer.fitted(examples[:-1], examples[-1], room)
+        assert prompt.cut == (times > 1) and len(prompt.ids) <= room and len(shown) == shots + 1
+        turns = []
+        for example in shown:
+            values = {"context": example["source"], "text": example["source"], "source": example["source"]}
+            values = {key: value.strip() for key, value in values.items()} | {"question": example["question"]}
+            turns.append({"role": "user", "content": kind.template.question(values | words)})
+            turns.append({"role": "assistant", "content": example["target"]})
+        turns[0]["content"] = f"{kind.template.told(words)}\n\n{turns[0]['content']}"
+        own = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True)
+        assert prompt.ids == own["input_ids"]
+        assert name != "question_answering" or f"Question: {examples[-1]['question']}\nAnswer:" in prompt.text
+        assert times == 1 or len(prompt.ids) > room - 16, "and no more is cut than has to be"

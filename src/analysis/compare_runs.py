@@ -19,11 +19,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from analysis import intervals
 from analysis.beside import make_parser, names_of, write
 from analysis.drawing import Drawing, finish, panels, sample_sizes, series, shared_legend
 from analysis.loss_figures import layer_of
-from analysis.quantities import mean_exit, score
+from analysis.quantities import change, mean_exit, score, signed
 from analysis.runs import RunFiles, Speed, read_runs, read_speeds, refuse_mixtures
 from analysis.style import nth
 from analysis.tables import Table
@@ -91,16 +90,14 @@ def table(title: str, sets: Mapping[str, Runs], speeds: Mapping[str, Speed]) -> 
 
 def _cells(run: RunFiles, some: Runs, other: RunFiles | None, speed: Speed | None) -> list[str]:
     full = next(each for each in some.values() if each.policy["method"] == "full")
-    difference = ["-", "-"]
-    if other is not None and other is not run:
-        low, high = intervals.of_difference(run.example_scores, other.example_scores)
-        difference = [f"{run.score - other.score:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+    difference = change(run, other) if other is not None and other is not run else None
+    told = signed(difference) if difference else ("-", "-")
     drafts = ["-", "-"]
     if run.acceptance_rate is not None:
         counts = run.results["eval_exit_counts"]
         drafts = [str(counts["drafted"]), str(counts["accepted"])]
     flops = f"{run.flops('decoder') / full.flops('decoder'):.2f}"
-    return [f"{run.score:.2f}", *difference, f"{run.mean_exit:.2f}", flops, *drafts, _fast(run, speed)]
+    return [f"{run.score:.2f}", *told, f"{run.mean_exit:.2f}", flops, *drafts, _fast(run, speed)]
 
 
 def _fast(run: RunFiles, speed: Speed | None) -> str:

@@ -116,8 +116,10 @@ class QualityArguments(ReadingArguments):
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source: dict) -> tuple[str, Dataset]:
-    """The task's name and its rows as for training: of texts one each, of examples with answers as they are trained.
+def load_rows(
+    args: QualityArguments, tokenizer: PreTrainedTokenizerBase, config: Any, source: dict
+) -> tuple[str, Dataset]:
+    """The task's name and its rows as for training a model of this config: texts, or the answers of examples.
 
     Args:
         source: Where the hub's data sets are kept and by which token they are read.
@@ -129,7 +131,7 @@ def load_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, source
     examples = examples.select(range(min(args.texts, len(examples))))
     name = task.name if args.validation_file is None else _name_of(Path(args.validation_file))
     name += f" ({args.text_column})" if args.text_column else ""
-    return name, rows_of(task, examples, tokenizer, data_args)
+    return name, rows_of(task, examples, tokenizer, data_args, config)
 
 
 def answered_rows(args: QualityArguments, tokenizer: PreTrainedTokenizerBase, config: Any) -> Dataset:
@@ -314,7 +316,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         if args.answers:
             task, rows = "its answers", answered_rows(args, tokenizer, config)
         else:
-            task, rows = load_rows(args, tokenizer, {"cache_dir": model_args.cache_dir, "token": model_args.token})
+            source = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+            task, rows = load_rows(args, tokenizer, config, source)
         model = load_model(model_args, config, torch.float32).eval()
         if model.num_exit_layers < 2:
             raise ValueError(f"{model_args.model_name_or_path} has one layer, so there is no exit below its last.")

@@ -5,7 +5,7 @@
 
 save/grid is what src/scripts/local_grid.py leaves. A figure whose runs are not there is left out, with a line that says
 so. Beside each lies a .json of the numbers it shows and the runs they came from; --redraw paints the pictures of a
-folder anew from these files alone. Figures 16 to 22 and tables 2 to 11 have no counterpart in that post.
+folder anew from these files alone. Figures 16 to 23 and tables 2 to 12 have no counterpart in that post.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from analysis import (
     compare_exits,
     compare_runs,
+    draft_figures,
     exit_figures,
     layer_figures,
     lens_figures,
@@ -24,6 +25,7 @@ from analysis import (
     policy_figures,
     speed_figures,
     strategies,
+    task_benchmark,
     tradeoff,
     truth_figures,
 )
@@ -49,8 +51,8 @@ FIGURES = {
     "figure_16": policy_figures.two_forms,
     "figure_17": speed_figures.benchmark,
     "figure_20": speed_figures.score_against_speed,
-    "figure_21": speed_figures.draft_sweep,
     "figure_22": loss_figures.what_training_buys,
+    "figure_23": policy_figures.every_method,
     **policy_figures.SWEEPS,
 }
 
@@ -67,7 +69,7 @@ PAINTS = {
         policy_figures.paint_score_over_depth,
         speed_figures.paint_benchmark,
         speed_figures.paint_tradeoffs,
-        speed_figures.paint_drafts,
+        draft_figures.paint_drafts,
         loss_figures.paint_losses,
         tradeoff.paint_tradeoff,
         compare_exits.paint_comparison,
@@ -77,6 +79,7 @@ PAINTS = {
         exit_figures.paint_exits,
         exit_figures.paint_reliability,
         strategies.paint_strategies,
+        task_benchmark.paint_task_benchmark,
         truth_figures.paint_entropy,
         truth_figures.paint_categories,
         truth_figures.paint_probes,

@@ -20,6 +20,23 @@ def of_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Inte
     return _interval(samples, lambda top, bottom, axis: top.sum(axis) / bottom.sum(axis))
 
 
+def of_pooled(
+    pooled: Callable[[np.ndarray], np.ndarray], scores: np.ndarray, others: np.ndarray | None = None
+) -> Interval:
+    """Of a number of several examples together, or of what it is above that of others of the same examples.
+
+    Args:
+        pooled: What the examples have, [..., N, K], to the number, [...].
+        scores, others: [N, K].
+    """
+
+    def of_places(places: np.ndarray, axis: int) -> np.ndarray:
+        found = pooled(scores[places])
+        return found if others is None else found - pooled(others[places])
+
+    return _interval((np.arange(len(scores)),), of_places)
+
+
 def of_difference(values: Sequence[float], others: Sequence[float]) -> Interval:
     """Of the mean difference of two numbers of the same example."""
     return of_mean(np.asarray(values, float) - np.asarray(others, float))

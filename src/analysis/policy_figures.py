@@ -1,8 +1,8 @@
-"""Figures 7 to 16, 18 and 19: what policies score, how deep they go, what they cost, over exit_min_layers."""
+"""Figures 7 to 16, 18, 19 and 23: what policies score, how deep they go, what they cost, over exit_min_layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,10 +21,11 @@ from analysis.drawing import (
     series,
     shared_legend,
 )
-from analysis.quantities import Measure, confidence_flops, mean_exit, score, seconds, seconds_note
+from analysis.quantities import Measure, confidence_flops, layers_in_turn, mean_exit, score, seconds, seconds_note
 from analysis.runs import RunFiles, scaled, where
 from analysis.style import bars, look
 
+IN_TURN = "layers in turn (per token)"
 DEPTH, CLOCK, FLOPS = "mean exit (layers per token)", "seconds per token / full model", "confidence-FLOPs per example"
 
 
@@ -275,40 +276,69 @@ SWEEPS = {
 }
 
 
-# ---------------------------------------------------------------------------------------- the two forms, at equal depth
+# --------------------------------------------------------------------------------------------------- score over depth
+# Kind of method -> those that a panel shows, beside static exits, the oracle and the full model.
+KINDS = {
+    "measures": ("softmax", "state", "meta"),
+    "pruned": PRUNING,
+    "contrastive": FORMS,
+    "one exit": ("FREE", "FREE + adaptive threshold", "lossless"),
+}
+DEPTH_NOTE = (
+    "A method is better where it is higher at the same depth. Points of a line are exit_min_layers, those of static "
+    "exits the layer every token leaves at; the star is the full model"
+)
+
+
 def two_forms(runs: Runs) -> Drawing | None:
     """Figure 16: score against mean exit for the published forms and the text's, so that depth and measure part."""
-    groups = [(*group, {name: _line(runs, *group, name) for name in (*FORMS, "oracle")}) for group in runs.groups]
-    groups = [group for group in groups if all(group[2][name] for name in FORMS)]
-    if not groups:
-        return None
-    used, rows = [], []
-    for task, model, lines in groups:
+    title = "Figure 16. The two forms of the contrastive measures, at equal depth"
+    return _over_depth(runs, title, {"": FORMS}, {DEPTH: mean_exit})
+
+
+def every_method(runs: Runs) -> Drawing | None:
+    """Figure 23: score against layers that a token waits for, a panel per kind of method."""
+    title = "Figure 23. Every method: score against the layers that run one after the other"
+    return _over_depth(runs, title, KINDS, {IN_TURN: layers_in_turn})
+
+
+def _over_depth(
+    runs: Runs, title: str, kinds: Mapping[str, Sequence[str]], depth: dict[str, Measure]
+) -> Drawing | None:
+    """Of the models whose runs have every method of all kinds."""
+    wanted = [name for names in kinds.values() for name in names]
+    rows, used = [], []
+    for group in runs.groups:
+        lines = {name: _line(runs, *group, name) for name in (*wanted, "oracle")}
+        if not all(lines[name] for name in wanted):
+            continue
+        task, model = group
         statics = where(runs.runs, task=task, model=model, method="static")
         full = where(runs.runs, task=task, model=model, method="full model")[:1]
-        shown = [*(run for line in lines.values() for run in line), *statics, *full]
-        rows += [_row(run, {DEPTH: mean_exit, f"{run.score_name} (%)": score}, runs) for run in shown]
-        used += shown
-    title = "Figure 16. The two forms of the contrastive measures, at equal depth"
-    note = (
-        "A measure is better where it is higher at the same depth; forms that differ in depth only lie on one line. "
-        "Points of a line are exit_min_layers, those of static exits the layer every token leaves at; the star is the "
-        f"full model. {INTERVALS}"
-    )
-    return Drawing.of_runs(title, paint_score_over_depth, {"rows": rows}, note, used)
+        for kind, names in kinds.items():
+            shown = [*(run for name in (*names, "oracle") for run in lines[name]), *statics, *full]
+            columns = {**depth, f"{shown[0].score_name} (%)": score}
+            rows += [_row(run, columns, runs) | {"kind": kind} for run in shown]
+            used += shown
+    if not rows:
+        return None
+    return Drawing.of_runs(title, paint_score_over_depth, {"rows": rows}, f"{DEPTH_NOTE}. {INTERVALS}", used)
 
 
 def paint_score_over_depth(values: dict) -> Figure:
-    """Figure 16: a panel per model, a line per method from its shallowest point to its deepest."""
-    groups = _by_group(values["rows"])
-    figure, axes = panels(len(groups), height=3.2)
-    for panel, ((task, model), rows) in zip(axes, groups.items(), strict=True):
-        _, label = _labels(rows)
+    """Figures 16 and 23: a panel per model and kind, a line per method from its shallowest point to its deepest."""
+    found: dict[tuple[str, ...], list[dict]] = {}
+    for row in values["rows"]:
+        found.setdefault((row["task"], row["model"], row.get("kind", "")), []).append(row)
+    kinds = len({kind for *_, kind in found})
+    figure, axes = panels(len(found), height=3.2, **({"columns": kinds, "width": 3.6} if kinds > 1 else {}))
+    for panel, (about, rows) in zip(axes, found.items(), strict=True):
+        depth, label = _labels(rows)
         for name in dict.fromkeys(row["method"] for row in rows):
             line = [row["quantities"] for row in rows if row["method"] == name]
-            line.sort(key=lambda each: each[DEPTH]["value"])
-            xs = [each[DEPTH]["value"] for each in line]
+            line.sort(key=lambda each: each[depth]["value"])
+            xs = [each[depth]["value"] for each in line]
             series(panel, xs, [each[label] for each in line], look(name), name)
-        finish(panel, DEPTH, label, f"{task}, {model}")
+        finish(panel, depth, label, ", ".join(filter(None, about)))
     shared_legend(figure)
     return figure

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from analysis import intervals
 from analysis.drawing import Runs
 from analysis.runs import RunFiles
@@ -23,8 +25,25 @@ Measure = Callable[[RunFiles, Runs], Quantity | None]
 
 def score(run: RunFiles, runs: Runs | None = None) -> Quantity:
     """In percent; without an interval where a run kept no example's score."""
-    scores = run.example_scores
-    return Quantity(run.score, intervals.of_mean(scores) if scores else (run.score, run.score))
+    found = [*run.example_scores.values()]
+    if not found or len(found) < len(run.examples):
+        return Quantity(run.score, (run.score, run.score))
+    return Quantity(run.score, intervals.of_pooled(run.shown.pooled, np.stack(found)))
+
+
+def change(run: RunFiles, other: RunFiles) -> Quantity | None:
+    """Of the score from another run's, in points, paired by the examples that both have; None where there are none."""
+    shared = [name for name in run.example_scores if name in other.example_scores]
+    if not shared or run.score_key != other.score_key:
+        return None
+    pooled, pair = run.shown.pooled, [np.stack([each.example_scores[name] for name in shared]) for each in (run, other)]
+    return Quantity(float(pooled(pair[0]) - pooled(pair[1])), intervals.of_pooled(pooled, *pair))
+
+
+def signed(quantity: Quantity) -> tuple[str, str]:
+    """A change and its interval, as cells of a table."""
+    low, high = quantity.interval
+    return f"{quantity.value:+.2f}", f"{low:+.2f} to {high:+.2f}"
 
 
 def mean_exit(run: RunFiles, runs: Runs | None = None) -> Quantity:
@@ -32,6 +51,11 @@ def mean_exit(run: RunFiles, runs: Runs | None = None) -> Quantity:
     rows = run.examples
     found = intervals.of_ratio([row["layers"] for row in rows], [row["tokens"] for row in rows])
     return Quantity(run.mean_exit, found)
+
+
+def layers_in_turn(run: RunFiles, runs: Runs | None = None) -> Quantity:
+    """Per token, one after the other: those that several tokens pass together count once; no interval is known."""
+    return Quantity(run.layers_in_turn, (run.layers_in_turn, run.layers_in_turn))
 
 
 def confidence_flops(run: RunFiles, runs: Runs | None = None) -> Quantity:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import intervals
 from analysis.layer_figures import BOX, mean_pairs
-from analysis.quantities import Quantity, mean_exit, score
+from analysis.quantities import Quantity, change, mean_exit, score, signed
 from analysis.runs import RunFiles, flat, scores
 from decoding import naming
 from util.files import jsonable
@@ -233,17 +232,10 @@ def summary(runs: Sequence[RunFiles]) -> list[dict]:
 def compared(one: RunFiles, other: RunFiles) -> list[dict]:
     """What two runs come to beside each other."""
     found = [row("same text", "examples with the same answer in both", [f"{one.same_output(other):,}"])]
-    keys = [scores()[run.score_key][1] for run in (one, other)]
-    if keys[0] is not None and keys[0] == keys[1]:
-        by_id = {each["id"]: each.get(keys[0]) for each in other.examples}
-        pairs = [(each.get(keys[0]), by_id.get(each["id"])) for each in one.examples]
-        pairs = [pair for pair in pairs if None not in pair]
-        if pairs:
-            mine, theirs = zip(*pairs, strict=True)
-            mean = sum(a - b for a, b in pairs) / len(pairs)
-            low, high = intervals.of_difference(mine, theirs)
-            text = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-            found.append(row(f"difference in {one.score_name}", "A minus B, over shared examples", [text]))
+    difference = change(one, other)
+    if difference is not None:
+        told = "{} ({})".format(*signed(difference))
+        found.append(row(f"difference in {one.score_name}", "A minus B, over shared examples", [told]))
     return found
 
 

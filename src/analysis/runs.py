@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from decoding import naming
 from decoding.policy import Policy
-from tasks.metrics import shown_scores
+from tasks.metrics import Shown, shown_scores
 from util.files import read_json, read_jsonl
 
 # What of a run's settings is its policy.
@@ -23,9 +25,15 @@ UNCOMPARED = {"views", "save_traces", "device", "batch_size", "exit_layers"}
 CLOCK = ("device", "threads", "batch_size", "processes")
 
 
-def scores() -> dict[str, tuple[str, str | None]]:
-    """The score a task is judged by, the first that a run has: key of the results -> its name, its key per example."""
+def scores() -> dict[str, Shown]:
+    """The score a task is judged by, the first that a run has, by its key in the results."""
     return {f"eval_{key}": told for key, told in shown_scores().items()}
+
+
+def example_scores(shown: Shown, rows: Sequence[Mapping]) -> dict[str, np.ndarray]:
+    """Id of an example -> what of it a score follows from, [K], of lines of predictions; none where none is known."""
+    key = shown.by_example
+    return {row["id"]: np.asarray(row[key], float).reshape(-1) for row in rows if key is not None and key in row}
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,13 @@ class RunFiles:
         return next(name for name in scores() if self.results.get(name) is not None)
 
     @property
+    def shown(self) -> Shown:
+        """The score a task is judged by."""
+        return scores()[self.score_key]
+
+    @property
     def score_name(self) -> str:
-        return scores()[self.score_key][0]
+        return self.shown.label
 
     @property
     def score(self) -> float:
@@ -135,13 +148,12 @@ class RunFiles:
         texts = {row["id"]: row["prediction"] for row in other.examples}
         return sum(texts.get(row["id"]) == row["prediction"] for row in self.examples)
 
-    @property
-    def example_scores(self) -> list[float] | None:
-        """The score of each example, or None where the metric has none or predictions.jsonl was not kept."""
-        key = scores()[self.score_key][1]
-        if key is None or not (self.folder / "predictions.jsonl").is_file():
-            return None
-        return [row[key] for row in self.examples] if all(key in row for row in self.examples) else None
+    @cached_property
+    def example_scores(self) -> dict[str, np.ndarray]:
+        """Id of an example -> what of it the score follows from, such as its own score, [K]; empty where the metric has
+        none, or predictions.jsonl was not kept."""
+        kept = (self.folder / "predictions.jsonl").is_file()
+        return example_scores(self.shown, self.examples) if kept else {}
 
     @property
     def layers(self) -> list[dict] | None:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from analysis import intervals
 from analysis.drawing import Runs, sample_sizes
 from analysis.loss_figures import PLAIN, exits_by_loss, layer_of
-from analysis.quantities import mean_exit, score, seconds
+from analysis.quantities import Quantity, change, mean_exit, score, seconds, signed, times_as_fast
 from analysis.runs import RunFiles, scaled, where
-from analysis.speed_figures import drafts, tradeoffs
+from analysis.speed_figures import tradeoffs
 
 # Key -> head of a column: how many times as fast a policy on prompts is as each of these.
 HELD_AGAINST = {"generate": "x generate", "full_depth": "x full depth", "bound": "x bound"}
@@ -84,9 +83,9 @@ def paired_pruning(runs: Runs) -> Table:
                 for kind in ("fixed", "decaying", "adaptive"):
                     method = f"{base} + {kind}"
                     found = where(runs.runs, task=task, model=model, method=method, first_exit=whole.first_exit)
-                    found = [run for run in found if run.samples == whole.samples and run.example_scores]
-                    if found:
-                        rows.append([task, model, method, *_pair(found[0], whole)])
+                    difference = change(found[0], whole) if found else None
+                    if difference is not None and found[0].samples == whole.samples:
+                        rows.append([task, model, method, *_pair(found[0], whole, difference)])
                         used += [whole, found[0]]
     return Table(
         "Table 2. What pruning changes",
@@ -100,15 +99,44 @@ def paired_pruning(runs: Runs) -> Table:
     )
 
 
-def _pair(run: RunFiles, whole: RunFiles) -> list[str]:
-    low, high = intervals.of_difference(run.example_scores, whole.example_scores)
+def _pair(run: RunFiles, whole: RunFiles, difference: Quantity) -> list[str]:
     counts = run.results["eval_exit_counts"]
     size, later = counts["rows_first"] / counts["first"], max(1, counts["later"])
     ceiling = (counts["first"] + counts["later"]) * size / (counts["first"] * size + counts["kept_later"])
     cut = whole.flops("confidence") / run.flops("confidence")
     numbers = [f"{counts['rows_later'] / later / size:.3f}", f"{counts['kept_later'] / later / size:.3f}"]
-    change = [f"{run.score:.2f}", f"{run.score - whole.score:+.2f}", f"{low:+.2f} to {high:+.2f}"]
-    return [str(run.first_exit), str(run.samples), *change, *numbers, f"{cut:.2f}", f"{ceiling:.2f}"]
+    scores = [f"{run.score:.2f}", *signed(difference)]
+    return [str(run.first_exit), str(run.samples), *scores, *numbers, f"{cut:.2f}", f"{ceiling:.2f}"]
+
+
+def against_full_depth(runs: Runs) -> Table:
+    """Table 12: what each policy changes in the score of the full model, example by example, and what it saves."""
+    rows, used = [], []
+    for task, model in runs.groups:
+        some = where(runs.runs, task=task, model=model)
+        full = next((run for run in some if run.method == "full model"), None)
+        for run in some if full else ():
+            difference = change(run, full)
+            if run is full or difference is None or run.samples != full.samples:
+                continue
+            ratio = times_as_fast(run, runs)
+            first = run.first_exit or run.policy["static_exit"]
+            cells = [str(first), str(run.samples), f"{run.score:.2f}", *signed(difference), f"{run.mean_exit:.2f}"]
+            cells += [f"{run.layers_in_turn:.2f}", f"{run.layers_in_turn / run.num_layers:.0%}"]
+            cells += [f"{run.flops('decoder') / full.flops('decoder'):.2f}"]
+            cells += ["-" if ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(ratio.value, *ratio.interval)]
+            rows.append([task, model, run.method, *cells])
+            used += [run, full]
+    head = ["task", "model", "method", "min", "n", "score", "change", "95% interval", "mean exit", "in turn", "share"]
+    return Table(
+        "Table 12. Every policy against full depth",
+        [*head, "FLOPs", "x full depth"],
+        rows,
+        used,
+        "min: exit_min_layer, or the layer of a static exit. change: points against full depth, paired by example.\n"
+        "in turn: layers per token one after the other, of those of the decoder (share). FLOPs: the decoder's,\n"
+        "relative to full depth; x full depth: times as fast, timed in turn, with the range of the repetitions.\n",
+    )
 
 
 def plausible_sets(runs: Runs) -> Table:
@@ -139,12 +167,11 @@ def equal_depth(runs: Runs) -> Table:
         for method in ("weighted", "weighted (text)", "JSD", "JSD (text)"):
             for run in where(runs.runs, task=task, model=model, method=method):
                 softmax = base.get(run.first_exit)
-                if softmax is None or run.example_scores is None or run.samples != softmax.samples:
+                difference = None if softmax is None else change(run, softmax)
+                if difference is None or run.samples != softmax.samples:
                     continue
-                low, high = intervals.of_difference(run.example_scores, softmax.example_scores)
-                change = [f"{run.mean_exit - softmax.mean_exit:+.2f}", f"{run.score - softmax.score:+.2f}"]
-                interval = f"{low:+.2f} to {high:+.2f}"
-                rows.append([task, model, method, str(run.first_exit), *change, interval, _at_depth(run, base)])
+                cells = [str(run.first_exit), f"{run.mean_exit - softmax.mean_exit:+.2f}", *signed(difference)]
+                rows.append([task, model, method, *cells, _at_depth(run, base)])
                 used += [run, softmax]
     return Table(
         "Table 4. The contrastive measures against the softmax gap",
@@ -258,32 +285,6 @@ def areas(runs: Runs) -> Table:
     )
 
 
-def draft_lengths(runs: Runs) -> Table:
-    """Table 8: the lossless decoder, exit by exit and draft by draft."""
-    rows, used = [], []
-    for (task, model), points in drafts(runs).items():
-        full = where(runs.runs, task=task, model=model, method="full model")
-        for point in points:
-            run = point.run
-            stood = "-" if point.acceptance is None else f"{100 * point.acceptance:.1f}"
-            cells = [str(point.layer), str(point.drafts), stood, f"{run.layers_in_turn:.2f}", f"{run.layers_run:.2f}"]
-            cells += [f"{run.flops('decoder') / full[0].flops('decoder'):.2f}"] if full else ["-"]
-            cells += ["-" if point.speed is None else f"{point.speed:.2f}"]
-            cells += [f"{run.same_output(full[0])} of {run.samples}"] if full else ["-"]
-            rows.append([task, model, *cells])
-            used += [run, *full[:1]]
-    head = ["task", "model", "layer", "drafts", "stood %", "layers in turn", "passes", "FLOPs", "speed", "same text"]
-    return Table(
-        "Table 8. The lossless decoder over its exit and the length of its drafts",
-        head,
-        rows,
-        used,
-        "layers in turn: per token, one after the other, where pending tokens pass a layer together; passes: those of\n"
-        "every token, in vain too. FLOPs of the decoder, speed: against the full model. same text: examples that got\n"
-        "the full model's answer.\n",
-    )
-
-
 # Each loss is compared with the plain one; distillation adds something to the second.
 COMPARED = (PLAIN, "shallowdeep_ce")
 
@@ -297,8 +298,9 @@ def what_losses_buy(runs: Runs) -> Table:
         for name, found in exits.items():
             for exit_name, run in found.items():
                 changes = [_change(run, exits.get(other, {}).get(exit_name)) for other in COMPARED]
-                numbers = [str(run.samples), f"{run.mean_exit:.2f}", f"{run.score:.2f}", _interval(score(run).interval)]
-                rows.append([task, name, exit_name, *numbers, *(cell for change in changes for cell in change)])
+                told = "{:.2f} to {:.2f}".format(*score(run).interval)
+                numbers = [str(run.samples), f"{run.mean_exit:.2f}", f"{run.score:.2f}", told]
+                rows.append([task, name, exit_name, *numbers, *(cell for cells in changes for cell in cells)])
                 used.append(run)
     columns = [cell for other in COMPARED for cell in (f"against {other}", f"interval against {other}")]
     return Table(
@@ -318,15 +320,8 @@ def _by_exit(found: Sequence[RunFiles]) -> dict[str, RunFiles]:
 
 def _change(run: RunFiles, other: RunFiles | None) -> tuple[str, str]:
     """Points of a run against another on the same examples, with the interval; dashes where there is none."""
-    if other is None or other is run or not (run.example_scores and other.example_scores):
-        return "-", "-"
-    return f"{run.score - other.score:+.2f}", _interval(
-        intervals.of_difference(run.example_scores, other.example_scores), "+"
-    )
-
-
-def _interval(found: intervals.Interval, sign: str = "") -> str:
-    return f"{found[0]:{sign}.2f} to {found[1]:{sign}.2f}"
+    difference = None if other is None or other is run else change(run, other)
+    return ("-", "-") if difference is None else signed(difference)
 
 
 TABLES = {"table_1": late_means, "table_2": paired_pruning, "table_3": plausible_sets, "table_4": equal_depth}
@@ -334,7 +329,7 @@ TABLES |= {
     "table_5": every_run,
     "table_6": benchmark,
     "table_7": areas,
-    "table_8": draft_lengths,
     "table_9": what_losses_buy,
     "table_11": on_prompts,
+    "table_12": against_full_depth,
 }

@@ -62,6 +62,7 @@ class Beams:
         ids: [B * beams, max_length], the prompt first.
         premature: The layer each token was contrasted with, like `ids`; -1 where none was.
         ended: [B * beams].
+        lengths: Tokens behind the prompt, that which ended a row among them, [B * beams].
         totals: Sum of scores of each beam, [B, beams].
     """
 
@@ -72,6 +73,7 @@ class Beams:
         self.ids[:, : self.width] = prompt
         self.premature = torch.full_like(self.ids, -1)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=prompt.device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=prompt.device)
         self.totals = torch.full((self.batch, beams), -torch.inf, device=prompt.device)
         self.totals[:, 0] = 0  # all beams are alike as yet
         self.first = torch.arange(self.batch, device=prompt.device)[:, None] * beams  # row of each prompt's first beam
@@ -98,7 +100,9 @@ class Beams:
         if premature is not None:
             self.premature[:, length] = premature.masked_fill(self.ended, -1)
         if parents is not None:
-            self.ids, self.premature, self.ended = self.ids[parents], self.premature[parents], self.ended[parents]
+            self.ids, self.premature = self.ids[parents], self.premature[parents]
+            self.ended, self.lengths = self.ended[parents], self.lengths[parents]
+        self.lengths += ~self.ended
         self.ids[:, length] = torch.where(self.ended, self.decoding.pad_token_id, tokens)
         if self.decoding.streamer is not None and self.beams == 1:
             self.decoding.streamer.put(self.ids[:, length].cpu())
@@ -107,7 +111,8 @@ class Beams:
     def best(self, length: int) -> tuple[Tensor, SearchTrace]:
         """The best beam of every prompt, `length` tokens at most, and what a trace says of it."""
         rows = self.first[:, 0] + (self.totals.argmax(-1) if self.beams > 1 else 0)
-        return self.ids[rows, :length], SearchTrace(self.premature[rows, self.width : length].cpu().numpy())
+        premature = self.premature[rows, self.width : length].cpu().numpy()
+        return self.ids[rows, :length], SearchTrace(premature, self.lengths[rows].cpu().numpy())
 
 
 def processed(

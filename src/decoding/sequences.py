@@ -13,7 +13,11 @@ from decoding.logits import argmax_token
 
 
 class Streamer(Protocol):
-    """Gets tokens as they are accepted; Hugging Face's streamers are of this kind."""
+    """Gets tokens as they are accepted; Hugging Face's streamers are of this kind.
+
+    One that has a method `draft` too is told of drafts: after every step it gets the tokens [B, n] behind the accepted
+    ones, shorter rows padded, which a verification may yet replace. What was put behind a draft is its verdict.
+    """
 
     def put(self, value: Tensor) -> None:
         """The next token of every row, [B]."""
@@ -78,6 +82,7 @@ class Sequences:
         self.logits = PerPosition(decoding.keep_logits)
         self.logprobs = PerPosition(decoding.keep_logprobs)
         self._streamed = self.prompt
+        self._tell_drafts = getattr(decoding.streamer, "draft", None)
 
     @property
     def common_length(self) -> int | None:
@@ -162,6 +167,8 @@ class Sequences:
         while self._streamed < end:
             self.decoding.streamer.put(self.ids[:, self._streamed].cpu())
             self._streamed += 1
+        if self._tell_drafts is not None:
+            self._tell_drafts(self.ids[:, end:longest].cpu())
 
 
 class PerPosition:

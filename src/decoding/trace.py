@@ -38,9 +38,11 @@ class SearchTrace:
 
     Attributes:
         premature_layers: The layer each token was contrasted with, [B, T]; -1 where none was, and after the end.
+        lengths: Tokens of each row, [B].
     """
 
     premature_layers: np.ndarray
+    lengths: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """The experiments: methods and settings from the tables that job files, grids and figures share."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from decoding import naming
+from decoding.policy import Policy
 from jobs.loading import load_config
 from models import deploying_class
 from util import (
@@ -13,7 +16,8 @@ from util import (
     TranslationArguments,
     parse_arguments,
 )
-from util.arguments import Arguments
+from util.arguments import Arguments, CompletionArguments, LanguageModelingArguments, build
+from util.parser import ArgumentParser
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ROOT / "src" / "scripts" / "experiments"
@@ -23,7 +27,11 @@ SCRIPTS = {
     "run_question_answering.py": ("question_answering", QuestionAnsweringArguments),
     "run_summarization.py": ("summarization", SummarizationArguments),
     "run_translation.py": ("translation", TranslationArguments),
+    "run_language_modeling.py": ("language_modeling", LanguageModelingArguments),
+    "run_completion.py": ("completion", CompletionArguments),
 }
+# Kind of task -> its data arguments.
+TASK_ARGUMENTS = dict(SCRIPTS.values())
 
 
 # What asks for exits -> the flag of their first layer.
@@ -106,3 +114,38 @@ def refuse_layers(wanted: list[int] | None, settings: dict[str, Setting], method
 def policy_arguments(setting: Setting, flags: list[str]) -> AdditionalArguments:
     """The flags of early exit among `flags`, parsed as the setting's run script would."""
     return setting.arguments("--do_eval", *flags)[3]
+
+
+def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy]:
+    """Name -> policy of each text of flags, full depth first.
+
+    Raises:
+        ValueError: One sentence on a policy that cannot be.
+    """
+    parser = ArgumentParser((AdditionalArguments,), "A policy.")
+    policies = []
+    for text in texts:
+        (flags,) = build((AdditionalArguments,), parser.given(shlex.split(text)))
+        policies.append(flags.policy(new_tokens))
+        policies[-1].check(depth)
+    labels = [naming.label(policy.describe()) for policy in policies]
+    alike: dict[str, list[str]] = {}
+    for label, text in zip(labels, texts, strict=True):
+        alike.setdefault(label, []).append(text)
+    asked = {
+        f"{label}{_own(text, alike[label])}": policy
+        for label, text, policy in zip(labels, texts, policies, strict=True)
+    }
+    return {naming.label(Policy().describe()): Policy()} | asked
+
+
+def _own(text: str, others: Sequence[str]) -> str:
+    """Of a policy's flags those that not all of the others have, too, in brackets; nothing where there are none."""
+    flags = [set(_flags(other)) for other in others]
+    own = " ".join(flag for flag in _flags(text) if not all(flag in each for each in flags))
+    return f" ({own})" if own else ""
+
+
+def _flags(text: str) -> list[str]:
+    """A policy's flags with their values."""
+    return [f"--{flag.strip()}" for flag in f" {text}".split(" --")[1:]]

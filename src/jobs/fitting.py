@@ -7,7 +7,7 @@ import logging
 import pickle
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from decoding.frequent import TokenCounts, vocabulary_digest
-from jobs.generating import Continuation
 from jobs.reading import ReadingArguments, answer_row, distinct, rows_of
+from jobs.telling import Continuation
 from losses.layers import IGNORED_LABEL
 from tasks import find_task, load_examples
 from tasks.readers import read_records
@@ -113,11 +113,11 @@ def parted(count: int) -> int:
     return min(MOST_HELD_OUT, max(1, count // HELD_OUT))
 
 
-def rows_up_to(task: Any, examples: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: Any, most: int) -> Dataset:
+def rows_up_to(read: Callable[[Dataset], Dataset], examples: Dataset, most: int) -> Dataset:
     """Rows of the first examples, until they have `most` labels that count."""
     count = AT_FIRST
     while True:
-        rows = rows_of(task, examples.select(range(min(count, len(examples)))), tokenizer, data_args)
+        rows = read(examples.select(range(min(count, len(examples)))))
         kept, labels = 0, 0
         for each in rows["labels"]:
             if labels >= most:
@@ -132,22 +132,26 @@ def _counting(labels: Sequence[int]) -> int:
     return sum(label != IGNORED_LABEL for label in labels)
 
 
-def text_rows(args: Any, tokenizer: PreTrainedTokenizerBase, source: dict) -> Rows:
-    """Of texts, or of a task's examples; see `scripts.fit_translators.FitArguments`."""
+def text_rows(args: Any, tokenizer: PreTrainedTokenizerBase, config: Any, source: dict) -> Rows:
+    """Of texts, or of a task's examples, for a model of this config; see `scripts.fit_translators.FitArguments`."""
     columns = args.text_columns
-    task, data_args, examples = examples_of(args, args.text or (), columns, "--text", source)
+
+    def reader(task: Any, data_args: Any) -> Callable[[Dataset], Dataset]:
+        return lambda some: rows_of(task, some, tokenizer, data_args, config)
+
+    *read, examples = examples_of(args, args.text or (), columns, "--text", source)
     if args.held_out:
         *others, held = examples_of(args, args.held_out, columns, "--held_out", source)
-        held_rows = rows_of(others[0], held.select(range(min(MOST_HELD_OUT, len(held)))), tokenizer, others[1])
+        held_rows = reader(*others)(held.select(range(min(MOST_HELD_OUT, len(held)))))
         seen = set(held["source"])
         examples = examples.select([place for place, text in enumerate(examples["source"]) if text not in seen])
         if not len(examples):
             raise ValueError("Every text is held out, so there is none to fit on: give others with --text.")
     else:
         count = parted(len(examples))
-        held_rows = rows_of(task, examples.select(range(count)), tokenizer, data_args)
+        held_rows = reader(*read)(examples.select(range(count)))
         examples = examples.select(range(count, len(examples)))
-    return Rows(rows_up_to(task, examples, tokenizer, data_args, args.tokens), held_rows)
+    return Rows(rows_up_to(reader(*read), examples, args.tokens), held_rows)
 
 
 def answer_rows(found: Sequence[Continuation], encoder_decoder: bool) -> Rows:

@@ -21,8 +21,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from transformers import StoppingCriteria, StoppingCriteriaList
 
+from decoding.stops import before, stopping
 from decoding.strategies import Strategy
 from decoding.trace import ExitTrace
 from jobs.likelihoods import Likelihoods, Pair, side_by_side
@@ -253,7 +253,7 @@ class EarlyExitLM(TemplateLM):
             **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
             **{"num_beams": 1, **settings},
             max_new_tokens=length,
-            stopping_criteria=StoppingCriteriaList([Until(self.tokenizer, until, start)] if until else []),
+            stopping_criteria=stopping(self.tokenizer, until, start),
             policy=self.policy,
             strategy=self.strategy,
             return_trace=True,
@@ -263,7 +263,7 @@ class EarlyExitLM(TemplateLM):
             self._count(trace)
             answers = [answer[:end] for answer, end in zip(answers, trace.lengths.tolist(), strict=True)]
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [_before(text, until) for text in texts]
+        return [before(text, until) for text in texts]
 
     def _count(self, trace: ExitTrace) -> None:
         """Add what a call's tokens cost to that of those before."""
@@ -285,19 +285,6 @@ class EarlyExitLM(TemplateLM):
         return {**told, **depth, **verified}
 
 
-class Until(StoppingCriteria):
-    """Ends a row once one of the texts occurs behind the prompt, of `start` slots."""
-
-    def __init__(self, tokenizer, ends: list[str], start: int):
-        self.tokenizer, self.ends, self.start = tokenizer, ends, start
-        self.window = 2 + max(len(end.encode()) for end in ends)  # a token is a byte at least
-
-    def __call__(self, input_ids, scores, **kwargs) -> torch.Tensor:
-        last = input_ids[:, max(self.start, input_ids.shape[1] - self.window) :]
-        texts = self.tokenizer.batch_decode(last, skip_special_tokens=True)
-        return torch.tensor([any(end in text for end in self.ends) for text in texts], device=input_ids.device)
-
-
 def _filling(requests) -> dict[int, int]:
     """Where requests stand that the harness repeats so that all processes have as many, and where the same one does."""
     seen, first, filling = Counter(), {}, {}
@@ -307,10 +294,3 @@ def _filling(requests) -> dict[int, int]:
         if seen[id(request)] > getattr(request, "repeats", len(requests)):
             filling[index] = first[id(request)]
     return filling
-
-
-def _before(text: str, ends: list[str]) -> str:
-    """The text before the first of the ends."""
-    for end in ends:
-        text = text.split(end)[0]
-    return text

@@ -3,6 +3,7 @@
 import interrupts
 
 import copy
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -29,8 +30,9 @@ from losses.exits import LOSSES
 from models import deploying_class
 from models.adjacent import move_all_together
 from models.translators import MODULE, prepare_translators, save_translators
-from tasks import features, find_task, load_examples, train_features
-from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
+from tasks import find_task, load_examples
+from tasks.forms import PROMPT_FLAGS, Form, Limits, form_of
+from tasks.language_modeling import LANGUAGE_MODELING
 from tasks.named_metrics import load_metrics, named_scores
 from training.evaluation import DecodingData, DecodingOptions, data_fingerprint
 from training.processes import by_main, end_together, process_index
@@ -49,7 +51,7 @@ from util import (
 )
 from util.arguments import Arguments
 from util.checks import LORA_FLAGS, answer_limit
-from util.files import read_json, write_json
+from util.files import read_json, write_json, write_text
 from util.runs import Run, digest, fingerprint_model, merge_results, named_file
 from util.terminal import reason, terminal
 
@@ -73,6 +75,8 @@ UNRECORDED += (
 UNRECORDED += ("num_beams", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "forced_bos_token")
 # What stands in the settings as the tokenizer in force, also where a language chose it.
 UNRECORDED += ("rouge_tokenizer", "bleu_tokenizer")
+# What stands in the inputs, or in what the form of the examples says of itself.
+UNRECORDED += tuple(PROMPT_FLAGS)
 
 
 def run_script(data_class: type[DataArguments], main: Callable, description: str | None = None) -> None:
@@ -134,17 +138,17 @@ class Job:
         set_seed(training_args.seed)
         self.task = find_task(kind, data_args)
         choose_best_by(training_args, self.task)
-        config = load_config(model_args, encoder=not self.continues)
+        config = load_config(model_args, encoder=self.task.kind.encoder)
         overruled = checkpoint_policy(config)
-        update_autoconfig(config, additional_args, max_answer_length=self._longest_answer)
-        self._take(additional_args, additional_args.policy(self._longest_answer))
+        update_autoconfig(config, additional_args, max_answer_length=self.longest_answer)
+        self._take(additional_args, additional_args.policy(self.longest_answer))
         num_layers = deploying_class(config).adapter_class.count_layers(config)
         self.exit_layers = exit_layers_of(additional_args.eval_exit_layers, num_layers)
         announce_policy(self.policy, overruled, num_layers)
         keep_last_translators(training_args, additional_args, self.policy)
         self.tokenizer = load_tokenizer(model_args)
         check_policy(self.policy, config, self.tokenizer)
-        self.longest_text = getattr(config, "max_position_embeddings", None)
+        self.form = self._form(config)
         refuse_lora(model_args, training_args, additional_args)
         trains_lora = additional_args.use_lora and training_args.do_train
         device = None if training_args.do_train else training_args.device  # the trainer moves what it trains
@@ -158,22 +162,25 @@ class Job:
             prepare_translators(model)
         if not training_args.do_train:
             move_all_together(model)
-        if self.continues:
-            refuse_long_blocks(config, data_args.block_size)
-            if training_args.label_smoothing_factor:
-                raise ValueError("--label_smoothing_factor is not there for language modeling: leave it out.")
         self.trained = False
         by_main(self._load_metrics)
         self.splits = {stage: self._load_split(stage) for stage in SPLITS if getattr(training_args, f"do_{stage}")}
         self.trainer = self._make_trainer(model)
 
-    @property
-    def continues(self) -> bool:
-        """Whether texts are learned and continued, by a model without an encoder."""
-        return self.task.kind is LANGUAGE_MODELING
+    def _form(self, config) -> Form:
+        """What examples are to the model of this config."""
+        if self.task.kind is LANGUAGE_MODELING:
+            refuse_long_blocks(config, self.data_args.block_size)
+        flag, most = answer_limit(self.data_args, self.args)
+        limits = Limits(most, flag, getattr(config, "max_position_embeddings", None))
+        what = (self.task, config.is_encoder_decoder, self.tokenizer, self.data_args, limits)
+        form = form_of(*what, pool=lambda: self._examples("train", labelled=True), seed=self.args.seed)
+        if self.args.label_smoothing_factor and not form.smooths_labels:
+            raise ValueError(f"--label_smoothing_factor is not there for {form.called}: leave it out.")
+        return form
 
     @property
-    def _longest_answer(self) -> int:
+    def longest_answer(self) -> int:
         """N of a decaying threshold, in tokens."""
         return getattr(self.data_args, self.task.kind.target_limit)
 
@@ -184,7 +191,7 @@ class Job:
             ValueError: the flags contradict each other or the model.
         """
         config = self.trainer.model.config
-        policy = policy_for(config, additional_args, self._longest_answer)
+        policy = policy_for(config, additional_args, self.longest_answer)
         check_policy(policy, config, self.tokenizer)
         return policy
 
@@ -253,6 +260,7 @@ class Job:
         settings = {name: next(getattr(each, name) for each in holders if hasattr(each, name)) for name in names}
         if self._translators is not None:
             settings["exit_translators"] = self._translators
+        settings |= self.form.settings()
         return settings | {name: getattr(config, name) if config.use_lora else None for name in LORA_FLAGS}
 
     def _settings_of_loss(self) -> list[str]:
@@ -280,13 +288,14 @@ class Job:
         data = self.splits[stage]
         if not isinstance(data, DecodingData):
             return self._evaluate_loss(data)
-        settings = by_main(lambda: self._settings(stage))  # the model it looks at may have been saved by the main one
+        settings = by_main(lambda: self.settings(stage))  # the model it looks at may have been saved by the main one
         run = Run(self.args.output_dir, self._name(stage), settings, stage, process_index())
         try:
             held = by_main(lambda: self._prepare(run))
             metrics = self._decode_now(stage, data, run) if held is None else held
             if process_index() == 0:
                 metrics = self._add_metrics(run, metrics)
+                self._write_lines(run)
         finally:
             run.close()
         if process_index() == 0:
@@ -307,6 +316,12 @@ class Job:
     def _add_metrics(self, run: Run, metrics: dict) -> dict:
         """The metrics of a run with those of --metrics, which are computed of its predictions."""
         return run.add_scores(named_scores(self.metrics, run.predictions())) if self.metrics else metrics
+
+    def _write_lines(self, run: Run) -> None:
+        """The files that others read a run's predictions from, where the kind has some."""
+        for name, line in self.task.kind.lines.items():
+            text = "".join(json.dumps(line(row)) + "\n" for row in run.predictions())
+            write_text(run.folder / name, text, run.digest)
 
     def _prepare(self, run: Run) -> dict | None:
         run.prepare(self.args.overwrite_output_dir)
@@ -344,36 +359,34 @@ class Job:
         with self.args.main_process_first(desc=f"loading the {SPLITS[stage]} split"):
             examples = self._examples(SPLITS[stage], labelled=stage == "eval")
             if not self.args.predict_with_generate and stage == "eval":
-                return self._train_features(examples)
-            if self.continues:
-                flag, most = answer_limit(self.data_args, self.args)
-                chosen, prompts = beginnings(
-                    examples, self.tokenizer, self.data_args.prompt_length, most, self.longest_text, flag
-                )
-                measured = self._train_features(examples) if stage == "eval" else None
-                return DecodingData(self.task, chosen, prompts, measured, measured if self.exit_layers else None)
-            labelled = self._train_features(examples) if self.exit_layers and stage == "eval" else None
-            inputs = features(self.task, examples, self.tokenizer, self.data_args)
-            return DecodingData(self.task, examples, inputs, labelled=labelled)
+                return self.form.rows(examples)
+            chosen, inputs = self.form.inputs(examples)
+            measures = stage == "eval" and (self.form.measures_texts or self.exit_layers)
+            rows = self.form.rows(examples) if measures else None
+            measured, labelled = rows if self.form.measures_texts else None, rows if self.exit_layers else None
+            return DecodingData(self.task, chosen, inputs, measured, labelled)
 
     def _examples(self, split: str, labelled: bool) -> datasets.Dataset:
         options = {"cache_dir": self.model_args.cache_dir, "token": self.model_args.token}
         return load_examples(self.task, self.data_args, split, labelled=labelled, **options)
 
     def _make_trainer(self, model) -> EarlyExitTrainer:
-        pad_to = getattr(self.data_args, self.task.kind.source_limit) if self.data_args.pad_to_max_length else None
+        pad_to = self.form.input_limit if self.data_args.pad_to_max_length else None
+        encoder = model.config.is_encoder_decoder
         label_pad = -100 if self.data_args.ignore_pad_token_for_loss else self.tokenizer.pad_token_id
         trainer = EarlyExitTrainer(
             model=model,
             args=self.args,
             processing_class=self.tokenizer,
-            data_collator=TrainingCollator(self.tokenizer, model, label_pad, pad_to),
+            # Without an encoder labels stand beside the inputs, and are as wide.
+            data_collator=TrainingCollator(self.tokenizer, model, label_pad, pad_to if encoder else None),
             train_dataset=self._train_set() if self.args.do_train else None,
             eval_dataset=self._eval_set(),
         )
         trainer.decoding = DecodingOptions(
             generation=self._generation(trainer.model.generation_config),
             policy=self.policy,
+            reading=self.form.reading,
             batch_size=self.args.per_device_eval_batch_size,
             pad_to=pad_to,
             keep_traces=self.keep_traces,
@@ -386,12 +399,7 @@ class Job:
 
     def _train_set(self) -> datasets.Dataset:
         with self.args.main_process_first(desc="preparing the training data"):
-            return self._train_features(self._examples("train", labelled=True))
-
-    def _train_features(self, examples: datasets.Dataset) -> datasets.Dataset:
-        if self.continues:
-            return blocks(examples, self.tokenizer, self.data_args.block_size)
-        return train_features(self.task, examples, self.tokenizer, self.data_args)
+            return self.form.rows(self._examples("train", labelled=True))
 
     def _eval_set(self) -> DecodingData | datasets.Dataset | None:
         """What is evaluated in training: the validation split, also where --do_eval was not given."""
@@ -402,8 +410,6 @@ class Job:
     def _generation(self, held: GenerationConfig) -> GenerationConfig:
         """The checkpoint's generation settings with those of the command line."""
         args = self.data_args
-        _, limit = answer_limit(args, self.args)
-        limits = {"max_new_tokens": limit} if self.continues else {"max_length": limit}
         wanted = {
             "num_beams": args.num_beams or self.args.generation_num_beams or held.num_beams or 1,
             "repetition_penalty": args.repetition_penalty,
@@ -418,7 +424,7 @@ class Job:
             )
         generation = copy.deepcopy(held)
         generation.update(max_new_tokens=None, max_length=None)
-        generation.update(**limits, **{name: value for name, value in wanted.items() if value is not None})
+        generation.update(**self.form.bound(), **{name: value for name, value in wanted.items() if value is not None})
         return generation
 
     def _token_id(self, token: str | None) -> int | None:
@@ -439,7 +445,7 @@ class Job:
     def _file(self, stage: str) -> str | None:
         return self.data_args.validation_file if stage == "eval" else self.data_args.test_file
 
-    def _settings(self, stage: str) -> dict:
+    def settings(self, stage: str) -> dict:
         """Everything that shapes the results of a stage; neither batch size nor number of processes does."""
         folder, fingerprint = self.model_source()
         model, data = self.trainer.model, self.splits[stage]
@@ -464,6 +470,7 @@ class Job:
             settings["config"] = digest(model.config.to_diff_dict())
         if self._translators is not None and not self.trained:
             settings["exit_translators"] = self._translators
+        settings |= self.form.settings()
         if self.task.tokenizer is not None:
             settings["score_tokenizer"] = self.task.tokenizer
         if self.views:

@@ -25,6 +25,7 @@ from models import deploying_class
 from models.choosing import IN_FORCE
 from models.lora import merge_lora
 from models.translators import attach_translators, load_translators
+from tasks.chats import rendered
 from tasks.features import special_ids
 from training.reporting import only_our_bars
 from util import ModelArguments
@@ -176,8 +177,7 @@ def as_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     before a text by itself is left out."""
     if tokenizer.chat_template is None:
         return question
-    turns = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    text = rendered(tokenizer, [{"role": "user", "content": question}])
     return text.removeprefix(tokenizer.decode(special_ids(tokenizer)[0]))
 
 

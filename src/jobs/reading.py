@@ -10,8 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from losses.layers import IGNORED_LABEL
-from tasks import KINDS, TASKS, Task, train_features
+from tasks import KINDS, TASKS, Task
 from tasks.features import shared_length, special_ids
+from tasks.forms import Limits, form_of
 from tasks.language_modeling import blocks
 from util import (
     LanguageModelingArguments,
@@ -31,6 +32,7 @@ DATA = {
 }
 # Flags that are handed on to the data arguments of the kind, where it has them.
 HANDED_ON = ("dataset_name", "dataset_config_name", "block_size", "source_prefix", "source_lang", "target_lang")
+HANDED_ON += ("template", "apply_chat_template")
 
 
 @dataclass
@@ -47,6 +49,10 @@ class ReadingArguments:
     source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
     source_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
     target_lang: str | None = flag(None, "Of translation: as run_translation.py has it.")
+    template: str | None = flag(None, "Without an encoder: file of the prompt, as run scripts have it.")
+    apply_chat_template: bool = flag(
+        False, "Without an encoder: put the prompt into the turns of the tokenizer's chat template."
+    )
     block_size: int = flag(256, "Tokens of a text at most; a longer one is cut.")
 
     def reading_problems(self) -> list[str]:
@@ -57,7 +63,7 @@ class ReadingArguments:
     def found_kind(self) -> str:
         """Key of KINDS: given, or that of a data set known by its name."""
         known = (task.kind.name for task in TASKS.values() if self.dataset_name in task.spellings())
-        return self.kind or next(known, "language_modeling")
+        return self.kind or next((name for name in known if name in DATA), "language_modeling")
 
     def data_args_of(self, given: Mapping[str, Any]) -> Any:
         """Of the kind's run script, with more flags given, of which it takes those that it has."""
@@ -97,8 +103,16 @@ def spread(count: int, most: int | None) -> list[int]:
     return [place * count // taken for place in range(taken)]
 
 
-def rows_of(task: Task, examples: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: Any) -> Dataset:
-    """Columns input_ids and labels as for training: of texts one row each, of other examples their answers."""
+def rows_of(task: Task, examples: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: Any, config: Any) -> Dataset:
+    """Columns input_ids and labels as for training a model of this config: of texts one row each, of other examples
+    their answers, behind their prompts where the model has no encoder.
+
+    Raises:
+        ValueError: The data arguments do not fit the model.
+    """
     if task.kind is KINDS["language_modeling"]:
         return blocks(examples, tokenizer, data_args.block_size, apart=True)
-    return train_features(task, examples, tokenizer, data_args)
+    limit = task.kind.target_limit
+    limits = Limits(getattr(data_args, limit), limit, getattr(config, "max_position_embeddings", None))
+    what = (task, config.is_encoder_decoder, tokenizer, data_args, limits)
+    return form_of(*what, pool=lambda: examples, seed=0).rows(examples)

@@ -4,7 +4,6 @@ against the products of the weights that each of them read."""
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -21,16 +20,15 @@ from analysis.tables import HELD_AGAINST
 from decoding import naming
 from decoding.policy import Policy
 from decoding.trace import ExitTrace
+from jobs.experiments import named
 from jobs.generating import read_prompts
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from models.adjacent import move_all_together
 from models.translators import MODULE
 from scripts.quickstart_real import policies as usual_policies
 from training.evaluation import padded
-from util import AdditionalArguments, ModelArguments
-from util.arguments import build
+from util import ModelArguments
 from util.generate_args import GenerateArguments
-from util.parser import ArgumentParser
 
 LIBRARY = "hf generate"
 # Of T5's layers, what the source meets once, and no token.
@@ -99,6 +97,11 @@ def _matrices(layer: nn.Module):
             yield module.weight.t()
         elif isinstance(module, Conv1D):
             yield module.weight
+
+
+def usual(depth: int, new_tokens: int) -> dict[str, Policy]:
+    """Name -> policy of those that a real model is shown under."""
+    return {naming.label(policy.describe()): policy for policy in usual_policies(depth, new_tokens)}
 
 
 @dataclass
@@ -171,7 +174,8 @@ class PromptBenchmark:
         self.model = load_model(model_args, config, getattr(torch, dtype), device=torch.device(device)).eval()
         fit_embeddings(self.model, self.tokenizer, name, training=False)
         move_all_together(self.model)
-        self.policies = named(policies, self.model.num_exit_layers, new_tokens)
+        depth = self.model.num_exit_layers
+        self.policies = named(policies, depth, new_tokens) if policies else usual(depth, new_tokens)
         for policy in self.policies.values():
             check_policy(policy, config, self.tokenizer)
 
@@ -250,43 +254,6 @@ class PromptBenchmark:
         ends = set(ends) if isinstance(ends, list) else {ends}
         answers = [sequence[start:] for sequence in sequences]
         return [row[: next((i for i, v in enumerate(row, 1) if v in ends), len(row))] for row in answers]
-
-
-def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy]:
-    """Name -> policy of each text of flags, full depth first; of no text the usual ones.
-
-    Raises:
-        ValueError: One sentence on a policy that cannot be.
-    """
-    parser = ArgumentParser((AdditionalArguments,), "A policy.")
-    policies = []
-    for text in texts:
-        (flags,) = build((AdditionalArguments,), parser.given(shlex.split(text)))
-        policies.append(flags.policy(new_tokens))
-        policies[-1].check(depth)
-    labels = [naming.label(policy.describe()) for policy in policies]
-    alike: dict[str, list[str]] = {}
-    for label, text in zip(labels, texts, strict=True):
-        alike.setdefault(label, []).append(text)
-    asked = {
-        f"{label}{_own(text, alike[label])}": policy
-        for label, text, policy in zip(labels, texts, policies, strict=True)
-    }
-    if not texts:
-        asked = {naming.label(policy.describe()): policy for policy in usual_policies(depth, new_tokens)}
-    return {naming.label(Policy().describe()): Policy()} | asked
-
-
-def _own(text: str, others: Sequence[str]) -> str:
-    """Of a policy's flags those that not all of the others have, too, in brackets; nothing where there are none."""
-    flags = [set(_flags(other)) for other in others]
-    own = " ".join(flag for flag in _flags(text) if not all(flag in each for each in flags))
-    return f" ({own})" if own else ""
-
-
-def _flags(text: str) -> list[str]:
-    """A policy's flags with their values."""
-    return [f"--{flag.strip()}" for flag in f" {text}".split(" --")[1:]]
 
 
 def _seconds(run: Callable[[], object]) -> float:

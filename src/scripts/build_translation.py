@@ -54,6 +54,7 @@ WIDTH = Range(f"multiples of {HEAD_WIDTH}", lambda value: value > 0 and value % 
 MOST_TOKENS = 64  # of a sentence in training and of a translation
 HELD_OUT = 1000  # pairs at most, and a tenth of all, that the `meta` head alone is trained on
 DECODED_TOGETHER = 100
+SMALLEST = 1e-3  # root mean square that a step is relative to
 AVERAGED = 0.999  # decay of the moving average of weights
 WARM_UP = 400  # steps at most, and a tenth of all
 MEASURED = 8  # steps
@@ -187,7 +188,18 @@ def make_body(arguments: argparse.Namespace) -> DeployT5ForConditionalGeneration
 
 
 def make_optimizer(model) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    """AdamW with a group per tensor, so that each has a learning rate of its own."""
+    groups = [{"params": [each]} for each in model.parameters()]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+
+@torch.no_grad()
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """A step relative to the root mean square of a tensor, as Adafactor's is (arXiv:1804.04235): a T5's embeddings
+    begin with 1, its queries with 0.01, and under one rate for both the former hardly learn."""
+    tensors = [group["params"][0] for group in optimizer.param_groups]
+    for group, tensor, norm in zip(optimizer.param_groups, tensors, torch._foreach_norm(tensors), strict=True):
+        group["lr"] = rate * max(SMALLEST, float(norm) / tensor.numel() ** 0.5)
 
 
 def learning_rate(peak: float, step: int, steps: int) -> float:
@@ -270,7 +282,7 @@ class Training:
         while progress.step < steps:
             step = progress.step
             torch.manual_seed(digest_seed(self.arguments.seed, step))  # dropout of a step, also after a kill
-            self.optimizer.param_groups[0]["lr"] = learning_rate(self.arguments.learning_rate, step, steps)
+            set_learning_rate(self.optimizer, learning_rate(self.arguments.learning_rate, step, steps))
             batch = next(stream) | {"step": step, "steps": steps}
             losses.append(build_assets.train_step(self.model, self.optimizer, batch, dtype))
             self._follow(step)
@@ -294,6 +306,8 @@ class Training:
 
     def _report(self, losses: Sequence[Tensor], seconds: float) -> None:
         mean, rate, minutes = torch.stack([*losses]).mean(), len(losses) / seconds, self.progress.seconds / 60
+        if not mean.isfinite():
+            raise ValueError(f"The loss is {mean} at step {self.progress.step}: take a smaller --learning_rate.")
         line = f"step {self.progress.step}/{self.plan['steps']} loss {mean:.4f} {rate:.2f} steps/s {minutes:.1f} min"
         print(line, flush=True)
 
@@ -349,7 +363,7 @@ def score_exits(
     last, scores, signature = model.num_exit_layers, {}, ""
     for layer in layers or range(1, last + 1):
         policy = Policy() if layer == last else Policy(static_exit=layer)
-        options = DecodingOptions(generation, policy, DECODED_TOGETHER, keep_traces=False, bar=False)
+        options = DecodingOptions(generation, policy, batch_size=DECODED_TOGETHER, keep_traces=False, bar=False)
         metrics = evaluate(model, tokenizer, data, options).metrics
         scores[str(layer)], signature = metrics["eval_bleu"], metrics["eval_bleu_signature"]
     return scores, signature
@@ -367,6 +381,7 @@ def card(built: Mapping[str, Any]) -> str:
     tried = ", ".join(f"{name} {score:.2f}" for name, score in built["candidates"].items())
     layers = scores["validation"]
     rows = [f"| {layer} | " + " | ".join(f"{each[layer]:.2f}" for each in scores.values()) + " |" for layer in layers]
+    threads = "one thread" if built["threads"] == 1 else f"{built['threads']} threads"
     heads = " | ".join(f"{split} ({data[split]['pairs']:,})" for split in scores)
     parts = [
         f"# A small T5 that translates {built['pair']}, {exits}",
@@ -380,10 +395,11 @@ def card(built: Mapping[str, Any]) -> str:
         "part of this repository.",
         "## Training",
         f"{plan['steps']:,} steps of AdamW on about {settings['tokens']:,} tokens, {built['epochs']:.1f} epochs, in "
-        f"{built['minutes']:.0f} minutes ({built['threads']} threads, {plan['dtype']}, {built['processor']}); loss: "
+        f"{built['minutes']:.0f} minutes ({threads}, {plan['dtype']}, {built['processor']}); loss: "
         f"{loss}, labels smoothed by {settings['smoothing']}, dropout {settings['dropout']}, learning rate up to "
-        f"{settings['learning_rate']:g} and down to 0. The `meta` head had {settings['meta_steps']} steps more, on "
-        f"{built['held_out']:,} pairs that were held out. BLEU of the validation split at full depth: {tried}; "
+        f"{settings['learning_rate']:g} of each tensor's root mean square and down to 0. The `meta` head had "
+        f"{settings['meta_steps']} steps more, on {built['held_out']:,} pairs that were held out. BLEU of the "
+        f"validation split at full depth: {tried}; "
         "the best is here.",
         "## Scores",
         "BLEU by exit layer of the checkpoint as it is stored, greedy; the last is full depth. sacreBLEU's signature: "
@@ -466,7 +482,7 @@ def make_parser() -> CommandParser:
     data.add_argument("--validation_file", required=True, help="pairs to score exits and choose weights by")
     data.add_argument("--test_file", help="pairs that are scored once, at the end")
     data.add_argument("--limit", type=FROM_TWO, help="pairs of each file at most, to try the command")
-    data.add_argument("--tokens", type=COUNT, default=4400, help="of a batch, sources and targets with their padding")
+    data.add_argument("--tokens", type=COUNT, default=2200, help="of a batch, sources and targets with their padding")
     model.add_argument("--width", type=WIDTH, default=192, help="of a state")
     model.add_argument("--encoder_layers", type=COUNT, default=4, help="of the encoder")
     model.add_argument("--decoder_layers", type=FROM_TWO, default=8, help="of the decoder")
@@ -478,8 +494,8 @@ def make_parser() -> CommandParser:
     )
     run.add_argument("--steps", type=COUNT, help="of the optimizer, whatever time they take")
     run.add_argument("--meta_steps", type=COUNT, default=200, help="of the meta head")
-    run.add_argument("--learning_rate", type=POSITIVE, default=1e-3, help="peak of AdamW's")
-    run.add_argument("--dropout", type=SHARE, default=0.2, help="rate of dropout")
+    run.add_argument("--learning_rate", type=POSITIVE, default=2e-2, help="peak of AdamW's, relative to each tensor")
+    run.add_argument("--dropout", type=SHARE, default=0.15, help="rate of dropout")
     run.add_argument("--smoothing", type=SHARE, default=0.1, help="share of a label that is spread over the vocabulary")
     run.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of matrix products; auto measures")
     run.add_argument("--eval_epochs", type=COUNT, default=2, help="epochs between two evaluations")

@@ -195,7 +195,7 @@ class Fitting:
         if texts:
             refuse_long_blocks(config, args.block_size)
         self.tokenizer = generator.tokenizer if generator else load_tokenizer(model_args)
-        rows = [self._text_rows()] if args.reads_texts else []
+        rows = [self._text_rows(config)] if args.reads_texts else []
         self.model = generator.model if generator else self._load(config)
         rows += [self._answers(generator)] if generator else []
         self.rows: Rows = together(rows)
@@ -219,9 +219,9 @@ class Fitting:
     def _load(self, config: Any) -> Any:
         return load_model(self.model_args, config, self.args.torch_dtype, device=self.args.torch_device).eval()
 
-    def _text_rows(self) -> Rows:
+    def _text_rows(self, config: Any) -> Rows:
         source = {"cache_dir": self.model_args.cache_dir, "token": self.model_args.token}
-        return text_rows(self.args, self.tokenizer, source)
+        return text_rows(self.args, self.tokenizer, config, source)
 
     def _answers(self, generator: Generator) -> Rows:
         prompts = [as_prompt(self.tokenizer, prompt) for prompt in self._prompts()]

@@ -46,8 +46,8 @@ LOCAL = ["facts_untrained", "facts_trained", "dialogues_untrained", "dialogues_t
 VIEWS = ["--plotting_logits", "True", "--render_jsds", "True"]
 # A run of early exits whose layers are looked at too, beside the full model.
 VIEWED = "JSD"
-# Examples decoded together in runs without pruning.
-BATCH = 8
+# Flags of the run scripts that hold for all settings where they are given.
+OF_JOBS = ("exit_translators", "validation_file")
 
 
 def points(methods: dict[str, list[str]], num_layers: int, wanted: list[int] | None) -> list[list[str]]:
@@ -64,13 +64,17 @@ def points(methods: dict[str, list[str]], num_layers: int, wanted: list[int] | N
     return runs
 
 
+def of_jobs(arguments: argparse.Namespace) -> list[str]:
+    """The flags of `OF_JOBS` that were given, with their values."""
+    given = {name: getattr(arguments, name) for name in OF_JOBS}
+    return [word for name, value in given.items() if value for word in (f"--{name}", value)]
+
+
 def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace, clock: Clock) -> None:
     """All runs of a setting, and the seconds of its policies against each other."""
     out = arguments.out / name
     shared = ["--do_eval", "--output_dir", str(out), "--max_eval_samples", str(arguments.examples)]
-    if arguments.exit_translators:
-        shared += ["--exit_translators", arguments.exit_translators]
-    job = Job(setting.kind, *setting.arguments(*shared))
+    job = Job(setting.kind, *setting.arguments(*shared, *of_jobs(arguments)))
     logging.getLogger("training").setLevel(logging.WARNING)  # a line per run says enough
     runs = points(methods, job.trainer.model.num_exit_layers, arguments.layers)
     policies = []
@@ -80,7 +84,7 @@ def run_setting(name: str, setting, methods: dict, arguments: argparse.Namespace
         # Rows of the head are copied at batch 1, and an adaptive threshold is fitted batch by batch; nothing else that
         # a run reports depends on its batch.
         alone = policies[-1].prunes or policies[-1].adapts
-        batch = None if alone else BATCH
+        batch = None if alone else arguments.batch_size
         with redirect_stdout(StringIO()):  # hundreds of tables; the files hold them
             metrics = job.evaluate(flags, batch)
         depth = metrics["eval_block_avg"]
@@ -95,12 +99,11 @@ def run_beside(arguments: argparse.Namespace, names: list[str]) -> None:
     Raises:
         ValueError: One of them failed; it said why.
     """
-    options = ["--out", arguments.out, "--examples", arguments.examples, "--evaluate-only"]
+    options = ["--out", arguments.out, "--examples", arguments.examples, "--batch_size", arguments.batch_size]
+    options += ["--evaluate-only", *of_jobs(arguments)]
     for name in ("methods", "layers"):
         if getattr(arguments, name):
             options += [f"--{name}", *getattr(arguments, name)]
-    if arguments.exit_translators:
-        options += ["--exit_translators", arguments.exit_translators]
     command = [sys.executable, __file__, *map(str, options), "--processes", "1", "--settings"]
     shares = [names[first :: arguments.processes] for first in range(arguments.processes)]
     running = [subprocess.Popen([*command, *share]) for share in shares if share]
@@ -126,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     runs.add_argument("--layers", nargs="+", type=int, help="first layers with an exit; all where not given")
     runs.add_argument("--examples", type=COUNT, default=100, help="of each task; 500 are there")
     runs.add_argument("--exit_translators", "--exit-translators", help="file of translators, of the settings' model")
+    runs.add_argument("--validation_file", "--validation-file", help="examples in the place of the settings' own")
+    runs.add_argument("--batch_size", "--batch-size", type=COUNT, default=8, help="of runs that do not depend on it")
     timing.add_argument("--speed-examples", type=NATURAL, default=4, help="timed in turn at batch 1; 0 times nothing")
     timing.add_argument("--repetitions", type=COUNT, default=3, help="of the timing")
     runs.add_argument("--processes", type=COUNT, default=min(2, os.cpu_count() or 1), help="that evaluate settings")

@@ -1,4 +1,4 @@
-"""The tasks: question answering, summarization, translation and language modeling, as data.
+"""The tasks: question answering, summarization, translation, language modeling and completion, as data.
 
 A run is `find_task` -> `load_examples` -> `features` (or `train_features`) -> decode -> `best_window` -> `score`.
 """
@@ -7,6 +7,7 @@ from itertools import permutations
 from typing import Any
 
 from tasks import loading
+from tasks.completion import COMPLETION
 from tasks.features import Feature, best_window, features, train_features
 from tasks.invented import invented_dialogues, invented_facts
 from tasks.language_modeling import LANGUAGE_MODELING
@@ -18,7 +19,7 @@ from tasks.summarization import SUMMARIZATION
 from tasks.task import Kind, Source, Task
 from tasks.translation import TRANSLATION
 
-KINDS = {kind.name: kind for kind in (QUESTION_ANSWERING, SUMMARIZATION, TRANSLATION, LANGUAGE_MODELING)}
+KINDS = {kind.name: kind for kind in (QUESTION_ANSWERING, SUMMARIZATION, TRANSLATION, LANGUAGE_MODELING, COMPLETION)}
 
 SQUAD_COLUMNS = {"context": "context", "question": "question", "answers": "answers"}
 INVENTED_SIZES = {"train": 20_000, "validation": 500, "test": 500}
@@ -96,6 +97,7 @@ _ALL = [
     ),
     _summarization("invented_dialogues", "dialogue", "summary", generator=invented_dialogues, sizes=INVENTED_SIZES),
     Task("wikitext", LANGUAGE_MODELING, "rouge", sources=(Source("Salesforce/wikitext", config="wikitext-2-raw-v1"),)),
+    Task("humaneval", COMPLETION, "rouge", {"prompt": "prompt"}, sources=(Source("openai/openai_humaneval"),)),
     Task("invented_stories", LANGUAGE_MODELING, "rouge", generator=invented_stories, sizes=INVENTED_SIZES),
 ]
 

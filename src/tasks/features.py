@@ -122,7 +122,7 @@ def features(task: Task, examples: Dataset, tokenizer: PreTrainedTokenizerBase, 
         for example_id, encoded in zip(batch["id"], encoder.encode(batch["prompt"], batch["source"]), strict=True):
             found += [Feature(example_id, i, ids) for i, ids in enumerate(encoded.windows)]
             truncated += encoded.truncated
-    _warn_truncated(truncated, len(examples), "inputs", task.kind.source_limit, data_args)
+    warn_truncated(truncated, len(examples), "inputs", task.kind.source_limit, data_args)
     if len(found) > len(examples):
         logger.info(
             "%d examples became %d windows of at most --%s tokens", len(examples), len(found), task.kind.source_limit
@@ -145,8 +145,8 @@ def train_features(task: Task, examples: Dataset, tokenizer: PreTrainedTokenizer
         load_from_cache_file=not data_args.overwrite_cache,
         desc="Tokenising",
     )
-    _warn_truncated(sum(encoded["source_truncated"]), len(examples), "inputs", task.kind.source_limit, data_args)
-    _warn_truncated(sum(encoded["target_truncated"]), len(examples), "targets", task.kind.target_limit, data_args)
+    warn_truncated(sum(encoded["source_truncated"]), len(examples), "inputs", task.kind.source_limit, data_args)
+    warn_truncated(sum(encoded["target_truncated"]), len(examples), "targets", task.kind.target_limit, data_args)
     return encoded.remove_columns(["source_truncated", "target_truncated"])
 
 
@@ -196,7 +196,8 @@ def _encoder(task: Task, tokenizer: PreTrainedTokenizerBase, data_args: Any) -> 
     return encoder
 
 
-def _warn_truncated(count: int, total: int, what: str, flag: str, data_args: Any) -> None:
+def warn_truncated(count: int, total: int, what: str, flag: str, data_args: Any) -> None:
+    """A warning with the number of what was cut at the limit that a flag set, where there is any."""
     if count:
         limit = getattr(data_args, flag)
         logger.warning("%d of %d %s are longer than --%s %d tokens and were truncated", count, total, what, flag, limit)

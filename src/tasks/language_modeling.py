@@ -40,6 +40,7 @@ LANGUAGE_MODELING = Kind(
     columns=columns,
     parts=parts,
     tokenizer=rouge_tokenizer,
+    encoder=False,
 )
 
 

@@ -1,8 +1,8 @@
 """From a familiar name, a hub id, a folder or a file to examples of one shape.
 
 Whatever the kind, an example is one row of a `datasets.Dataset` with the columns of `EXAMPLE_COLUMNS`: id, prompt,
-source, target (the first reference, or an empty text) and references (None where the data have no column of them).
-Tokenising and scoring know nothing else.
+source, question (what is asked of the source, where that differs), target (the first reference, or an empty text) and
+references (None where the data have no column of them). Tokenising and scoring know nothing else.
 """
 
 import logging
@@ -32,6 +32,7 @@ EXAMPLE_COLUMNS = Features(
         "id": Value("string"),
         "prompt": Value("string"),
         "source": Value("string"),
+        "question": Value("string"),
         "target": Value("string"),
         "references": List(Value("string")),
     }
@@ -202,7 +203,7 @@ def to_examples(task: Task, records: Records, data_args: Any, *, labelled: bool 
     logger.info("%s: %s", records.origin, ", ".join(f"{role} <- column {path!r}" for role, path in paths.items()))
     convert = _Converter(task.kind, records.origin, paths, data_args)
     if isinstance(records.rows, Dataset):
-        roots = dict.fromkeys(path.split(".")[0] for path in (*paths.values(), "id"))
+        roots = dict.fromkeys(path.split(".")[0] for path in (*paths.values(), *task.kind.ids))
         rows = records.rows.select_columns([name for name in roots if name in records.rows.column_names])
         examples = rows.map(
             convert,
@@ -251,10 +252,12 @@ class _Converter:
             ) from None
         read = {role: self._read(index, self.paths[role], self.kind.reads[role], cells[role]) for role in cells}
         parts = self.kind.parts(dict.fromkeys(self.kind.flags) | read, self.data_args)
+        name = next((name for name in self.kind.ids if name in record), "id")
         return {
-            "id": self._read(index, "id", _id_of, record.get("id")) or str(index),
+            "id": self._read(index, name, _id_of, record.get(name)) or str(index),
             "prompt": parts.prompt,
             "source": parts.source,
+            "question": parts.question,
             "target": parts.references[0] if parts.references else "",
             "references": parts.references if self.kind.answer_role in self.paths else None,
         }

@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import nltk
+import numpy as np
 from datasets import Dataset
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 from rouge_score.rouge_scorer import RougeScorer
@@ -46,6 +47,7 @@ LANGUAGE_TOKENIZERS = {
     **dict.fromkeys(("ko", "kor"), "ko-mecab"),
     **dict.fromkeys(("th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bur"), "char"),
 }
+BLEU_COUNTS = "bleu_counts"
 SPACE_TOKENIZERS = ("13a", "intl", "none")
 
 
@@ -194,6 +196,34 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], tokeni
     return {"bleu": round(value, 4), "bleu_signature": str(scorer.get_signature())}
 
 
+def bleu_example(prediction: str, references: tuple[str, ...], tokenizer: str = "13a") -> dict[str, list[int]]:
+    """What corpus BLEU counts in one pair: words of it and of its nearest reference, then by n from 1 to 4 how many of
+    its n-grams are in a reference, and how many it has."""
+    counted = _sentence_bleu(tokenizer).sentence_score(prediction.strip(), [text.strip() for text in references])
+    return {BLEU_COUNTS: [counted.sys_len, counted.ref_len, *counted.counts, *counted.totals]}
+
+
+@functools.cache
+def _sentence_bleu(tokenizer: str) -> BLEU:
+    """As sacreBLEU wants it for single sentences; what it counts is the same."""
+    return BLEU(tokenize=tokenizer, effective_order=True)
+
+
+def bleu_of_counts(counts: np.ndarray) -> np.ndarray:
+    """Corpus BLEU of what `bleu_example` counted in examples, [..., N, 10] -> [...]."""
+
+    def of_sums(sums: np.ndarray) -> float:
+        own, reference, *ngrams = map(int, sums)
+        return BLEU.compute_bleu(ngrams[:4], ngrams[4:], own, reference, smooth_method="exp").score
+
+    return np.apply_along_axis(of_sums, -1, counts.sum(-2))
+
+
+def mean_of_examples(scores: np.ndarray) -> np.ndarray:
+    """Of one number per example, [..., N, 1] -> [...]."""
+    return scores[..., 0].mean(-1)
+
+
 def bleu_tokenizer(asked: str | None, language: str) -> str | None:
     """The tokenizer of sacreBLEU that was asked for, else the one for a language; None for 13a, BLEU's own.
 
@@ -251,19 +281,23 @@ class Metric:
     Attributes:
         compute: (predictions, references of each, **`Task.scoring`) -> scores, named as in results without `eval_`.
         headline: The one of its numbers that a checkpoint is chosen by.
-        example: (prediction, references) -> the same of one example, where that means something; the mean of these is
-            the metric's own number.
+        example: (prediction, references) -> the same of one example, where that means something, or what the metric
+            counts in it.
         shown: The one of its numbers that tables and figures show, in percent; the headline where nothing is given.
         label: What they call it; its name where nothing is given.
+        by_example: The one of `example`'s that `shown` follows from; `shown` where nothing is given.
+        pooled: `by_example` of several examples, [..., N, K], to `shown` of them together, [...].
         unanswerable: Whether an example without references counts, as a question that has no answer.
         unseen: Which texts it makes little of.
     """
 
     compute: Callable[..., Scores]
     headline: str
-    example: Callable[..., Scores] | None = None
+    example: Callable[..., dict[str, Any]] | None = None
     shown: str = ""
     label: str = ""
+    by_example: str = ""
+    pooled: Callable[[np.ndarray], np.ndarray] = mean_of_examples
     unanswerable: bool = False
     unseen: Unseen | None = None
 
@@ -287,7 +321,10 @@ METRICS: dict[str, Metric] = {
     "sacrebleu": Metric(
         bleu,
         "bleu",
+        bleu_example,
         label="BLEU",
+        by_example=BLEU_COUNTS,
+        pooled=bleu_of_counts,
         unseen=Unseen(
             "13a",
             _is_one_word,
@@ -298,11 +335,22 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def shown_scores() -> dict[str, tuple[str, str | None]]:
-    """Number of a metric that tables and figures show -> what they call it, and its name in the scores of an example;
-    None where it is a whole corpus's."""
+class Shown(NamedTuple):
+    """A number that tables and figures show: what they call it, its name in predictions.jsonl (None where it has none),
+    and see `Metric.pooled`."""
+
+    label: str
+    by_example: str | None
+    pooled: Callable[[np.ndarray], np.ndarray]
+
+
+def shown_scores() -> dict[str, Shown]:
+    """Every number of a metric that tables and figures show, by its name in results."""
     shown = {row.shown or row.headline: row for row in METRICS.values()}
-    return {name: (row.label or name, name if row.example else None) for name, row in shown.items()}
+    return {
+        name: Shown(row.label or name, (row.by_example or name) if row.example else None, row.pooled)
+        for name, row in shown.items()
+    }
 
 
 def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scores:
@@ -323,8 +371,8 @@ def score(task: Task, predictions: Mapping[str, str], examples: Dataset) -> Scor
     return METRICS[task.metric].compute(*zip(*pairs, strict=True), **task.scoring) if pairs else {}
 
 
-def score_example(task: Task, prediction: str, references: Sequence[str] | None) -> Scores:
-    """The task's metric of one example; empty where it does not count, or where the metric is of a corpus only."""
+def score_example(task: Task, prediction: str, references: Sequence[str] | None) -> dict[str, Any]:
+    """The task's metric of one example, or what it counts in it; empty where the example does not count."""
     compute = METRICS[task.metric].example
     if compute is None or not is_scored(task, references):
         return {}

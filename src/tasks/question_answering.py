@@ -9,6 +9,7 @@ from typing import Any
 from tasks.columns import given
 from tasks.metrics import rouge_tokenizer
 from tasks.task import Kind, Parts, Sample, Task, is_null, text_of
+from tasks.templates import Template
 
 DEFAULT_COLUMNS = {"context": "context", "question": "question", "answers": "answers"}
 
@@ -20,8 +21,8 @@ def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str]:
 
 def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
     """Prompt, context and reference answers of one question."""
-    prompt = f"question: {values['question'].lstrip()} context: "
-    return Parts(prompt, values["context"].lstrip(), values["answers"] or [])
+    question = values["question"].lstrip()
+    return Parts(f"question: {question} context: ", values["context"].lstrip(), values["answers"] or [], question)
 
 
 def question_of(value: Any) -> str:
@@ -98,4 +99,10 @@ QUESTION_ANSWERING = Kind(
     columns=columns,
     parts=parts,
     tokenizer=rouge_tokenizer,
+    template=Template(
+        "Answer the question with a few words of the passage.",
+        "Passage: {context}\nQuestion: {question}\nAnswer: {answer}",
+    ),
+    fields={"context": "source", "question": "question"},
+    stop=("\n",),
 )

@@ -6,6 +6,7 @@ from typing import Any
 from tasks.columns import SUMMARIES, TEXTS, find, given
 from tasks.metrics import rouge_tokenizer
 from tasks.task import Kind, Parts, Sample, Task, text_or_null
+from tasks.templates import Template
 
 
 def columns(task: Task, data_args: Any, sample: Sample) -> dict[str, str | None]:
@@ -31,4 +32,7 @@ SUMMARIZATION = Kind(
     columns=columns,
     parts=parts,
     tokenizer=rouge_tokenizer,
+    template=Template("Summarize the text in one or two sentences.", "Text: {text}\nSummary: {answer}"),
+    fields={"text": "source"},
+    stop=("\n\n",),
 )

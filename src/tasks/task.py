@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.templates import Template
+
 # Column -> its first values, those of records that have it.
 Sample = Mapping[str, Sequence[Any]]
 
@@ -23,12 +25,14 @@ class Source:
 class Parts:
     """One record in the terms all kinds share: the model reads `prompt + source` and should answer a reference.
 
-    The prompt is what each window of a long input repeats; the source is what is cut into windows or truncated.
+    The prompt is what each window of a long input repeats; the source is what is cut into windows or truncated. What
+    is asked of the source stands in the prompt, and alone in `question`; empty where the kind asks always the same.
     """
 
     prompt: str
     source: str
     references: list[str]
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,13 @@ class Kind:
             cannot be told; a role that needs no column is left out.
         parts: (role -> its value, None without a column, data_args) -> Parts.
         tokenizer: (task, data_args) -> what splits texts into words for the metric; see `Task`.
+        encoder: Whether it is for models with an encoder or for those without; None: for both.
+        template: How a model without an encoder is asked where no other template is given; None where none is.
+        fields: Placeholder of a template -> the column of an example, source or question, that it stands for.
+        words: (task, data_args) -> placeholder -> what it stands for in all examples.
+        stop: What ends an answer that no chat template has an end for.
+        ids: Columns that may name an example, the surest first.
+        lines: File of a run -> what its line is of a line of predictions.jsonl.
     """
 
     name: str
@@ -62,6 +73,13 @@ class Kind:
     columns: Callable[["Task", Any, Sample], dict[str, str | None]]
     parts: Callable[[Mapping[str, Any], Any], Parts]
     tokenizer: Callable[["Task", Any], str | None]
+    encoder: bool | None = None
+    template: Template | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    words: Callable[["Task", Any], Mapping[str, str]] = lambda task, data_args: {}
+    stop: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ("id",)
+    lines: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def answer_role(self) -> str:

@@ -6,9 +6,18 @@ from typing import Any
 
 from tasks.metrics import bleu_tokenizer
 from tasks.task import Kind, Parts, Sample, Task, text_of, text_or_null
+from tasks.templates import Template
 
 # de, pt_BR or deu_Latn
 _LANGUAGE = "([a-z]{2,3}(?:_[A-Z][A-Za-z]{1,3})?)"
+# Code of a language -> its English name, which a prompt says.
+NAMES = {
+    "ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "es": "Spanish",
+    "et": "Estonian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi", "hu": "Hungarian",
+    "id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian",
+    "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian",
+    "sv": "Swedish", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 PAIR = re.compile(rf"(?:^|[-_/]){_LANGUAGE}-{_LANGUAGE}$")
 
 
@@ -67,6 +76,12 @@ def parts(values: Mapping[str, Any], data_args: Any) -> Parts:
     return Parts(data_args.source_prefix or "", values["source"], references)
 
 
+def languages(task: Task, data_args: Any) -> dict[str, str]:
+    """What a prompt calls the two languages: by their names in English, or as they were given."""
+    pair = zip(("source_lang", "target_lang"), language_pair(task, data_args), strict=True)
+    return {role: NAMES.get(short(language), language) for role, language in pair}
+
+
 def tokenizer(task: Task, data_args: Any) -> str | None:
     """BLEU's tokenizer: --bleu_tokenizer, else the one for the language translated to."""
     return bleu_tokenizer(data_args.bleu_tokenizer, language_pair(task, data_args)[1])
@@ -84,4 +99,10 @@ TRANSLATION = Kind(
     columns=columns,
     parts=parts,
     tokenizer=tokenizer,
+    template=Template(
+        "Translate from {source_lang} to {target_lang}.", "{source_lang}: {source}\n{target_lang}: {answer}"
+    ),
+    fields={"source": "source"},
+    words=languages,
+    stop=("\n",),
 )

@@ -19,8 +19,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from decoding.policy import Policy
+from decoding.sequences import Streamer
+from decoding.stops import stopping
 from decoding.thresholds import AdaptiveThreshold
 from tasks import METRICS, Feature, Task, best_window, generated_length, is_scored, score, score_example
+from tasks.forms import Reading
 from training.exit_scores import exit_score_metrics, perplexities
 from training.leaving import told
 from training.processes import by_main, from_all, process_count, process_index
@@ -64,6 +67,7 @@ class DecodingOptions:
     Attributes:
         generation: lengths, beams, penalties.
         policy: when tokens may leave.
+        reading: how an answer is read from what was written.
         batch_size: inputs per batch and process.
         pad_to: width every input is padded to; None pads to the longest of the batch.
         keep_traces: record every token's exit, confidences and head rows.
@@ -75,6 +79,7 @@ class DecodingOptions:
 
     generation: GenerationConfig
     policy: Policy = field(default_factory=Policy)
+    reading: Reading = field(default_factory=Reading)
     batch_size: int = 8
     pad_to: int | None = None
     keep_traces: bool = True
@@ -216,32 +221,44 @@ def restore_threshold(model, policy: Policy, learnt: Sequence[dict]) -> Adaptive
 
 
 def decode_batch(
-    model, tokenizer: PreTrainedTokenizerBase, batch: Sequence[Feature], options: DecodingOptions, scored: bool
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Sequence[Feature],
+    options: DecodingOptions,
+    scored: bool,
+    streamer: Streamer | None = None,
 ) -> tuple[list[Decoded], dict[str, list[dict]], dict[str, float]]:
-    """The answers to a batch, the details to keep of each input by kind, and the seconds it took by part and in all."""
+    """The answers to a batch, the details to keep of each input by kind, and the seconds it took by part and in all.
+
+    Args:
+        scored: Whether mean log-probabilities are needed.
+        streamer: Gets the tokens of a single input as they come.
+    """
     started = time.perf_counter()
     pad = tokenizer.pad_token_id
     left = not model.config.is_encoder_decoder
     inputs = padded([feature.input_ids for feature in batch], pad, options.pad_to, left)
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    if options.beams > 1:
-        sequences, scores, trace, seconds = search(model, inputs, options.generation, options.policy)
-    else:
-        kept = {"return_logprobs": scored, "return_states": bool(options.views)}
-        sequences, scores, trace, seconds = leave_early(model, inputs, options.generation, options.policy, **kept)
-    seconds["batch"] = time.perf_counter() - started
     prompt = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    settings = {"generation_config": options.generation, "policy": options.policy}
+    settings["stopping_criteria"] = stopping(tokenizer, options.reading.stop, prompt)
+    if options.beams > 1:
+        sequences, scores, trace, seconds = search(model, inputs, **settings)
+    else:
+        kept = {"return_logprobs": scored, "return_states": bool(options.views), "streamer": streamer}
+        sequences, scores, trace, seconds = leave_early(model, inputs, **settings, **kept)
+    seconds["batch"] = time.perf_counter() - started
     answers = sequences[:, prompt:].tolist()
-    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    texts = options.reading.answers(tokenizer, [feature.input_ids for feature in batch], answers)
     flops = trace.flops() if trace else {}
-    lens = Lens(model.unembed(), tokenizer, options.policy) if options.views else None
+    lens = Lens(model.unembed(), tokenizer, options.policy, options.reading) if options.views else None
     decoded: list[Decoded] = []
     details: dict[str, list[dict]] = {}
-    for row, feature in enumerate(batch):
+    for row, (feature, text) in enumerate(zip(batch, texts, strict=True)):
         cost = exit_cost(trace, row, flops, options.policy) if trace else {}
         length = len(cost["exit_layers"]) if trace else generated_length([pad, *answers[row]], pad)
         score = None if scores is None else scores[row]
-        decoded.append(Decoded(feature.example_id, feature.window, texts[row].strip(), length, score, **cost))
+        decoded.append(Decoded(feature.example_id, feature.window, text, length, score, **cost))
         if trace and options.keep_traces:
             line = trace_row(feature, answers[row][:length], trace, row)
             details.setdefault("traces", []).append(line | {"texts": token_texts(tokenizer, line["tokens"])})
@@ -262,21 +279,21 @@ def padded(rows: Sequence[list[int]], pad: int, width: int | None, left: bool) -
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def leave_early(model, inputs: dict[str, Tensor], generation: GenerationConfig, policy: Policy, **kept: bool):
+def leave_early(model, inputs: dict[str, Tensor], **settings):
     """(sequences, mean log-probability of each or None, trace, seconds) of greedy decoding or sampling.
 
     Args:
-        kept: return_logprobs, for the mean log-probability, and return_states, for views.
+        settings: Of `generate`; return_logprobs, for the mean log-probability, and return_states, for views, among
+            them.
     """
-    wanted = {"policy": policy, "return_trace": True, **kept}
-    sequences, trace = model.generate(**inputs, generation_config=generation, **wanted)
+    sequences, trace = model.generate(**inputs, **settings, return_trace=True)
     scores = None
     if trace.logprobs is not None:
         scores = [float(np.mean(trace.logprobs[row, :length])) for row, length in enumerate(trace.lengths)]
     return sequences, scores, trace, dict(trace.seconds)
 
 
-def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, policy: Policy):
+def search(model, inputs: dict[str, Tensor], generation_config: GenerationConfig, **settings):
     """The same of the library's beam search: no trace, and the score is the beam's, which --length_penalty shapes."""
     started = time.perf_counter()
     more = {}
@@ -284,9 +301,9 @@ def search(model, inputs: dict[str, Tensor], generation: GenerationConfig, polic
         with torch.no_grad():
             more["encoder_outputs"] = model.get_encoder()(**inputs)
     encoder_seconds = time.perf_counter() - started
-    generation = copy.deepcopy(generation)
+    generation = copy.deepcopy(generation_config)
     generation.update(return_dict_in_generate=True, output_scores=True)
-    output = model.generate(**inputs, **more, generation_config=generation, policy=policy)
+    output = model.generate(**inputs, **more, generation_config=generation, **settings)
     seconds = {"encoder_forward": encoder_seconds, "decoder_forward": time.perf_counter() - started - encoder_seconds}
     return output.sequences, output.sequences_scores.tolist(), None, seconds
 

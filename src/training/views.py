@@ -14,6 +14,7 @@ from decoding.adapter import Unembedding
 from decoding.lens import contrast_view, layer_view, pairwise_divergence
 from decoding.policy import Policy
 from tasks import Task, score
+from tasks.forms import Reading
 
 DIGITS = 6
 
@@ -25,6 +26,7 @@ class Lens:
     unembed: Unembedding
     tokenizer: PreTrainedTokenizerBase
     policy: Policy
+    reading: Reading = field(default_factory=Reading)
 
     def states(self, kept, row: int, step: int, layers: int) -> torch.Tensor:
         """h^0 to h^layers of a token, [layers + 1, D]."""
@@ -73,20 +75,20 @@ def view_row(name: str, lens: Lens, feature, tokens: list[int], trace, row: int)
     line = {"id": feature.example_id, "window": feature.window, "tokens": tokens, "texts": lens.texts(tokens)}
     line |= {"exit_layers": layers} | {key: [rounded(view[key]) for view in views] for key in (views or [{}])[0]}
     if name == "layers":
-        line["readouts"] = readouts(lens.tokenizer, tokens, [view["likeliest"] for view in views])
+        line["readouts"] = readouts(lens, tokens, [view["likeliest"] for view in views])
     return line
 
 
-def readouts(tokenizer: PreTrainedTokenizerBase, tokens: list[int], likeliest: list[list[int]]) -> list[str]:
+def readouts(lens: Lens, tokens: list[int], likeliest: list[list[int]]) -> list[str]:
     """The answer each layer reads out along the decoded path, layer 0 first: its likeliest token at every position up
     to the first end of sequence; the token itself where it had left."""
     depth = max(map(len, likeliest), default=0)
-    texts = []
+    texts, tokenizer = [], lens.tokenizer
     for layer in range(depth):
         said = [each[layer] if layer < len(each) else token for token, each in zip(tokens, likeliest, strict=True)]
         if tokenizer.eos_token_id in said:
             said = said[: said.index(tokenizer.eos_token_id)]
-        texts.append(tokenizer.decode(said, skip_special_tokens=True).strip())
+        texts.append(lens.reading.answer(tokenizer.decode(said, skip_special_tokens=True)))
     return texts
 
 

@@ -2,6 +2,7 @@
 
 from util.additional_args import AdditionalArguments, exit_layers_of, policy_for, update_autoconfig
 from util.arguments import (
+    CompletionArguments,
     DataArguments,
     DecoderArguments,
     LanguageModelingArguments,
@@ -16,6 +17,7 @@ from util.arguments import (
 
 __all__ = [
     "AdditionalArguments",
+    "CompletionArguments",
     "DataArguments",
     "DecoderArguments",
     "LanguageModelingArguments",

@@ -7,6 +7,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
+from decoding.stops import ends_of
 from util import groups
 from util.additional_args import AdditionalArguments, flag
 from util.checks import (
@@ -17,6 +18,7 @@ from util.checks import (
     raise_together,
     sharding_problems,
     smoothing_problems,
+    stop_problems,
 )
 from util.gguf import gguf_problems, is_gguf, joined
 from util.packages import package_problems
@@ -216,6 +218,52 @@ class GenerationArguments:
     )
 
 
+@dataclass
+class TemplateArguments:
+    """What a model without an encoder is asked; a part of the data arguments of tasks."""
+
+    _argument_group_name = groups.PROMPTS
+
+    template: str | None = flag(
+        None,
+        "Without an encoder: file of the prompt. An instruction, a line of three dashes, and an example with the "
+        "task's placeholders, such as 'Text: {text}', then 'Summary: {answer}'. Where not given the task's own.",
+    )
+    apply_chat_template: bool = flag(
+        False, "Without an encoder: put the prompt into the turns of the tokenizer's chat template."
+    )
+    n_shot: int | None = flag(
+        None,
+        "Without an encoder: show so many examples of the train split with their answers, drawn by --seed, never the "
+        "one that is asked.",
+    )
+    stop: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Without an encoder: texts that end an answer, \\n for a line's end. Where not given a line's "
+            "end, of summaries an empty line; with --apply_chat_template none, since the model ends its turn."
+        },
+    )
+    max_prompt_length: int | None = flag(
+        None,
+        "Without an encoder: tokens of a prompt at most; what the model was made for, less the answer, where not "
+        "given. Longer ones lose the beginnings of long texts: of the examples shown first, of the one asked last.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stop is not None:
+            self.stop = ends_of(self.stop)
+        problems = stop_problems(self.stop)
+        if self.template is not None and not Path(self.template).is_file():
+            problems.append(f"--template {self.template}: there is no such file.")
+        if self.n_shot and self.dataset_name is None and self.train_file is None:
+            problems.append(
+                f"--n_shot {self.n_shot} shows examples of the train split: give --train_file or --dataset_name."
+            )
+        raise_together(problems)
+
+
 def choice_problems(args: Any, name: str, valid: tuple[str, ...]) -> list[str]:
     """A sentence where a flag was given and is none of the valid words."""
     value = getattr(args, name)
@@ -240,7 +288,7 @@ class RougeArguments:
 
 
 @dataclass
-class QuestionAnsweringArguments(RougeArguments, GenerationArguments, DataArguments):
+class QuestionAnsweringArguments(RougeArguments, TemplateArguments, GenerationArguments, DataArguments):
     """Data of run_question_answering.py."""
 
     default_output_dir = "save/question_answering"
@@ -249,10 +297,13 @@ class QuestionAnsweringArguments(RougeArguments, GenerationArguments, DataArgume
     context_column: str | None = flag(None, "Column of the passages; the data set's own, else context.")
     question_column: str | None = flag(None, "Column of the questions; the data set's own, else question.")
     answer_column: str | None = flag(None, "Column of the reference answers; the data set's own, else answers.")
-    max_seq_length: int = flag(384, "Tokens of question and context at most; a longer context becomes several windows.")
+    max_seq_length: int = flag(
+        384, "With an encoder: tokens of question and context; a longer context becomes several windows."
+    )
     max_answer_length: int = flag(30, "Tokens of an answer in training, and N of --exit_position_temp.")
     val_max_answer_length: int | None = flag(
-        None, "Tokens of an answer in evaluation, the start token counted; as --max_answer_length where not given."
+        None,
+        "Tokens of an answer in evaluation, a start token counted; as --max_answer_length where not given.",
     )
     doc_stride: int = flag(128, "Tokens that neighbouring windows of a long context share.")
     n_best_size: int = flag(20, "Accepted for old jobs; a model that writes its answer has one per question.")
@@ -273,16 +324,19 @@ class QuestionAnsweringArguments(RougeArguments, GenerationArguments, DataArgume
 
 
 @dataclass
-class TextToTextArguments(GenerationArguments, DataArguments):
+class TextToTextArguments(TemplateArguments, GenerationArguments, DataArguments):
     """What summarization and translation have in common."""
 
     _argument_group_name = groups.DATA
 
-    source_prefix: str | None = flag(None, "Text before every input, such as 'summarize: ' for T5.")
-    max_source_length: int = flag(512, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
+    source_prefix: str | None = flag(None, "With an encoder: text before every input, such as 'summarize: ' for T5.")
+    max_source_length: int = flag(
+        512, "With an encoder: tokens of an input; a longer one is cut, and counted in a warning."
+    )
     max_target_length: int = flag(128, "Tokens of a target in training, and N of --exit_position_temp.")
     val_max_target_length: int | None = flag(
-        None, "Tokens of an output in evaluation, the start token counted; as --max_target_length where not given."
+        None,
+        "Tokens of an output in evaluation, a start token counted; as --max_target_length where not given.",
     )
 
     def __post_init__(self) -> None:
@@ -323,7 +377,9 @@ class TranslationArguments(TextToTextArguments):
         f"What BLEU counts, a tokenizer of sacreBLEU: {', '.join(BLEU_TOKENIZERS)}; where not given the one for the "
         "language translated to, else 13a. spm and what follows are downloaded.",
     )
-    max_source_length: int = flag(1024, "Tokens of an input at most; a longer one is cut, and counted in a warning.")
+    max_source_length: int = flag(
+        1024, "With an encoder: tokens of an input; a longer one is cut, and counted in a warning."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -356,6 +412,29 @@ class LanguageModelingArguments(RougeArguments, GenerationArguments, DataArgumen
         super().__post_init__()
         if self.val_max_continuation_length is None:
             self.val_max_continuation_length = self.max_continuation_length
+
+
+@dataclass
+class CompletionArguments(RougeArguments, TemplateArguments, GenerationArguments, DataArguments):
+    """Data of run_completion.py."""
+
+    model_class = DecoderArguments
+    default_output_dir = "save/completion"
+    _argument_group_name = groups.DATA
+
+    prompt_column: str | None = flag(None, "Column of the prompts; prompt where not given.")
+    solution_column: str | None = flag(
+        None, "Column of what should come behind them, such as canonical_solution; --do_train and --do_eval need it."
+    )
+    max_completion_length: int = flag(256, "New tokens at most in training's evaluations, N of --exit_position_temp.")
+    val_max_completion_length: int | None = flag(
+        None, "New tokens at most in evaluation; as --max_completion_length where not given."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.val_max_completion_length is None:
+            self.val_max_completion_length = self.max_completion_length
 
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments, AdditionalArguments]

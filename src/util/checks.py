@@ -1,6 +1,7 @@
 """Which settings are refused, with the reason: flags that contradict each other, and flags whose feature is missing."""
 
 import copy
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -231,6 +232,11 @@ def answer_limit(data_args: Any, training_args: Any) -> tuple[str, int]:
     own = next(name for name in vars(data_args) if name.startswith("val_max_"))
     limit, shared = getattr(data_args, own), own.removeprefix("val_")
     return (shared if limit == getattr(data_args, shared) else own), limit
+
+
+def stop_problems(stop: Sequence[str] | None) -> list[str]:
+    """A sentence where --stop has an empty text."""
+    return ["--stop is empty: every answer would end at once."] if "" in (stop or ()) else []
 
 
 def device_problems(device: str | None, flag: str = "--device") -> list[str]:

@@ -1,12 +1,14 @@
 """Reading and writing of small files: written whole or not at all, read with errors that name the file and the line."""
 
+import csv
 import fcntl
+import io
 import json
 import math
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -100,6 +102,15 @@ def jsonl(rows: Iterable[dict]) -> bytes:
     """One line of JSON per row."""
     lines = [json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     return "".join(lines).encode()
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same columns, with their names in the first line; None is an empty cell."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def locked(path: str | os.PathLike) -> IO[bytes] | None:

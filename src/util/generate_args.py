@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from decoding.stops import ends_of
 from decoding.strategies import DIVERGENCES, Strategy, bucket
 from util import groups
 from util.additional_args import flag
-from util.checks import raise_together
+from util.checks import raise_together, stop_problems
 from util.compute_args import ComputeArguments
 from util.files import file_problem
 from util.ranges import range_problems
+from util.terminal import asks
 
 
 class StrategyChoice(NamedTuple):
@@ -33,8 +35,12 @@ STRATEGY_CHOICES = {
     "dola": StrategyChoice("dola", "DoLa (arXiv:2309.03883): the layer contrasted with is the one that differs most"),
     "dola_static": StrategyChoice("dola_static", "DoLa with one layer, the same for every token"),
 }
+# Repetition penalty of dola and dola_static where none is given, as their authors' scripts have it.
+DOLAS_PENALTY = 1.2
 # Flags that name layers.
 LAYERS = ("intermediate_layer", "upper_layer", "early_exit_layers")
+# What DoLa's code calls the last layer.
+LAST = -1
 
 
 @dataclass
@@ -60,7 +66,8 @@ class StrategyArguments:
     early_exit_layers: str | None = flag(
         None,
         "Of dola and dola_static: layers as DoLa's code takes them, the last contrasted with the others, such as "
-        "16,32 or 0,2,..,32; or a bucket, low or high; high where not given.",
+        "16,32 or 0,2,..,32; or a bucket, low or high; high where not given. One layer alone, or -1 for the last, is "
+        "contrasted with none: that is plain decoding.",
     )
     dola_divergence: str = flag(
         "paper",
@@ -83,7 +90,7 @@ class StrategyArguments:
         return problems
 
     def strategy_named(self, name: str, num_layers: int, tied: bool) -> Strategy | None:
-        """A --strategy in a model of this depth; None for greedy and sample.
+        """A --strategy in a model of this depth; None for greedy and sample. DoLa of one layer alone is plain.
 
         Raises:
             ValueError: Its layers are not there.
@@ -94,6 +101,8 @@ class StrategyArguments:
         amateurs, expert = self._layers(name, num_layers, tied)
         numbers = self.alpha, self.amateur_temperature, self.coefficient, self.lens_final_norm
         beams = self.beam_size or (5 if name in ("beam", "contrastive") else 1)
+        if name.startswith("dola") and not self.contrasts_dola(name):
+            rule = "plain"
         try:
             strategy = Strategy(rule, amateurs, expert, *numbers, beams, self.dola_divergence)
             strategy.check(num_layers)
@@ -113,7 +122,12 @@ class StrategyArguments:
         if named in ("low", "high"):
             return bucket(named, num_layers, tied), self.upper_layer
         *amateurs, expert = layers_of(named)
-        return tuple(amateurs), expert
+        return tuple(amateurs), None if expert == LAST else expert
+
+    def contrasts_dola(self, name: str) -> bool:
+        """Whether a --strategy contrasts layers as DoLa does."""
+        named = self.early_exit_layers
+        return name.startswith("dola") and (named in (None, "low", "high") or len(layers_of(named)) > 1)
 
 
 @dataclass
@@ -162,10 +176,46 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
     temperature: float = flag(1.0, "Of sample: divides the logits.")
     top_k: int = flag(50, "Of sample: draw among the k likeliest tokens; 0 for all.")
     top_p: float = flag(1.0, "Of sample: draw among the likeliest tokens that have this much probability together.")
-    repetition_penalty: float = flag(
-        1.0, "Divide the scores of tokens that are there already; 1.0 is none.", group=groups.GENERATION
+    do_sample: bool = flag(False, "Draw from the scores of another strategy too, such as dola, in the way of sample.")
+    repetition_penalty: float | None = flag(
+        None,
+        "Divide the scores of tokens that are there already; 1.0 is none. Where not given "
+        f"{DOLAS_PENALTY} for dola and dola_static, as their authors have it, and 1.0 otherwise.",
+        group=groups.GENERATION,
     )
-    compare: bool = flag(False, "Print the plain greedy continuation beside that of the strategy.", group=groups.OUTPUT)
+    no_repeat_ngram_size: int = flag(
+        0, "Forbid n-grams of this length to occur twice, in prompt and answer; 0 is none.", group=groups.GENERATION
+    )
+    stop: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that end an answer, \\n for a line's end; they are no part of it.",
+            "group": groups.GENERATION,
+        },
+    )
+    stop_token_ids: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that end an answer beside the model's own; they are no part of its text.",
+            "group": groups.GENERATION,
+        },
+    )
+    apply_chat_template: bool | None = flag(
+        None,
+        "Put prompts into turns of the tokenizer's chat template. Where not given a conversation does so if there is "
+        "one, and then keeps earlier turns; prompts of the command line or of a file are continued as they are.",
+        group=groups.PROMPTS,
+    )
+    compare: bool = flag(
+        False,
+        "Print what the model continues greedily at full depth beside it, with the speed of both.",
+        group=groups.OUTPUT,
+    )
+    show_drafts: bool = flag(
+        False,
+        "With --lossless True: show drafts in grey until they are verified, in a terminal that shows colours.",
+        group=groups.OUTPUT,
+    )
     show_exits: bool = flag(
         False,
         "Colour each token by the layer it left after, shallow blue to deep red; in a pipe, or with NO_COLOR set, put "
@@ -180,7 +230,7 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
         group=groups.OUTPUT,
     )
     batch_size: int = flag(8, "Prompts of a file that are continued together.", group=groups.PROMPTS)
-    seed: int = flag(0, "Of sample: what is drawn.")
+    seed: int = flag(0, "Of sample and --do_sample: what is drawn.")
 
     def __post_init__(self) -> None:
         raise_together(
@@ -190,8 +240,21 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
                 *self._named_problems(),
                 *self._file_problems(),
                 *self._shown_problems(),
+                *self._stop_problems(),
             ]
         )
+        if self.repetition_penalty is None:
+            self.repetition_penalty = DOLAS_PENALTY if self.contrasts_dola(self.strategy) else 1.0
+
+    @property
+    def converses(self) -> bool:
+        """Whether prompts are asked for."""
+        return self.prompt is None and self.prompt_file is None
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn."""
+        return self.do_sample or self.strategy == "sample"
 
     def _named_problems(self) -> list[str]:
         """What is none of the names that a flag knows."""
@@ -200,7 +263,10 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
         return problems + self.contrast_problems()
 
     def _file_problems(self) -> list[str]:
-        problems = self.prompt_problems("There is nothing to continue: give -p TEXT or --prompt_file FILE.")
+        nothing = "There is nothing to continue: give -p TEXT or --prompt_file FILE, or be asked in a terminal."
+        problems = self.prompt_problems(None if asks() else nothing)
+        if self.output_file is not None and self.converses and not problems:
+            problems.append("--out is for -p or --prompt_file: prompts that are asked for are not written.")
         if self.output_file is not None and (problem := file_problem(self.output_file)):
             problems.append(f"--out {problem}")
         return problems
@@ -210,9 +276,16 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
         choice = STRATEGY_CHOICES.get(self.strategy)
         if self.show_exits and choice is not None and choice.rule:
             problems.append(f"--show_exits needs greedy or sample: {self.strategy} runs every layer for every token.")
-        if self.compare and self.strategy == "greedy":
-            problems.append("--compare shows another strategy beside greedy: give --strategy.")
+        beside = [f"--{name}" for name in ("compare", "show_exits", "prompt_file") if getattr(self, name)]
+        if self.show_drafts and beside:
+            problems.append(f"--show_drafts shows an answer while it comes, {', '.join(beside)} when it is there.")
         return problems
+
+    def _stop_problems(self) -> list[str]:
+        """A sentence on each end that cannot be; of the others lists are made."""
+        self.stop, ids = ends_of(() if self.stop is None else self.stop), self.stop_token_ids
+        self.stop_token_ids = [ids] if isinstance(ids, int) else list(ids or ())
+        return stop_problems(self.stop)
 
     def strategy_of(self, num_layers: int, tied: bool) -> Strategy | None:
         """Of --strategy; see `StrategyArguments.strategy_named`."""
@@ -220,11 +293,13 @@ class GenerateArguments(PromptArguments, StrategyArguments, ComputeArguments):
 
 
 def layers_of(text: str) -> list[int]:
-    """Layers of a list such as 16,32 or 0,2,..,32, where .. goes on by the step before it.
+    """Layers of a list such as 16,32 or 0,2,..,32, where .. goes on by the step before it; -1 alone is `LAST`.
 
     Raises:
-        ValueError: The text is no such list of two or more.
+        ValueError: The text is no such list.
     """
+    if text.strip() == str(LAST):
+        return [LAST]
     words = [word.strip() for word in text.split(",")]
     layers: list[int] = []
     for place, word in enumerate(words):
@@ -235,6 +310,4 @@ def layers_of(text: str) -> list[int]:
             layers.append(int(word))
         else:
             raise ValueError(f"--early_exit_layers {text}: valid are lists such as 16,32 or 0,2,..,32, or low or high.")
-    if len(layers) < 2:
-        raise ValueError(f"--early_exit_layers {text} names one layer, but one is contrasted with another.")
     return layers

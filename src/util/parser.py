@@ -19,7 +19,7 @@ from util.groups import TRAINER
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 UNSET = object()
 # Flags that hold words of a language.
-TEXTS = ("prompt", "question", "gold", "source_prefix", "forced_bos_token")
+TEXTS = ("prompt", "question", "gold", "source_prefix", "forced_bos_token", "stop")
 
 
 class ArgumentParser(HfArgumentParser):

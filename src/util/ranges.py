@@ -18,12 +18,14 @@ STEPS = Range(
 WARMUP = Range(f"0, {STEPS.words}", lambda value: value == 0 or value in STEPS)
 MAX_STEPS = Range("1 and above, or -1 for none", lambda value: value == -1 or value >= 1, int)
 
-LENGTHS = ("seq_length", "answer_length", "source_length", "target_length", "continuation_length")
+LENGTHS = ("seq_length", "answer_length", "source_length", "target_length", "continuation_length", "completion_length")
 OF_DATA = {
     **dict.fromkeys((f"{prefix}max_{length}" for length in LENGTHS for prefix in ("", "val_")), COUNT),
     **dict.fromkeys((f"max_{split}_samples" for split in ("train", "eval", "predict")), COUNT),
     **dict.fromkeys(("preprocessing_num_workers", "num_beams", "doc_stride", "n_best_size"), COUNT),
     "block_size": FROM_TWO,
+    "n_shot": NATURAL,
+    "max_prompt_length": COUNT,
     "prompt_length": FROM_TWO,
     "repetition_penalty": POSITIVE,
     "length_penalty": WEIGHT,

@@ -35,6 +35,11 @@ def shows_colours() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def asks() -> bool:
+    """Whether somebody can be asked: what is read comes from a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def _is_closed(stream: TextIO) -> bool:
     watch = select.poll()
     watch.register(stream, 0)  # errors and hang-ups are always told

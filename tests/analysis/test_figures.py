@@ -11,7 +11,7 @@ import pytest
 from analysis.drawing import Runs, drawn_before
 from analysis.figures import FIGURES, PAINTS, draw_all, main, read_all
 from analysis.layer_figures import PRUNED, paint_pruning
-from analysis.policy_figures import DEPTH
+from analysis.policy_figures import DEPTH, KINDS
 from analysis.speed_figures import area_under
 from analysis.tables import TABLES
 from support_figures import problems
@@ -23,9 +23,11 @@ POST = Path(__file__).resolve().parents[2] / "blogpost_figures"
 MODELS = ("t5_exits_trained", "t5_exits_untrained")
 RECOMPUTED = {
     "free": {},
+    "free_adaptive": {"adapts": True},
     "lossless2": {"verification": "exact", "num_speculations": 2},
     "lossless8": {"verification": "exact", "num_speculations": 8},
 }
+MEASURES = ("state", "meta", "oracle")
 TASKS = {"invented_facts": "f1", "invented_dialogues": "rougeL"}
 TRAININGS = ("plain", "weighted_ce")
 
@@ -66,7 +68,7 @@ def runs(tmp_path_factory):
             for layer in range(1, 4):
                 static = {"method": "static", "static_exit": layer}
                 make_run(f"{task}-static{layer}", static, [20.0 * layer] * 2, [layer] * 2, **about)
-                for name in ("softmax", WEIGHTED, "reweight_contrastive_text", JSD, "JSD_contrastive_text", "oracle"):
+                for name in ("softmax", WEIGHTED, "reweight_contrastive_text", JSD, "JSD_contrastive_text", *MEASURES):
                     scores = [70.0 + layer, 80.0]
                     make_run(f"{task}-{name}{layer}", early(name, layer), scores, [layer, 4], **about)
                 for name in ("softmax", JSD):
@@ -210,6 +212,15 @@ def test_sweeps_have_a_point_per_layer_and_method(drawn):
     assert timed == {"softmax", "full model"}, "an oracle has no seconds, and what was not timed has none"
 
 
+def test_every_method_stands_with_static_exits_in_the_panel_of_its_kind(drawn):
+    rows = values(drawn[0], "figure_23")["rows"]
+    shown = {kind: {row["method"] for row in rows if row["kind"] == kind} for kind in KINDS}
+    assert all(shown[kind] == {*names, "static", "oracle", "full model"} for kind, names in KINDS.items())
+    free = [row["quantities"] for row in rows if row["method"] == "FREE"]
+    assert {each["layers in turn (per token)"]["value"] for each in free} == {2.0}, "not the 2.5 to 3.5 it leaves after"
+    assert not any(row["model"] in TRAININGS for row in rows), "which have static exits only"
+
+
 def test_what_is_contrasted_is_the_first_token_with_some_plausible_ones(drawn):
     first = values(drawn[0], "figure_05")["tokens"][0]
     assert (first["example"], first["token"], first["layer"], first["amateur"]) == ("e0", 3, 4, 2)
@@ -245,14 +256,6 @@ def test_the_area_is_under_the_best_score_at_a_speed_or_above():
     assert area_under(points, 3.0) == pytest.approx(40.0), "nothing of it is as fast as three"
     assert area_under([*points, (4.0, 10.0)], 3.0) == pytest.approx((80 + 10) / 2)
     assert area_under(points, 1.0) is None
-
-
-def test_drafts_have_a_point_per_layer_and_length(drawn):
-    points = values(drawn[0], "figure_21")["points"]
-    assert [(point["layer"], point["drafts"]) for point in points[:3]] == [(1, 2), (1, 8), (2, 2)]
-    assert points[0]["acceptance"] == 0.75 and points[0]["speed"] is None
-    row = held(drawn[0], "table_8")["rows"][0]
-    assert row[2:] == ["1", "2", "75.0", "2.00", "5.00", "1.00", "-", "1 of 2"]
 
 
 def test_a_figure_without_its_runs_is_left_out_with_a_line(make_run, tmp_path, capsys):

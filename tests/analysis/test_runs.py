@@ -33,7 +33,7 @@ def test_runs_are_found_by_what_they_are(make_run):
     assert [run.first_exit for run in where(runs, method="softmax")] == [1, 3]
     (run,) = where(runs, method="softmax", first_exit=1)
     assert (run.score, run.mean_exit, run.samples, run.score_name, run.num_layers) == (0.5, 2.5, 2, "F1", 4)
-    assert run.example_scores == [1.0, 0.0] and run.layers is None and list(run.details("jsds")) == []
+    assert [*run.example_scores.values()] == [1.0, 0.0] and run.layers is None and list(run.details("jsds")) == []
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

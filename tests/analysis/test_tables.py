@@ -68,3 +68,16 @@ def test_table_5_has_a_row_per_run(make_run):
 def test_without_its_runs_a_table_is_empty(make_run, name):
     make_run("full", {"method": "full"}, [1.0], [4])
     assert table(make_run, name).rows == []
+
+
+def test_table_12_pairs_every_policy_with_full_depth(make_run):
+    make_run("full", {"method": "full"}, [90.0, 70.0], [4, 4])
+    make_run("static", {"method": "static", "static_exit": 2}, [80.0, 60.0], [2, 2])
+    make_run("FREE", early("softmax", 1, skipped="recompute", last_exit=1), [90.0, 71.0], [1, 4])
+    make_run("short", early("softmax", 1), [90.0], [1])
+    found = table(make_run, "table_12")
+    free, static = (dict(zip(found.head, row, strict=True)) for row in found.rows)
+    assert (static["method"], static["min"], static["change"], static["share"]) == ("static", "2", "-10.00", "50%")
+    assert static["95% interval"] == "-10.00 to -10.00" and static["FLOPs"] == "1.00"
+    assert (free["method"], free["change"], free["mean exit"], free["in turn"]) == ("FREE", "+0.50", "2.50", "2.00")
+    assert free["x full depth"] == "-"

@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 from models import DeployT5ForConditionalGeneration
 
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "assets"
-CHECKPOINTS = ("t5_exits_trained", "t5_exits_untrained")
+# Of each model what is stored: the format of its numbers, and MiB at most.
+STORED = {"t5_exits": ("BF16", 8), "t5_translation": ("F16", 16)}
+CHECKPOINTS = [f"{model}_{exits}" for model in STORED for exits in ("trained", "untrained")]
 ODD_TEXTS = (
     "",
     "plain words",
@@ -21,6 +23,11 @@ ODD_TEXTS = (
     "100% of $5,000.00 <b>tags</b> {braces} \\ `ticks`",
 )
 
+
+def stored(name: str) -> tuple[str, int]:
+    return STORED[name.rpartition("_")[0]]
+
+
 pytestmark = pytest.mark.parametrize("name", CHECKPOINTS)
 
 
@@ -28,12 +35,13 @@ def test_everything_needed_is_there_and_small(name):
     files = {path.name for path in (ASSETS / name).iterdir()}
     needed = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert needed <= files
-    assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) <= 8 * 2**20
+    assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) <= stored(name)[1] * 2**20
 
 
 def test_weights_are_stored_in_16_bit_and_loaded_as_float32(name):
-    with safe_open(ASSETS / name / "model.safetensors", "pt") as stored:
-        assert {stored.get_slice(key).get_dtype() for key in stored.keys()} == {"BF16"}  # noqa: SIM118 - no mapping
+    with safe_open(ASSETS / name / "model.safetensors", "pt") as weights:
+        found = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118 - no mapping
+    assert found == {stored(name)[0]}
     model = DeployT5ForConditionalGeneration.from_pretrained(ASSETS / name)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -80,7 +88,8 @@ def test_a_padded_batch_is_the_texts(name):
 
 
 def test_the_two_are_one_architecture_and_tokenizer_with_different_weights(name):
-    other = next(each for each in CHECKPOINTS if each != name)
+    model, _, exits = name.rpartition("_")
+    other = f"{model}_{'untrained' if exits == 'trained' else 'trained'}"
     for file in ("config.json", "tokenizer.json"):
         assert (ASSETS / name / file).read_bytes() == (ASSETS / other / file).read_bytes()
     assert (ASSETS / name / "model.safetensors").read_bytes() != (ASSETS / other / "model.safetensors").read_bytes()

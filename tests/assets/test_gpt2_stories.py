@@ -18,7 +18,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "src" / "assets"
 
 def test_all_assets_together_are_small_and_this_one_is_complete():
     assert {path.name for path in EMBEDDED_DECODER.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 20 * 2**20
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 52 * 2**20
     with safe_open(EMBEDDED_DECODER / "model.safetensors", "pt") as stored:
         assert {stored.get_slice(key).get_dtype() for key in stored.keys()} == {"BF16"}  # noqa: SIM118 - no mapping
     model, info = DeployGPT2LMHeadModel.from_pretrained(EMBEDDED_DECODER, output_loading_info=True)

@@ -298,6 +298,48 @@ def test_what_may_change_outputs_does_not_stop():
         replace(POLICIES["FREE"], draft_always=True)
 
 
+class Listener:
+    """Hears what is accepted, and what is drafted behind it: behind each step, its tokens that stand and its draft."""
+
+    def __init__(self):
+        self.accepted, self.steps, self.ended = [], [], False
+
+    def put(self, value):
+        self.accepted += value.tolist() if value.dim() == 1 else []
+
+    def draft(self, value):
+        self.steps.append((len(self.accepted), value[0].tolist()))
+
+    def end(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "tied"])
+@pytest.mark.parametrize("always", [True, False])
+def test_a_listener_hears_of_drafts_and_of_their_verdicts(kind, always):
+    policy, model, listener = replace(DRAFTED, draft_always=always), MODELS[kind](3), Listener()
+    inputs = inputs_for(model, 3, 1, LENGTH)
+    found, trace = model.generate(**inputs, policy=policy, streamer=listener, return_trace=True)
+    expected = model.generate(**inputs, policy=policy)
+    length = int(trace.lengths[0])
+    assert found.tolist() == expected.tolist() and listener.accepted == found[0, -length:].tolist() and listener.ended
+    drafted = accepted = 0
+    for (stood, pending), (stands, following) in zip(listener.steps, listener.steps[1:], strict=False):
+        if stands == stood:  # one more token is pending
+            assert following[: len(pending)] == pending and len(following) == len(pending) + 1
+            continue
+        drafted += len(pending)
+        verdict = listener.accepted[stood:stands]
+        alike = [one == other for one, other in zip(pending, verdict, strict=False)]
+        kept = alike.index(False) if False in alike else len(pending)
+        accepted += kept
+        assert len(verdict) == kept + 1, "what stands of a draft, and the full model's token behind it"
+    last = listener.steps[-1]
+    assert not last[1] and last[0] == length, "nothing is pending in the end"
+    # A draft that would end the row is verified in its own step, unheard of before.
+    assert 0 < drafted <= trace.counts["drafted"][0] and accepted <= trace.counts["accepted"][0]
+
+
 def test_an_adaptive_threshold_learns_from_drafts_alone():
     model, policy = MODELS["untied"](3), replace(DRAFTED, adapts=True, threshold=0.3)
     with double_precision(model):

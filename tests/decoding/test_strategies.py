@@ -178,6 +178,7 @@ def test_the_layer_contrasted_with_is_recorded_per_token(name, beams):
             ids, attention_mask=mask, max_new_tokens=LENGTH, strategy=strategy, return_trace=True
         )
         assert trace.premature_layers.shape == (4, found.shape[1] - ids.shape[1])
+        assert trace.lengths.tolist() == [len(answer) for answer in answers_of(found, ids.shape[1])]
         for row, answer in enumerate(answers_of(found, ids.shape[1])):
             tokens = ids[row][mask[row] == 1].tolist()
             for token, layer in zip(answer, trace.premature_layers[row].tolist(), strict=False):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import GPT2Config, T5Config
 
 from conftest import dialogues, questions, write_jsonl
 from jobs import fitting as module
@@ -17,8 +18,8 @@ from jobs.fitting import (
     told_text,
     train_on,
 )
-from jobs.generating import Continuation
 from jobs.reading import ReadingArguments
+from jobs.telling import Continuation
 from models.translators import ExitTranslators
 from support import DECODERS
 from training.translators import TranslatorTraining
@@ -46,8 +47,8 @@ def files(tmp_path):
 
 def test_what_is_held_out_is_not_fitted_on_and_depends_on_no_order(files, tiny_tokenizer):
     columns = ("context", "dialogue")
-    one = text_rows(arguments(*files, columns=columns), tiny_tokenizer, {})
-    other = text_rows(arguments(*files[::-1], columns=columns), tiny_tokenizer, {})
+    one = text_rows(arguments(*files, columns=columns), tiny_tokenizer, GPT2Config(), {})
+    other = text_rows(arguments(*files[::-1], columns=columns), tiny_tokenizer, GPT2Config(), {})
     assert one.fitted[:] == other.fitted[:] and one.held_out[:] == other.held_out[:]
     assert not as_set(one.fitted) & as_set(one.held_out)
     different = {record["context"] for record in questions(24)} | {record["dialogue"] for record in dialogues(20)}
@@ -55,9 +56,9 @@ def test_what_is_held_out_is_not_fitted_on_and_depends_on_no_order(files, tiny_t
 
 
 def test_texts_are_fitted_on_until_their_tokens_suffice(files, tiny_tokenizer, monkeypatch):
-    every = text_rows(arguments(files[0], columns=("context",)), tiny_tokenizer, {}).fitted
+    every = text_rows(arguments(files[0], columns=("context",)), tiny_tokenizer, GPT2Config(), {}).fitted
     monkeypatch.setattr(module, "AT_FIRST", 2)
-    some = text_rows(arguments(files[0], columns=("context",), tokens=150), tiny_tokenizer, {}).fitted
+    some = text_rows(arguments(files[0], columns=("context",), tokens=150), tiny_tokenizer, GPT2Config(), {}).fitted
     assert some["input_ids"] == every["input_ids"][: len(some)]
     lengths = [len(ids) for ids in some["input_ids"]]
     assert sum(lengths) >= 150 > sum(lengths[:-1])
@@ -65,17 +66,31 @@ def test_texts_are_fitted_on_until_their_tokens_suffice(files, tiny_tokenizer, m
 
 def test_texts_of_other_files_are_held_out_and_left_out_of_the_fit(files, tmp_path, tiny_tokenizer):
     held = write_jsonl(tmp_path / "held.jsonl", dialogues(5))
-    found = text_rows(arguments(files[1], held_out=[str(held)], columns=("dialogue",)), tiny_tokenizer, {})
+    found = text_rows(
+        arguments(files[1], held_out=[str(held)], columns=("dialogue",)), tiny_tokenizer, GPT2Config(), {}
+    )
     assert len(found.held_out) == len({record["dialogue"] for record in dialogues(5)})
     assert not as_set(found.fitted) & as_set(found.held_out)
     with pytest.raises(ValueError, match="Every text is held out"):
-        text_rows(arguments(held, held_out=[str(held)], columns=("dialogue",)), tiny_tokenizer, {})
+        text_rows(arguments(held, held_out=[str(held)], columns=("dialogue",)), tiny_tokenizer, GPT2Config(), {})
+
+
+def test_the_answers_of_a_task_stand_where_the_model_writes_them(files, tiny_tokenizer):
+    """Behind a prompt where there is no encoder, which alone reads the text otherwise."""
+    args = arguments(files[1], kind="summarization")
+    behind = text_rows(args, tiny_tokenizer, GPT2Config(), {}).held_out[0]
+    apart = text_rows(args, tiny_tokenizer, T5Config(), {}).held_out[0]
+    counted = [label for label in behind["labels"] if label != -100]
+    assert len(behind["input_ids"]) == len(behind["labels"]) and behind["input_ids"][-len(counted) :] == counted
+    shown, answer, wanted = map(tiny_tokenizer.decode, (behind["input_ids"], counted, apart["labels"]))
+    assert shown.strip().startswith("Summarize the text") and answer.strip() == wanted.strip()
+    assert apart["input_ids"] != apart["labels"]
 
 
 def test_one_text_is_refused_and_so_is_a_column_that_is_not_there(files, tmp_path, tiny_tokenizer):
     (tmp_path / "one.txt").write_text("The tower of Dover is old.\n")
     with pytest.raises(ValueError, match="There is one text alone"):
-        text_rows(arguments(tmp_path / "one.txt"), tiny_tokenizer, {})
+        text_rows(arguments(tmp_path / "one.txt"), tiny_tokenizer, GPT2Config(), {})
     with pytest.raises(ValueError, match=r"--text_column body: .*a\.jsonl has none of them, it has id, title"):
         column_of(str(files[0]), ["body"])
     assert column_of(str(files[0]), ["dialogue", "answers.text"]) == "answers.text"

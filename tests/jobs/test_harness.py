@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 
 import generate
 from decoding.strategies import DIVERGENCES
-from jobs.harness import EarlyExitLM, Until
+from jobs.harness import EarlyExitLM
 from models import DeployGPT2LMHeadModel
 from support import plain_generate
 from tasks.truthful import closed, invented_questions, primed
@@ -177,15 +177,6 @@ def test_a_continuation_longer_than_the_model_counts_with_its_last_tokens(folder
     assert found == pytest.approx(same)
 
 
-def test_an_end_is_looked_for_behind_the_prompt_alone(folder):
-    lm = EarlyExitLM(folder)
-    stops = Until(lm.tokenizer, ["tower of"], 2)
-    ids = lm.tok_encode("The tower of")
-    assert not bool(stops(torch.tensor([ids]), None)) and bool(
-        Until(lm.tokenizer, ["tower of"], 0)(torch.tensor([ids]), None)
-    )
-
-
 def test_whole_texts_are_cut_into_windows(folder):
     text = "The tower of Dover is red. " * 6
     lm = EarlyExitLM(folder, max_length=20)
@@ -291,7 +282,7 @@ def test_more_new_tokens_than_there_is_room_for_are_refused(folder, length):
         ({"strategy": "sample"}, "--strategy sample: valid are greedy, beam, contrastive, acd, dola, dola_static"),
         ({"strategy": "acd", "intermediate_layer": 4}, "--intermediate_layer 4: Layer 4 cannot be contrasted"),
         ({"strategy": "dola", "use_early_exit": True, "exit_conf_threshold": 0.5}, "dola runs every layer: drop"),
-        ({"strategy": "dola", "early_exit_layers": 16}, "--early_exit_layers 16 names one layer"),
+        ({"strategy": "dola", "early_exit_layers": 16}, "--early_exit_layers 16: The contrasted layer is 16"),
         ({"strategy": "dola", "likelihood_layer": 2}, "--likelihood_layer is of strategy greedy"),
         ({"post_softmax": True}, "--post_softmax is of a strategy that contrasts layers"),
         ({"strategy": "dola", "likelihood_alpha": 2}, "--likelihood_alpha 2: valid are 0 to 1"),
@@ -359,26 +350,15 @@ def test_the_harness_runs_a_local_task_file(folder, tmp_path):
 
 
 # At a port that is free: the usual one may be another test's.
-LAUNCHERS = {
-    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--multi_gpu"],
-}
-LAUNCHERS["accelerate"] += ["--num_processes", "2", "--mixed_precision", "no"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "flags"),
-    [
-        ("torchrun", "use_early_exit=True,exit_conf_threshold=0.2"),
-        ("accelerate", "strategy=dola,early_exit_layers=high"),
-    ],
-)
-def test_two_processes_find_what_one_does(folder, tmp_path, launcher, flags):
+def test_two_processes_find_what_one_does(folder, tmp_path):
     local_tasks(tmp_path)
-    model_args = f"pretrained={folder},device=cpu,{flags}"
+    model_args = f"pretrained={folder},device=cpu,use_early_exit=True,exit_conf_threshold=0.2"
     one, of_one = evaluated(tmp_path, tmp_path / "one", model_args)
-    two, of_two = evaluated(tmp_path, tmp_path / "two", model_args, LAUNCHERS[launcher])
+    two, of_two = evaluated(tmp_path, tmp_path / "two", model_args, TORCHRUN)
     for task, rows in of_one.items():
         for row, other in zip(rows, of_two[task], strict=True):
             assert row["doc_id"] == other["doc_id"]
@@ -388,9 +368,8 @@ def test_two_processes_find_what_one_does(folder, tmp_path, launcher, flags):
             else:
                 assert other["filtered_resps"] == row["filtered_resps"]
         assert two["results"][task] == one["results"][task]
-    depths = {"block_avg", "layers_run"} & one["config"].keys()
-    assert {name: two["config"][name] for name in depths} == {name: one["config"][name] for name in depths}
-    assert len(depths) == 2 * ("exit" in flags)
+    for depth in ("block_avg", "layers_run"):
+        assert two["config"][depth] == one["config"][depth]
 
 
 def test_a_missing_package_is_one_sentence_and_code_2(monkeypatch, capsys):

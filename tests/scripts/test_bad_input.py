@@ -32,7 +32,7 @@ def entry(script):
 
 
 GENERATE, LENS, BENCHMARK = "generate.py", "analysis/prompt_lens.py", "scripts/benchmark_decoding.py"
-GRID, SWEEP, QUICK = "scripts/local_grid.py", "scripts/sweep_drafts.py", "scripts/quickstart.py"
+GRID, QUICK = "scripts/local_grid.py", "scripts/quickstart.py"
 GPT2, ASSETS, PAIRS = "scripts/build_gpt2.py", "scripts/build_assets.py", "scripts/build_translation.py"
 QUESTIONS, SUMMARIES, TEXTS = "run_question_answering.py", "run_summarization.py", "run_language_modeling.py"
 
@@ -106,16 +106,6 @@ BAD = {
             "--speed-examples -1": "argument --speed-examples: invalid value '-1'",
             "--processes 0": "argument --processes: invalid value '0'",
             "--settings facts": "facts: no such setting",
-        },
-    ),
-    SWEEP: (
-        "--out drafts",
-        {
-            "--layers 99": "--layers 99: valid are 1 to 7 in facts_trained",
-            "--drafts 2 0": "argument --drafts: invalid value '0'",
-            "--threshold 7": "argument --threshold: invalid value '7': valid are 0 to 1",
-            "--threshold nan": "argument --threshold: invalid value 'nan'",
-            "--speed-examples 0": "argument --speed-examples: invalid value '0'",
         },
     ),
     QUICK: ("--out quick", {"--examples 0": "--examples: invalid value '0'", "--repetitions x": "invalid value 'x'"}),

@@ -6,8 +6,9 @@ import torch
 
 from analysis import figures
 from decoding.policy import Policy
+from jobs.experiments import named
 from scripts import benchmark_decoding
-from scripts.benchmark_prompts import Reads, Timed, Weights, named
+from scripts.benchmark_prompts import Reads, Timed, Weights, usual
 from support import MODELS, POLICIES, inputs_for
 from util.arguments import EMBEDDED_DECODER, EMBEDDED_MODEL
 from util.files import read_json
@@ -78,7 +79,7 @@ def test_policies_have_names_and_full_depth_is_among_them(capsys):
         "lossless > 0, from layer 2",
         "lossless > 0, from layer 2 (--num_speculations 2)",
     ]
-    assert len(named([], 12, 4)) == 5
+    assert len(usual(12, 4)) == 5
     with pytest.raises(ValueError, match="static_exit_layer is 9: valid are 1 to 8"):
         named(["--static_exit_layer 9"], 8, 4)
     with pytest.raises(SystemExit):

@@ -200,6 +200,21 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
     assert build_translation.learning_rate(2.0, 0, 1) == 2.0
 
 
+def test_each_tensor_has_a_learning_rate_relative_to_its_size():
+    large, small, none = (torch.nn.Parameter(torch.full((3, 2), value)) for value in (2.0, -0.1, 0.0))
+    model = torch.nn.ParameterList([large, small, none])
+    optimizer = build_translation.make_optimizer(model)
+    build_translation.set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1.0, 0.05, 0.0005])
+
+
+def test_a_loss_that_is_no_number_ends_it_with_a_sentence(files, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build(tmp_path / "made", files, "--learning_rate", "1e30")
+    assert stop.value.code == 2 and "take a smaller --learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 def test_both_variants_begin_with_the_same_weights(files, tmp_path):
     made = []
     for exits in build_translation.EXIT_WEIGHT:

@@ -13,8 +13,9 @@ from analysis.entropy import EntropyArguments
 from analysis.probes import ProbeArguments
 from analysis.prompt_lens import LensArguments
 from conftest import dialogues, write_jsonl
-from jobs.experiments import SCRIPTS, TABLES, read_settings, read_table
+from jobs.experiments import SCRIPTS, TABLES, TASK_ARGUMENTS, named, read_settings, read_table
 from run_summarization import main
+from scripts import benchmark_task, sweep_drafts
 from scripts.fit_translators import FitArguments
 from util import AdditionalArguments, DecoderArguments, parse_arguments
 from util.additional_args import policy_for
@@ -36,7 +37,9 @@ JOBS = sorted(
 ANALYSES = sorted(FOLDER.glob("analysis_experiments/*.job"))
 # Those that run what they are asked for; see test_cluster_jobs.py.
 TEMPLATES = sorted(FOLDER.glob("cluster/*.job"))
-TASK_JOBS = [path for path in JOBS if path not in (*ANALYSES, *TEMPLATES)]
+# Those that time policies or drafts of a model without an encoder.
+DECODERS = sorted(FOLDER.glob("decoder_only_experiments/*.job"))
+TASK_JOBS = [path for path in JOBS if path not in (*ANALYSES, *TEMPLATES, *DECODERS)]
 # The paths that the fork's users know.
 ANCESTORS = [
     *(
@@ -97,6 +100,44 @@ def test_every_command_of_a_job_parses_and_fits_its_model(path, tmp_path):
         model_args, data_args, training_args, additional_args = parsed(words)
         assert training_args.do_eval and data_args.dataset_name
         additional_args.policy().check(DEPTH[model_args.model_name_or_path.split("/")[-1]])
+
+
+# Model -> layers of its decoder.
+DECODER_DEPTH = {"layerskip-llama3.2-1B": 16, "layerskip-llama3-8B": 32, "Qwen3-1.7B": 28, "pythia-1.4b": 24}
+
+
+def measured(words: list[str]):
+    """The flags of a command that times a task's prompts, and what its run script would make of the others."""
+    assert words[0] == "python" and (ROOT / words[1]).is_file()
+    script = {"benchmark_task.py": benchmark_task, "sweep_drafts.py": sweep_drafts}[Path(words[1]).name]
+    arguments, left = script.make_parser().parse_known_args(words[2:])
+    if script is sweep_drafts:
+        left = ["--model_name_or_path", arguments.model_name_or_path, *left]
+    return arguments, parse_arguments(TASK_ARGUMENTS[arguments.task], [*left, "--do_eval"])
+
+
+@pytest.mark.parametrize("path", DECODERS, ids=lambda path: path.stem)
+def test_a_decoder_is_measured_on_both_tasks(path, tmp_path):
+    assert commands(path, SAVE=str(tmp_path)) == commands(path, "benchmark", SAVE=str(tmp_path))
+    more = ("--seed", "3", "--use_cpu", "True")
+    asked = {what: commands(path, what, *more, SAVE=str(tmp_path)) for what in ("benchmark", "drafts")}
+    names = set()
+    for what, found in asked.items():
+        assert len(found) == 2
+        for words in found:
+            arguments, (model_args, data_args, training_args, _) = measured(words)
+            depth = DECODER_DEPTH[model_args.model_name_or_path.split("/")[-1]]
+            layers = [arguments.layer] if what == "benchmark" else arguments.exit_layers
+            assert layers and all(0 < layer < depth for layer in layers) and arguments.task == "summarization"
+            assert training_args.seed == 3 and training_args.bf16_full_eval
+            assert str(arguments.out).startswith(str(tmp_path))
+            names.add(data_args.dataset_name)
+    assert names == {"cnn_dailymail", "xsum"}
+
+
+def test_what_a_decoder_cannot_be_measured_by_is_refused():
+    done = call(DECODERS[0], "speed")
+    assert done.returncode == 2 and done.stderr.startswith("speed is nothing to measure: give benchmark or drafts")
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(FOLDER)))
@@ -371,9 +412,9 @@ def test_the_lens_of_a_job_has_translators_where_there_are_some(data, tmp_path):
 REAL = FOLDER / "analysis_experiments" / "real_model.sh"
 
 
-def real_model(*arguments, **environment):
+def real_model(*arguments, script=REAL, **environment):
     environment = os.environ | {"DRY_RUN": "1", "PYTHON": "python"} | environment
-    return subprocess.run(["bash", REAL, *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run(["bash", script, *arguments], env=environment, capture_output=True, text=True)
 
 
 def test_all_analyses_of_the_real_model_are_one_command(data, tmp_path):
@@ -425,3 +466,46 @@ def test_what_is_there_is_not_made_again(data, tmp_path):
 def test_what_the_analyses_of_the_real_model_lack_is_said(data, arguments, without, told):
     done = real_model(*arguments, **data | without)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith(f"real_model.sh: {told}")
+
+
+REAL_TASKS = FOLDER / "decoder_only_experiments" / "real_model.sh"
+
+
+@pytest.fixture
+def tasks(tmp_path) -> str:
+    """A folder of three tasks."""
+    for name in ("dialogsum", "squad", "de_en"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "validation.jsonl").write_text("")
+    return str(tmp_path / "data")
+
+
+def test_all_tasks_of_the_real_model_are_one_command(tasks, tmp_path):
+    done = real_model("--limit", "7", "--out", str(tmp_path / "out"), script=REAL_TASKS, DATA=tasks)
+    *lines, last = done.stdout.splitlines()
+    assert (done.returncode, last) == (0, f"Tables: {tmp_path / 'out'}"), done.stderr
+    fit, *found = [shlex.split(line) for line in lines]
+    assert fit[1].endswith("fit_translators.py") and len(found) == 3 * 2 * 2
+    Path(fit[-1]).parent.mkdir()
+    Path(fit[-1]).write_text("")
+    seen = set()
+    for words in found:
+        arguments, (model_args, data_args, _, _) = measured(words)
+        assert len(named(arguments.policy, 30, 64)) == 5 and data_args.max_eval_samples == 7
+        assert data_args.apply_chat_template and model_args.model_name_or_path == "models/smollm2-135m-instruct"
+        assert model_args.exit_translators in (None, fit[-1])
+        seen.add((arguments.task, data_args.n_shot, model_args.exit_translators))
+    assert len(seen) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--limit", "0"], "--limit 0: valid are whole numbers from 1."),
+        (["--fast", "1"], "--fast is no flag of this script: valid are --limit N and --out DIR."),
+        ([], "DATA=/nowhere holds no dialogsum/validation.jsonl."),
+    ],
+)
+def test_what_the_tasks_of_the_real_model_lack_is_said(tasks, arguments, told):
+    done = real_model(*arguments, script=REAL_TASKS, DATA=tasks if arguments else "/nowhere")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr == f"real_model.sh: {told}\n"

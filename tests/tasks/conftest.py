@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from util import (
+    CompletionArguments,
     LanguageModelingArguments,
     QuestionAnsweringArguments,
     SummarizationArguments,
@@ -22,6 +23,7 @@ ARGUMENTS = {
     "summarization": SummarizationArguments,
     "translation": TranslationArguments,
     "language_modeling": LanguageModelingArguments,
+    "completion": CompletionArguments,
 }
 
 

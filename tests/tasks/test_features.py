@@ -17,8 +17,8 @@ QUESTION = "question: who built the old bridge? context: "
 
 
 def examples(*rows):
-    names = ("prompt", "source", "target")
-    rows = [{"id": str(i), "references": [], **dict(zip(names, row, strict=True))} for i, row in enumerate(rows)]
+    names, empty = ("prompt", "source", "target"), {"question": "", "references": []}
+    rows = [{"id": str(i), **empty, **dict(zip(names, row, strict=True))} for i, row in enumerate(rows)]
     return Dataset.from_list(rows, features=EXAMPLE_COLUMNS)
 
 

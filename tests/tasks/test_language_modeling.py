@@ -13,7 +13,7 @@ from util import LanguageModelingArguments
 
 def examples(*pairs):
     rows = [
-        {"id": str(n), "prompt": prompt, "source": text, "target": text, "references": [text]}
+        {"id": str(n), "prompt": prompt, "source": text, "question": "", "target": text, "references": [text]}
         for n, (prompt, text) in enumerate(pairs)
     ]
     return Dataset.from_list(rows, features=EXAMPLE_COLUMNS)

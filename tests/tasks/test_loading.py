@@ -38,6 +38,7 @@ def test_a_question_becomes_an_example(write, data_args):
         "id": "q0",
         "prompt": "question: who? context: ",
         "source": "It is Ada.",
+        "question": "who?",
         "target": "Ada",
         "references": ["Ada", "A."],
     }

@@ -7,6 +7,7 @@ import string
 import unicodedata
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import sacrebleu
 from datasets import Dataset
@@ -321,7 +322,8 @@ def test_a_task_scores_with_its_tokenizer_in_the_mean_and_in_each_example():
     task = replace(TASKS["iwslt2017"], tokenizer="zh")
     found = metrics.score(task, {"0": text}, examples([text]))
     assert found["bleu"] == pytest.approx(100.0) and "tok:zh" in found["bleu_signature"]
-    assert metrics.score_example(task, text, [text]) == {}
+    (counts,) = metrics.score_example(task, text, [text]).values()
+    assert metrics.bleu_of_counts(np.array([counts])) == pytest.approx(100.0) and counts[0] > 1, "words of Chinese"
 
 
 def test_names_of_scores_are_those_of_numbers():
@@ -365,8 +367,25 @@ def test_every_metric_has_its_headline():
 
 
 def test_what_tables_show_of_a_metric():
-    shown = metrics.shown_scores()
-    assert shown == {"f1": ("F1", "f1"), "rougeL": ("ROUGE-L", "rougeL"), "bleu": ("BLEU", None)}
+    shown = {name: (row.label, row.by_example) for name, row in metrics.shown_scores().items()}
+    assert shown == {"f1": ("F1", "f1"), "rougeL": ("ROUGE-L", "rougeL"), "bleu": ("BLEU", "bleu_counts")}
+
+
+BLEU_PAIRS = [
+    ("a man walks the dog", ("a man is walking the dog .", "the man walks a dog")),
+    ("", ("nothing here",)),
+    ("two", ("two",)),
+    ("the red tower of elm stands on a hill", ("the red tower of elm stands on the hill",)),
+]
+
+
+@pytest.mark.parametrize("some", [[0], [1], [2], [0, 3], [1, 2], [0, 1, 2, 3], [3, 3, 0]])
+def test_bleu_of_counts_of_examples_is_that_of_their_corpus(some):
+    predictions, references = zip(*(BLEU_PAIRS[place] for place in some), strict=True)
+    counts = np.array([metrics.bleu_example(*BLEU_PAIRS[place])[metrics.BLEU_COUNTS] for place in some])
+    whole = metrics.bleu(predictions, references)["bleu"]
+    assert metrics.bleu_of_counts(counts) == pytest.approx(whole, abs=1e-4)
+    assert metrics.bleu_of_counts(np.stack([counts, counts])) == pytest.approx([whole, whole], abs=1e-4)
 
 
 def test_generated_length_counts_the_end_but_neither_start_nor_padding():

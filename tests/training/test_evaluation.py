@@ -36,7 +36,7 @@ def model(tiny_t5_dir):
 
 def make_data(tokenizer, windows: int = 1) -> DecodingData:
     rows = [
-        {"id": f"e{i}", "prompt": "", "source": text, "target": "red", "references": ["red"]}
+        {"id": f"e{i}", "prompt": "", "source": text, "question": "", "target": "red", "references": ["red"]}
         for i, text in enumerate(TEXTS)
     ]
     features = [

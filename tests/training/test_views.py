@@ -10,7 +10,7 @@ from support import with_translators
 from tasks import TASKS, Feature
 from tasks.loading import EXAMPLE_COLUMNS
 from training.evaluation import DecodingData, DecodingOptions, decode_batch
-from training.views import VIEWS, readouts, summarise_layers
+from training.views import VIEWS, Lens, readouts, summarise_layers
 
 TEXTS = ["the tower of Arden is red", "a river", "Colmar is a town", "b"]
 
@@ -81,7 +81,7 @@ def test_views_change_nothing_else_and_runs_that_ask_for_none_keep_no_states(mod
 def test_a_readout_ends_at_its_first_end_of_sequence_and_keeps_tokens_that_had_left(tokenizer):
     a, b, c = tokenizer("Arden red town", add_special_tokens=False)["input_ids"][:3]
     likeliest = [[a, a, a], [1, b], [1, c, c]]
-    said = readouts(tokenizer, [a, b, c], likeliest)
+    said = readouts(Lens(None, tokenizer, Policy()), [a, b, c], likeliest)
     assert said == [tokenizer.decode(each).strip() for each in ([a], [a, b, c], [a, b, c])]
 
 
@@ -106,7 +106,8 @@ def test_the_summary_counts_tokens_and_scores_what_layers_read_out():
             "readouts": ["green", "green"],
         },
     ]
-    rows = [{"id": name, "prompt": "", "source": "", "target": "red", "references": ["red"]} for name in "xy"]
+    empty = dict.fromkeys(("prompt", "source", "question"), "")
+    rows = [{"id": name, **empty, "target": "red", "references": ["red"]} for name in "xy"]
     examples = Dataset.from_list(rows, features=EXAMPLE_COLUMNS)
     data = DecodingData(TASKS["squad"], examples, [])
     found = summarise_layers(reversed(lines), {("x", 0), ("y", 0)}, data.task, data.examples)

@@ -6,11 +6,7 @@
 # the repository's root.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
-
-refuse() {
-    echo "real_model.sh: $1" >&2
-    exit 2
-}
+source src/scripts/real_steps.sh
 
 # Every third layer: each costs a product with 49,152 words for every token that is read.
 layers=(--layers 3,6,9,12,15,18,21,24,27,30)
@@ -34,31 +30,9 @@ topics=("${TRUE_FALSE:-}"/*.csv)
     refuse "TRUE_FALSE=${TRUE_FALSE:-} is no folder of statements: give one with a .csv for each topic."
 [ -z "${TRANSLATORS:-}" ] || [ -f "$TRANSLATORS" ] || refuse "TRANSLATORS=$TRANSLATORS: there is no such file."
 
-model=models/smollm2-135m-instruct
-if [ -z "${DRY_RUN:-}" ]; then
-    set_up requirements.txt
-    [ -f $model/config.json ] || bash src/scripts/real_model.sh
-fi
-
-# step SCRIPT [flags]: a script of src with this model.
-step() {
-    local script=$1
-    shift
-    if [ -n "${DRY_RUN:-}" ]; then
-        printf '%s' "${PYTHON:-python} src/$script --model_name_or_path $model"
-        printf " '%s'" "$@"
-        printf '\n'
-    else
-        echo "== $script $*"
-        "$PYTHON" "src/$script" --model_name_or_path $model "$@"
-    fi
-}
-
+have_model
 translators=${TRANSLATORS:-$out/translators.safetensors}
-if [ -z "${TRANSLATORS:-}" ] && { [ ! -f "$translators" ] || [ -f "$translators.part" ]; }; then
-    step scripts/fit_translators.py --text "${topics[@]}" "$TRUTHFULQA" --text_column statement Question "${fitted[@]}" \
-        --out "$translators"
-fi
+[ -n "${TRANSLATORS:-}" ] || fit "$translators" "${topics[@]}" "$TRUTHFULQA" --text_column statement Question "${fitted[@]}"
 paris=(--question "What is the capital of France?" --gold Paris)
 [ -f "$out/lens/lens_rank.png" ] || step analysis/prompt_lens.py "${paris[@]}" --out "$out/lens"
 [ -f "$out/lens_translated/lens_rank.png" ] ||

@@ -7,6 +7,9 @@
 #   launch SCRIPT [flags]          a script of src
 #   spread                         what follows runs in a process for each GPU of the allocation, on all of its nodes
 #   every_task METHOD [flags]      one exit, after a quarter of the decoder or $SHALLOW layers, on every task in $SETTINGS
+#   benchmark SETTING [flags]      scripts/benchmark_task.py on the model and the data of a line of settings.txt
+#   drafts SETTING [flags]         scripts/sweep_drafts.py on them
+#   measure [benchmark|drafts] [flags]  either of them on every line in $SETTINGS, with exits at $LAYER and $EXIT_LAYERS, in bfloat16
 #
 # From the environment: MODULES to load, such as "2022 Anaconda3/2022.05"; PYTHON; SAVE, the folder of results;
 # LAYERS; SETTINGS; SHALLOW; LLAMA, a model; LAUNCHER, such as "torchrun --nproc_per_node 4". DRY_RUN=1 prints the
@@ -183,17 +186,59 @@ sweep() {
 }
 
 every_task() {
-    method_name=$1 failed=
+    lines methods.txt "$1"
+    every_setting at_a_quarter "$@"
+}
+
+# at_a_quarter SETTING METHOD [flags]: a run with one exit.
+at_a_quarter() {
+    case $1 in
+        *_longt5) quarter=3 ;;
+        *) quarter=6 ;;
+    esac
+    setting_name=$1 method_name=$2
+    shift 2
+    run "$setting_name" "$method_name" --shallow_exit_layer "${SHALLOW:-$quarter}" "$@"
+}
+
+benchmark() { on_setting benchmark_task "$@"; }
+
+drafts() { on_setting sweep_drafts "$@"; }
+
+# on_setting SCRIPT SETTING [flags]: a script that takes the flags of a task's run script, as settings.txt has them.
+on_setting() {
+    setting=$(line settings.txt "$2") || exit 2
+    script=$1 name=$2 kind=${setting%%.py *}
+    shift 2
+    eval "launch \"scripts/\$script.py\" --task ${kind#run_} ${setting#* } --out \"\$SAVE/\$script/\$name\" \"\$@\""
+}
+
+measure() {
+    case ${1:-} in
+        benchmark | '' | -*)
+            [ "${1:-}" != benchmark ] || shift
+            every_setting benchmark --max_eval_samples 100 --layer "$LAYER" --bf16_full_eval True "$@"
+            ;;
+        drafts)
+            shift
+            every_setting drafts --exit_layers "$EXIT_LAYERS" --num_speculations 2,4,8,12 --bf16_full_eval True "$@"
+            ;;
+        *)
+            echo "$1 is nothing to measure: give benchmark or drafts, and any further flag." >&2
+            exit 2
+            ;;
+    esac
+}
+
+# every_setting FUNCTION [flags]: a function of this file on every line in $SETTINGS.
+every_setting() {
+    what=$1 failed=
     shift
     # shellcheck disable=SC2086
-    lines settings.txt $SETTINGS && lines methods.txt "$method_name"
-    for setting_name in $SETTINGS; do
-        case $setting_name in
-            *_longt5) quarter=3 ;;
-            *) quarter=6 ;;
-        esac
+    lines settings.txt $SETTINGS
+    for each in $SETTINGS; do
         # A task that cannot be run, such as one whose data are not there, does not keep the others from it.
-        (run "$setting_name" "$method_name" --shallow_exit_layer "${SHALLOW:-$quarter}" "$@") || failed="$failed $setting_name"
+        ("$what" "$each" "$@") || failed="$failed $each"
     done
     if [ -n "$failed" ]; then
         echo "Not run:$failed" >&2

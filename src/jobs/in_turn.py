@@ -1,0 +1,230 @@
+"""Policies on the same prompts in turn: what each writes, what that costs, and its seconds, kept prompt by prompt.
+
+Every prompt is decoded under all policies before the next one, at batch 1, so that whatever else the machine does falls
+on all of them alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from decoding.policy import Policy
+from decoding.thresholds import AdaptiveThreshold
+from jobs.generating import read_prompts
+from jobs.job import Job
+from jobs.loading import as_prompt, check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from models.adjacent import move_all_together
+from tasks.features import Feature
+from training.evaluation import DecodingOptions, decode_batch
+from training.records import Decoded
+from training.reporting import progress
+from util import ModelArguments
+from util.files import append_jsonl, read_jsonl
+from util.generate_args import GenerateArguments
+from util.runs import digest, drop_torn_line, fingerprint_model, named_file
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A model, and what it is asked.
+
+    Attributes:
+        options: Of decoding, but for the policy.
+        name: Of the model and of the task or file, for headings.
+        content: What stands for all that shapes an answer, but for the policy.
+        windowed: Whether an example of the task has several prompts, of whose answers one is chosen.
+    """
+
+    model: torch.nn.Module
+    tokenizer: object
+    features: Sequence[Feature]
+    options: DecodingOptions
+    name: tuple[str, str]
+    content: str
+    windowed: bool = False
+
+    @classmethod
+    def of_job(cls, job: Job) -> Prompts:
+        """Those of a job's validation split, as it would evaluate them.
+
+        Raises:
+            ValueError: It decodes by beams, of which nothing leaves early.
+        """
+        if job.trainer.decoding.beams > 1:
+            raise ValueError(
+                f"{job.trainer.decoding.beams} beams are asked for, which leave no exit: give --num_beams 1."
+            )
+        data, trainer = job.splits["eval"], job.trainer
+        name = (job.task.name, Path(job.model_args.model_name_or_path).resolve().name)
+        options = replace(trainer.decoding, keep_traces=True, views=(), batch_size=1)
+        trainer.model.eval().to(trainer.args.device)
+        settings = {key: value for key, value in job.settings("eval").items() if key not in ("policy", "batch_size")}
+        return cls(
+            trainer.model, trainer.processing_class, data.features, options, name, digest(settings), data.windowed
+        )
+
+    @classmethod
+    def of_file(cls, model_args: ModelArguments, file: str, new_tokens: int, dtype: str, device: str) -> Prompts:
+        """Those of a file, each a question to a model with a chat template, continued by others.
+
+        Raises:
+            ValueError: The model or the file cannot be used.
+        """
+        config, tokenizer = load_config(model_args, encoder=None), load_tokenizer(model_args)
+        texts = [as_prompt(tokenizer, text) for text in read_prompts(GenerateArguments(prompt_file=file))]
+        features = [Feature(str(place), 0, prompt_ids(tokenizer, text)) for place, text in enumerate(texts)]
+        path = Path(model_args.model_name_or_path)
+        model = load_model(model_args, config, getattr(torch, dtype), device=torch.device(device)).eval()
+        fit_embeddings(model, tokenizer, model_args.model_name_or_path, training=False)
+        move_all_together(model)
+        options = DecodingOptions(model.generation_config).with_generation(
+            {"max_new_tokens": new_tokens, "max_length": None, "do_sample": False, "num_beams": 1}
+        )
+        content = [fingerprint_model(path) if path.exists() else config._commit_hash, dtype, device]
+        content += [named_file(model_args.exit_translators)] if model_args.exit_translators else []
+        content += [options.generation.to_diff_dict(), [feature.input_ids for feature in features]]
+        return cls(model, tokenizer, features, options, (Path(file).name, path.resolve().name), digest(content))
+
+    def check(self, policy: Policy) -> None:
+        """Refuse what the model cannot do.
+
+        Raises:
+            ValueError: One sentence on it.
+        """
+        check_policy(policy, self.model.config, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy made of a prompt.
+
+    Attributes:
+        decoded: As of an evaluation.
+        tokens: Those generated, the end of the sequence included.
+        seconds: Of `generate`, the prompt included.
+        first_token: Those until the first token stands.
+        threshold: What an adaptive threshold saw, or None.
+    """
+
+    decoded: Decoded
+    tokens: list[int]
+    seconds: float
+    first_token: float
+    threshold: dict | None = None
+
+    @classmethod
+    def of_json(cls, held: Mapping) -> Answer:
+        """The answer of a line."""
+        return cls(**{**held, "decoded": Decoded(**held["decoded"])})
+
+
+class Pair(NamedTuple):
+    """A policy's answer, and that of full depth in the same turn."""
+
+    own: Answer
+    full: Answer
+
+
+class FirstToken:
+    """A streamer that notes when the first token is told."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds: float | None = None
+
+    def put(self, value: Tensor) -> None:
+        """The next token, [1]; what the decoder starts from, [1, P], is none."""
+        if value.dim() == 1 and self.seconds is None:
+            self.seconds = time.perf_counter() - self.started
+
+    def end(self) -> None:
+        """No token comes any more."""
+
+
+class Turns:
+    """A file of answers, a line for every prompt and turn; what it holds of these prompts is not decoded again.
+
+    A policy that is asked for later takes its turns with full depth, which is timed again there.
+    """
+
+    def __init__(self, prompts: Prompts, path: Path):
+        self.prompts, self.path = prompts, path
+        self.model = prompts.model
+        if path.is_file():
+            drop_torn_line(path)
+        # Prompt -> its turns in their order, each the answers by key of their policy.
+        self._turns: dict[tuple[str, int], list[dict[str, dict]]] = {}
+        for line in read_jsonl(path) if path.is_file() else ():
+            if line["prompts"] == prompts.content:
+                self._keep(line)
+
+    def decode(self, policies: Mapping[str, Policy]) -> dict[str, list[Pair]]:
+        """Name of a policy -> its answers, prompt by prompt.
+
+        Args:
+            policies: By name; one of them is full depth.
+        """
+        keys = {name: digest(policy.describe()) for name, policy in policies.items()}
+        full = next(name for name, policy in policies.items() if not policy.exits)
+        thresholds = {name: self._threshold(policy, keys[name]) for name, policy in policies.items()}
+        turns = [(feature, self._turn(feature, keys, full)) for feature in self.prompts.features]
+        left = [(feature, names) for feature, names in turns if names]
+        # Memory is taken, and weights are read from the disk, in the first call.
+        for name in left[0][1] if left else ():
+            self._answer(left[0][0], policies[name], self._threshold(policies[name], keys[name]))
+        with progress(len(left), "Decoding in turn") as advance:
+            for feature, names in left:
+                answers = {keys[name]: self._answer(feature, policies[name], thresholds[name]) for name in names}
+                line = {"prompts": self.prompts.content, "id": feature.example_id, "window": feature.window}
+                line |= {"answers": {key: asdict(answer) for key, answer in answers.items()}}
+                append_jsonl(self.path, [line])
+                self._keep(line)
+                advance(1)
+        return {name: self._pairs(keys[name], keys[full]) for name in policies}
+
+    def _turn(self, feature: Feature, keys: Mapping[str, str], full: str) -> list[str]:
+        """The policies that a prompt was not answered under, and full depth before them."""
+        answered = {key for turn in self._of(feature) for key in turn}
+        missing = [name for name, key in keys.items() if key not in answered]
+        return list(dict.fromkeys((full, *missing))) if missing else []
+
+    def _keep(self, line: dict) -> None:
+        self._turns.setdefault((line["id"], line["window"]), []).append(line["answers"])
+
+    def _of(self, feature: Feature) -> list[dict[str, dict]]:
+        return self._turns.get((feature.example_id, feature.window), [])
+
+    def _pairs(self, own: str, full: str) -> list[Pair]:
+        """Of a policy, from the turn in which it first answered each prompt."""
+        turns = [next(turn for turn in self._of(feature) if own in turn) for feature in self.prompts.features]
+        return [Pair(Answer.of_json(turn[own]), Answer.of_json(turn[full])) for turn in turns]
+
+    def _threshold(self, policy: Policy, key: str) -> AdaptiveThreshold | None:
+        """Where an adaptive one was after the answers that are there."""
+        if not policy.adapts:
+            return None
+        found = AdaptiveThreshold(policy.threshold)
+        turns = [turn for feature in self.prompts.features for turn in self._of(feature)]
+        seen = [turn[key]["threshold"] for turn in turns if key in turn]
+        if seen:
+            found.load_state_dict(*seen)
+        return found
+
+    def _answer(self, feature: Feature, policy: Policy, threshold: AdaptiveThreshold | None) -> Answer:
+        self.model.threshold = threshold
+        seen = threshold.seen if threshold else 0
+        options, first = replace(self.prompts.options, policy=policy), FirstToken()
+        (decoded,), details, seconds = decode_batch(
+            self.model, self.prompts.tokenizer, [feature], options, self.prompts.windowed, first
+        )
+        took = seconds["encoder_forward"] + seconds["decoder_forward"]
+        tokens = details["traces"][0]["tokens"]
+        learnt = threshold.state_dict(seen) if threshold else None
+        return Answer(decoded, tokens, took, took if first.seconds is None else first.seconds, learnt)
