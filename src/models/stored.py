@@ -24,26 +24,27 @@ class Stored:
     """A weight that was not read yet: as much of a tensor as the library's loading asks of one, `weight[...].to(...)`.
 
     Args:
-        weights: A slice of safetensors.
+        file: Of safetensors, open.
+        name: The weight's there.
     """
 
-    def __init__(self, weights: Any):
-        self._weights = weights
+    def __init__(self, file: Any, name: str):
+        self._file, self._name = file, name
 
     def __getitem__(self, where: EllipsisType) -> Stored:
         return self
 
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """The weight, read there; in the dtype of the file where none is given."""
-        shape = self._weights.get_shape()
-        if 0 in shape or not shape:
-            return self._weights[...].to(device=device, dtype=dtype)
+        weight = self._file.get_slice(self._name)
+        shape = weight.get_shape()
+        if 0 in shape or not shape:  # there is nothing to slice, which safetensors refuses
+            return self._file.get_tensor(self._name).to(device=device, dtype=dtype)
         step = max(1, PIECE // (4 * math.prod(shape[1:])))
-        first = self._weights[:step]
-        found = torch.empty(shape, dtype=dtype or first.dtype, device=device)
-        found[:step] = first
-        for start in range(step, shape[0], step):
-            found[start : start + step] = self._weights[start : start + step]
+        found = torch.empty(shape, dtype=dtype or weight[:1].dtype, device=device)
+        for start in range(0, shape[0], step):
+            end = min(start + step, shape[0])  # so it does an end behind the last
+            found[start:end] = weight[start:end]
         return found
 
 
@@ -51,7 +52,7 @@ def stored_weights(files: Sequence[str]) -> dict[str, Stored]:
     """The weights of some files by name. They are read as a file is and not mapped: a mapped file is counted as memory
     of the process, which a batch system may end it for."""
     opened = [safe_open(file, framework="pt", backend="pread") for file in files]
-    return {name: Stored(file.get_slice(name)) for file in opened for name in file.keys()}  # noqa: SIM118 - no dict
+    return {name: Stored(file, name) for file in opened for name in file.keys()}  # noqa: SIM118 - no dict
 
 
 def refuse_spread(device_map: Mapping[str, Any] | None) -> None:
