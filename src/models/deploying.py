@@ -116,13 +116,19 @@ class EarlyExitGeneration(LibraryModel):
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
 
     @staticmethod
-    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *others):
-        """What `from_pretrained` calls once the model is there, without weights."""
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, **others):
+        """What `from_pretrained`, and `load_adapter`, call once the model is there, without weights.
+
+        The public `from_pretrained(state_dict=...)` takes no name of a checkpoint beside the weights: without one the
+        library reads no generation config, and files would have to be found here by subfolder, variant and revision.
+        """
         refuse_spread(load_config.device_map)
         files = checkpoint_files or ()
-        if state_dict is None and files and files[0].endswith(".safetensors") and not is_deepspeed_zero3_enabled():
+        plain = load_config.hf_quantizer is None and load_config.device_mesh is None  # others look into the files
+        plain = plain and not is_deepspeed_zero3_enabled()
+        if plain and state_dict is None and files and files[0].endswith(".safetensors"):
             state_dict = stored_weights(files)
-        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *others)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, **others)
 
     def refuse_unsupported(self) -> None:
         """Refuse, with a ValueError, a model of this architecture that the adapter does not fit; most have none."""

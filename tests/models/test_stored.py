@@ -1,10 +1,14 @@
 """Weights that go straight from files into their place: the same numbers, in any dtype, by pieces of any size."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
-from models import DeployT5ForConditionalGeneration, deploying_class, stored
+from models import DeployGPT2LMHeadModel, DeployT5ForConditionalGeneration, deploying, deploying_class, stored
 from models.stored import refuse_spread, stored_weights
 from support import MODELS, tiny_gpt2, tiny_t5
 
@@ -14,7 +18,10 @@ WEIGHTS = {
     "vector": torch.randn(11),
     "stack": torch.randn(2, 3, 4),
     "number": torch.tensor(3.5),
-    "nothing": torch.zeros(0, 4),
+    "nothing": torch.zeros(0, 4).bfloat16(),
+    "nowhere": torch.zeros(3, 0),
+    "none": torch.zeros(0),
+    "one": torch.randn(1),
     "counts": torch.arange(6),
 }
 
@@ -47,6 +54,26 @@ def test_a_checkpoint_is_what_was_saved(tmp_path, monkeypatch, kind, dtype):
     assert loaded.state_dict().keys() == held.keys()
     for name, weight in loaded.state_dict().items():
         assert weight.dtype == dtype and torch.equal(weight, held[name].to(dtype)), name
+
+
+def test_the_library_calls_what_is_overridden(tmp_path, monkeypatch):
+    tiny_gpt2().save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(deploying, "stored_weights", lambda files: asked.append(files) or stored_weights(files))
+    DeployGPT2LMHeadModel.from_pretrained(tmp_path)
+    assert asked == [[str(tmp_path / "model.safetensors")]], (
+        f"from_pretrained of transformers {transformers.__version__} does not go through _load_pretrained_model, which "
+        "is private: EarlyExitGeneration overrides it, or models hold their weights twice while they are loaded."
+    )
+
+
+def test_the_library_may_name_what_it_hands_over(monkeypatch):
+    """As its `load_adapter` does."""
+    given = {"model": None, "state_dict": {}, "checkpoint_files": None, "expected_keys": ["one"]}
+    given["load_config"] = SimpleNamespace(device_map=None, hf_quantizer=None, device_mesh=None)
+    monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", lambda *first, **others: (first, others))
+    first, others = DeployGPT2LMHeadModel._load_pretrained_model(**given)
+    assert [*first, others] == [*list(given.values())[:3], given["load_config"], {"expected_keys": ["one"]}]
 
 
 def test_what_a_model_keeps_in_float32_is_read_so(tmp_path):
