@@ -86,7 +86,11 @@ def _count_weights(config) -> int:
     """Numbers of the weights of a model of this config, those that are tied once."""
     with torch.device("meta"):
         model = deploying_class(config)(copy.deepcopy(config))
-    return sum(weight.numel() for weight in model.parameters())
+    count = sum(weight.numel() for weight in model.parameters())
+    # T5 1.1 and mT5 have a head of their own in their checkpoints, while the library's config always says tied.
+    if config.is_encoder_decoder and not getattr(config, "scale_decoder_outputs", False):
+        count += model.get_output_embeddings().weight.numel()
+    return count
 
 
 def _numbers_per_token(config) -> int:
