@@ -43,7 +43,8 @@ def status(name):
 
 def load(path):
     model_args = DecoderArguments(model_name_or_path=str(path))
-    return load_model(model_args, load_config(model_args), getattr(torch, sys.argv[2]), device=torch.device("cpu"))
+    config = load_config(model_args, encoder=False)
+    return load_model(model_args, config, getattr(torch, sys.argv[2]), device=torch.device("cpu"))
 
 load(EMBEDDED_DECODER)  # whatever is imported on the way is there
 gc.collect()
