@@ -7,8 +7,10 @@ loaded in bfloat16 three times as much.
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
@@ -18,41 +20,76 @@ from torch import Tensor
 
 # Bytes that are read at once. The library loads several weights at a time.
 PIECE = 2**20
+# What safetensors calls the dtypes of tensors.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool}
+DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 
 
+@dataclass(frozen=True)
 class Stored:
     """A weight that was not read yet: as much of a tensor as the library's loading asks of one, `weight[...].to(...)`.
 
-    Args:
-        file: Of safetensors, open.
-        name: The weight's there.
+    It is read as a file is and not mapped: of a mapped file what was read is counted as memory of the process. A slice
+    of safetensors that is not mapped reads the whole weight each time.
+
+    Attributes:
+        start: Where its first byte stands in the file.
     """
 
-    def __init__(self, file: Any, name: str):
-        self._file, self._name = file, name
+    path: Path
+    start: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
     def __getitem__(self, where: EllipsisType) -> Stored:
         return self
 
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """The weight, read there; in the dtype of the file where none is given."""
-        weight = self._file.get_slice(self._name)
-        shape = weight.get_shape()
-        if 0 in shape or not shape:  # there is nothing to slice, which safetensors refuses
-            return self._file.get_tensor(self._name).to(device=device, dtype=dtype)
-        step = max(1, PIECE // (4 * math.prod(shape[1:])))
-        found = torch.empty(shape, dtype=dtype or weight[:1].dtype, device=device)
-        for start in range(0, shape[0], step):
-            end = min(start + step, shape[0])  # so it does an end behind the last
-            found[start:end] = weight[start:end]
+        """The weight, read there; in the dtype of the file where none is given.
+
+        Raises:
+            OSError: The file ends before the weight does.
+        """
+        found = torch.empty(self.shape, dtype=dtype or self.dtype, device=device)
+        size, flat = self.dtype.itemsize, found.view(-1)
+        step = max(1, PIECE // size)
+        buffer = bytearray(min(step, len(flat)) * size)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start)
+            for start in range(0, len(flat), step):
+                piece = memoryview(buffer)[: min(step, len(flat) - start) * size]
+                self._fill(piece, file)
+                flat[start : start + step] = torch.frombuffer(piece, dtype=self.dtype)
         return found
 
+    def _fill(self, piece: memoryview, file: Any) -> None:
+        while len(piece):
+            read = file.readinto(piece)
+            if not read:
+                raise OSError(f"{self.path} ends before its weights do.")
+            piece = piece[read:]
 
-def stored_weights(files: Sequence[str]) -> dict[str, Stored]:
-    """The weights of some files by name. They are read as a file is and not mapped: a mapped file is counted as memory
-    of the process, which a batch system may end it for."""
-    opened = [safe_open(file, framework="pt", backend="pread") for file in files]
-    return {name: Stored(file, name) for file in opened for name in file.keys()}  # noqa: SIM118 - no dict
+
+def stored_weights(files: Sequence[str]) -> dict[str, Stored] | None:
+    """The weights of some files by name; None where one is of a dtype that is not read here.
+
+    Raises:
+        SafetensorError: A file is broken.
+    """
+    found = {}
+    for path in map(Path, files):
+        with safe_open(path, "pt"):  # compares the size of the file with what its head says
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        if any(told["dtype"] not in DTYPES for told in header.values()):
+            return None
+        for name, told in header.items():
+            start = 8 + length + told["data_offsets"][0]
+            found[name] = Stored(path, start, DTYPES[told["dtype"]], tuple(told["shape"]))
+    return found
 
 
 def refuse_spread(device_map: Mapping[str, Any] | None) -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -40,6 +41,19 @@ def test_a_weight_is_that_of_the_file(tmp_path, monkeypatch, piece, dtype):
         read = found[name][...].to(device=torch.device("cpu"), dtype=dtype)
         wanted = expected if dtype is None else expected.to(dtype)
         assert read.dtype == wanted.dtype and read.shape == wanted.shape and torch.equal(read, wanted)
+
+
+def test_what_is_not_read_here_is_left_to_the_library(tmp_path):
+    save_file({"one": torch.randn(4), "eight": torch.randn(4).to(torch.float8_e4m3fn)}, tmp_path / "weights")
+    assert stored_weights([str(tmp_path / "weights")]) is None
+
+
+@pytest.mark.parametrize("kept", [0, 7, 40, -1])
+def test_a_broken_file_is_refused(tmp_path, kept):
+    save_file(WEIGHTS, tmp_path / "weights")
+    (tmp_path / "broken").write_bytes((tmp_path / "weights").read_bytes()[:kept])
+    with pytest.raises(SafetensorError):
+        stored_weights([str(tmp_path / "broken")])
 
 
 @pytest.mark.parametrize("kind", MODELS)
