@@ -33,7 +33,6 @@ import gc, re, sys
 from pathlib import Path
 import torch
 from jobs.loading import load_config, load_model
-from models.adjacent import move_all_together
 from util import DecoderArguments
 from util.arguments import EMBEDDED_DECODER
 
@@ -50,7 +49,6 @@ load(EMBEDDED_DECODER)  # whatever is imported on the way is there
 gc.collect()
 before = status("VmRSS")
 model = load(sys.argv[1])
-move_all_together(model)
 peak = status("VmHWM") - before
 assert all(bool((weight == weight.flatten()[0]).all()) for weight in model.parameters()), "all are read"
 assert all(weight.flatten()[0] != 0 for weight in model.parameters())
@@ -61,7 +59,7 @@ print(peak / sum(weight.nbytes for weight in model.parameters()))
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Stored dtype -> folder of a sharded checkpoint with translators and a head of its own, 100 million weights."""
-    sizes = {"vocab_size": 8000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 5}
+    sizes = {"vocab_size": 8000, "hidden_size": 640, "intermediate_size": 2560, "num_hidden_layers": 16}
     config = LlamaConfig(**sizes, num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=False)
     with torch.device("meta"):
         model = DeployLlamaForCausalLM(config)
