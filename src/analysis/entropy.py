@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         tokenizer = load_tokenizer(model_args)
         rows = answer_rows(questions, tokenizer, config.is_encoder_decoder)
         refuse_long_rows(config, rows, "An answer")
-        model = load_model(model_args, config, args.torch_dtype).to(args.torch_device).eval()
+        model = load_model(model_args, config, args.torch_dtype, device=args.torch_device).eval()
         layers = layers_named(args.layers, "--layers", model.num_exit_layers)
         folder = Path(args.out)
         settings = model_settings(model_args, model) | {"layers": list(layers), "rows": rows_digest(rows)}

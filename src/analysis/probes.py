@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         found = splits(topics, labels, args.test_share, args.seed)
         config = load_config(model_args, encoder=None)
         tokenizer = load_tokenizer(model_args)
-        model = load_model(model_args, config, args.torch_dtype).to(args.torch_device).eval()
+        model = load_model(model_args, config, args.torch_dtype, device=args.torch_device).eval()
         settings = model_settings(model_args, model) | {"dtype": args.dtype}
         evidence, settings = read_all(args, by_topic, tokenizer, model, settings)
         settings |= {"labels": digest(labels.tolist()), "seed": args.seed, "test_share": args.test_share}

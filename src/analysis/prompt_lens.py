@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> list[Passage]:
         if args.top_k > config.vocab_size:
             raise ValueError(f"--top_k {args.top_k}: valid are 1 to {config.vocab_size}, the tokens of this model.")
         tokenizer = load_tokenizer(model_args)
-        model = load_model(model_args, config, args.torch_dtype).to(args.torch_device).eval()
+        model = load_model(model_args, config, args.torch_dtype, device=args.torch_device).eval()
         ways = ways_of(model, args.lens_final_norm, args.compare)
         passages = read(model, tokenizer, args.answers(model, tokenizer, prompts), args.top_k, ways)
         text = write(Path(args.out), passages, ways[-1], Path(model_args.model_name_or_path).name)

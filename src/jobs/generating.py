@@ -26,6 +26,7 @@ from jobs.loading import (
     model_settings,
     prompt_ids,
 )
+from jobs.memory import Rows
 from jobs.output_lines import OutputLines
 from jobs.streaming import AnswerStreamer, DraftStreamer
 from jobs.telling import Continuation, compared, legend, measured, painted
@@ -67,7 +68,7 @@ class Generator:
         self.chats = self._chats()
         check_policy(self.policy, config, self.tokenizer)
         self.device = args.torch_device
-        self.model = load_model(model_args, config, args.torch_dtype).to(self.device).eval()
+        self.model = load_model(model_args, config, args.torch_dtype, device=self.device, rows=self._together()).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(self.model)
         self.ends = self._ends()
@@ -127,6 +128,14 @@ class Generator:
         other.strategy = other._strategy(self.model.config, self.model.num_exit_layers)
         other.ends = other._ends()
         return other
+
+    def _together(self) -> Rows:
+        """What is computed together, by the longest of the prompts that are known."""
+        longest = max(read_prompts(self.args), key=len, default=None)
+        size = 1 if self.args.prompt_file is None else self.args.batch_size
+        beams = 1 if self.strategy is None else self.strategy.beams
+        tokens = 0 if longest is None else len(self.ids(longest))
+        return Rows(size * beams, tokens + self.args.max_new_tokens)
 
     def called(self) -> tuple[str, str]:
         """What greedy decoding at full depth is called where the generator's own way stands beside, and that way."""

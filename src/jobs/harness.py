@@ -27,6 +27,7 @@ from decoding.strategies import Strategy
 from decoding.trace import ExitTrace
 from jobs.likelihoods import Likelihoods, Pair, side_by_side
 from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
+from jobs.memory import Rows
 from models import deploying_class
 from training.evaluation import padded
 from training.reporting import loading_bar
@@ -90,7 +91,8 @@ class EarlyExitLM(TemplateLM):
         check_policy(self.policy, config, self.tokenizer)
         depth = deploying_class(config).adapter_class.count_layers(config)
         self.strategy = self._strategy(depth, bool(config.tie_word_embeddings))
-        self.model = load_model(model_args, config, self.args.torch_dtype).to(self.device).eval()
+        rows = None if self.args.max_length is None else Rows(self.args.batch_size, self.args.max_length)
+        self.model = load_model(model_args, config, self.args.torch_dtype, device=self.device, rows=rows).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         self.policy.check(depth)
         self.batch_size = self.args.batch_size

@@ -81,7 +81,7 @@ class Prompts:
         texts = [as_prompt(tokenizer, text) for text in read_prompts(GenerateArguments(prompt_file=file))]
         features = [Feature(str(place), 0, prompt_ids(tokenizer, text)) for place, text in enumerate(texts)]
         path = Path(model_args.model_name_or_path)
-        model = load_model(model_args, config, getattr(torch, dtype)).to(device).eval()
+        model = load_model(model_args, config, getattr(torch, dtype), device=torch.device(device)).eval()
         fit_embeddings(model, tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(model)
         options = DecodingOptions(model.generation_config).with_generation(

@@ -151,7 +151,8 @@ class Job:
         self.form = self._form(config)
         refuse_lora(model_args, training_args, additional_args)
         trains_lora = additional_args.use_lora and training_args.do_train
-        model = load_model(model_args, config, model_dtype(training_args), keep_adapters=trains_lora)
+        device = None if training_args.do_train else training_args.device  # the trainer moves what it trains
+        model = load_model(model_args, config, model_dtype(training_args), trains_lora, device)
         trains_translators = additional_args.train_exit_translators and training_args.do_train
         grows = training_args.do_train and not (trains_lora or trains_translators)
         fit_embeddings(model, self.tokenizer, model_args.model_name_or_path, grows)

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from decoding.frequent import vocabulary_digest
 from decoding.policy import Policy
 from jobs.adapters import find_adapters, hub_options
+from jobs.memory import Rows, check_room, needs
 from models import deploying_class
 from models.choosing import IN_FORCE
 from models.lora import merge_lora
@@ -180,18 +181,33 @@ def as_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     return text.removeprefix(tokenizer.decode(special_ids(tokenizer)[0]))
 
 
-def load_model(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool = False):
+def load_model(
+    model_args: ModelArguments,
+    config,
+    dtype: torch.dtype,
+    keep_adapters: bool = False,
+    device: torch.device | None = None,
+    rows: Rows | None = None,
+):
     """The deployed model with every weight from the checkpoint, but for exit translators of a file of their own; only a
     `cm_head` about to be trained may be new.
 
     Args:
         keep_adapters: Leave adapters of a checkpoint beside the weights, to be trained on; otherwise they are merged.
+        device: Where it goes, straight from the checkpoint; None leaves it on the CPU, for whoever moves it.
+        rows: What will be computed together on the device, which is said where it has no room for that.
 
     Raises:
         ValueError: the checkpoint cannot be read, or its weights are fewer, of other shapes, or of more layers than
-            the config's; or the translators are another model's.
+            the config's; or the translators are another model's; or the device has no room for the weights.
     """
-    model = _load_checkpoint(model_args, config, dtype, keep_adapters)
+    if device is not None:
+        with one_sentence(f"The checkpoint {model_args.model_name_or_path} cannot be read"), _silent_library():
+            needed = needs(config, dtype, rows)
+        check_room(model_args.model_name_or_path, needed, dtype, device, rows)
+    model = _load_checkpoint(model_args, config, dtype, keep_adapters, device)
+    if device is not None:
+        model.to(device)
     if model_args.exit_translators is not None:
         attach_translators(model, load_translators(model_args.exit_translators, model))
     return model
@@ -210,11 +226,14 @@ def model_settings(model_args: ModelArguments, model) -> dict:
     return settings
 
 
-def _load_checkpoint(model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool):
-    """The model of a checkpoint, of whole weights or of adapters alone, as `load_model` has it."""
+def _load_checkpoint(
+    model_args: ModelArguments, config, dtype: torch.dtype, keep_adapters: bool, device: torch.device | None
+):
+    """The model of a checkpoint, of whole weights or of adapters alone, as `load_model` has it; adapters meet their
+    weights on the CPU."""
     adapters = find_adapters(model_args)
     if adapters is None:
-        return _load_weights(model_args, config, dtype)
+        return _load_weights(model_args, config, dtype, device=device)
     model = _load_weights(adapters.base_arguments(model_args), config, dtype, adapters.whole)
     with one_sentence(f"The adapters of {adapters.name} cannot be read"):
         adapters.load_into(model, model_args)
@@ -224,13 +243,20 @@ def _load_checkpoint(model_args: ModelArguments, config, dtype: torch.dtype, kee
     return model
 
 
-def _load_weights(model_args: ModelArguments, config, dtype: torch.dtype, brought: Iterable[str] = ()):
+def _load_weights(
+    model_args: ModelArguments,
+    config,
+    dtype: torch.dtype,
+    brought: Iterable[str] = (),
+    device: torch.device | None = None,
+):
     """The same of a checkpoint of whole weights.
 
     Args:
         brought: Modules whose weights come from elsewhere.
     """
     name = model_args.model_name_or_path
+    straight = {} if device is None or device.type == "cpu" else {"device_map": {"": device}}
     only_our_bars()
     with one_sentence(f"The checkpoint {name} cannot be read"), _silent_library():
         model, report = deploying_class(config).from_pretrained(
@@ -239,6 +265,7 @@ def _load_weights(model_args: ModelArguments, config, dtype: torch.dtype, brough
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report
+            **straight,
             **hub_options(model_args),
         )
     model.stored_dtypes = _stored_dtypes(name, model_args)

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import GgufConfig, PreTrainedConfig
+from transformers import GgufConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import (
     EncoderNoRepeatNGramLogitsProcessor,
@@ -27,6 +27,7 @@ from transformers.generation import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutput
 
 from decoding.acceptance import Result
@@ -41,6 +42,7 @@ from models.adapter import Adapter, effective_mask
 from models.choosing import IN_FORCE
 from models.hugging_face import LibraryModel
 from models.lora import has_lora, merged_lora
+from models.stored import refuse_spread, stored_weights
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +93,11 @@ class EarlyExitGeneration(LibraryModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
         """The library's, of a checkpoint of this architecture: another one's weights would be left out and made anew.
-        Those of a GGUF file (`gguf_file=`) are widened to the dtype.
+        Those of a GGUF file (`gguf_file=`) are widened to the dtype; those of safetensors are read straight into their
+        place (`models.stored`).
 
         Raises:
-            ValueError: The checkpoint is another architecture's.
+            ValueError: The checkpoint is another architecture's, or `device_map` names several devices.
         """
         if isinstance(config, PreTrainedConfig):
             held = config.model_type
@@ -111,6 +114,21 @@ class EarlyExitGeneration(LibraryModel):
         if kwargs.get("gguf_file") is not None:
             kwargs.setdefault("quantization_config", GgufConfig(dequantize=True))
         return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, **others):
+        """What `from_pretrained`, and `load_adapter`, call once the model is there, without weights.
+
+        The public `from_pretrained(state_dict=...)` takes no name of a checkpoint beside the weights: without one the
+        library reads no generation config, and files would have to be found here by subfolder, variant and revision.
+        """
+        refuse_spread(load_config.device_map)
+        files = checkpoint_files or ()
+        plain = load_config.hf_quantizer is None and load_config.device_mesh is None  # others look into the files
+        plain = plain and not is_deepspeed_zero3_enabled()
+        if plain and state_dict is None and files and files[0].endswith(".safetensors"):
+            state_dict = stored_weights(files)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, **others)
 
     def refuse_unsupported(self) -> None:
         """Refuse, with a ValueError, a model of this architecture that the adapter does not fit; most have none."""

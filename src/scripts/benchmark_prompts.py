@@ -171,7 +171,7 @@ class PromptBenchmark:
         self.new_tokens = new_tokens
         prompts = read_prompts(GenerateArguments(prompt_file=prompt_file))
         self.prompts = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
-        self.model = load_model(model_args, config, getattr(torch, dtype)).to(device).eval()
+        self.model = load_model(model_args, config, getattr(torch, dtype), device=torch.device(device)).eval()
         fit_embeddings(self.model, self.tokenizer, name, training=False)
         move_all_together(self.model)
         depth = self.model.num_exit_layers

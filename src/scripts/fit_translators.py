@@ -217,7 +217,7 @@ class Fitting:
         return Generator(self.model_args, GenerateArguments(**drawn, **numbers, **where), AdditionalArguments())
 
     def _load(self, config: Any) -> Any:
-        return load_model(self.model_args, config, self.args.torch_dtype).to(self.args.torch_device).eval()
+        return load_model(self.model_args, config, self.args.torch_dtype, device=self.args.torch_device).eval()
 
     def _text_rows(self, config: Any) -> Rows:
         source = {"cache_dir": self.model_args.cache_dir, "token": self.model_args.token}

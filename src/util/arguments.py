@@ -84,8 +84,21 @@ class ModelArguments:
         "library, torch's own; or one of models/ways.py. Where not given what EARLY_EXIT_PRODUCTS says, or auto.",
     )
 
+    device_map: str | None = flag(None, "Layers of a model on several devices.")
+
+    @staticmethod
+    def hidden_flags() -> dict[str, str | None]:
+        """Name -> the missing feature of the flag that --help does not list, since it is refused."""
+        return {"device_map": "a model on several devices"}
+
     def __post_init__(self) -> None:
         problems = []
+        if self.device_map is not None:
+            problems.append(
+                f"--device_map {self.device_map} is not available: the decode loop reads the weights of a layer "
+                "itself, where nothing moves states from one device to another; leave it out, and give one device that "
+                "holds the model."
+            )
         if self.gguf_file is not None and not is_gguf(self.gguf_file):
             problems.append(f"--gguf_file {self.gguf_file} is no GGUF file: its name has to end in .gguf.")
         for name in ("model_name_or_path", "config_name", "tokenizer_name"):

@@ -195,8 +195,8 @@ def knows(files, tiny_gpt2_dir, monkeypatch):
     labels, tokenizer = files[1], AutoTokenizer.from_pretrained(tiny_gpt2_dir)
     load = probes.load_model
 
-    def planted(*given):
-        model, read = load(*given), {}
+    def planted(*given, **more):
+        model, read = load(*given, **more), {}
 
         def watch(module, inputs, named):
             texts = tokenizer.batch_decode(named["input_ids"])
