@@ -45,11 +45,11 @@ def main(argv: list[str] | None = None) -> Table:
     arguments = (parser := make_parser(__doc__, folders, "Policies in turn", "save/both")).parse_args(argv)
     try:
         found = table(arguments.title, arguments.runs, names_of(arguments))
-        write_text(arguments.out / "table.txt", found.text())
-        write_json(arguments.out / "table.json", found.data())
+        write_text(arguments.out / "benchmarks.txt", found.text())
+        write_json(arguments.out / "benchmarks.json", found.data())
     except (ValueError, OSError) as error:
         parser.refuse(error)
-    print(f"{found.text()}\nTable: {arguments.out / 'table.txt'}")
+    print(f"{found.text()}\nTable: {arguments.out / 'benchmarks.txt'}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -44,7 +45,8 @@ def draft_lengths(points: Sequence[dict]) -> Table:
         stood = "-" if point["acceptance"] is None else f"{100 * point['acceptance']:.1f}"
         cells = [point["task"], point["model"], str(point["layer"]), str(point["drafts"]), stood]
         cells += [f"{point[name]:.2f}" for name in ("layers_in_turn", "layers_run", "flops", "speed")]
-        cells += [f"{point['speed_low']:.2f} to {point['speed_high']:.2f}", str(point["other"])]
+        reach = [point["speed_low"], point["speed_high"]]
+        cells += ["-" if math.isnan(reach[0]) else "{:.2f} to {:.2f}".format(*reach), str(point["other"])]
         rows.append(cells)
     return Table(
         "Table 8. The lossless decoder over its exit and the length of its drafts",

@@ -3,6 +3,7 @@ than those of full depth."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,6 +77,7 @@ class Costs(NamedTuple):
         mean_exit, layers_in_turn, layers_run: By token.
         flops: Of the decoder, relative to full depth.
         other: Prompts whose tokens are not all those of full depth.
+        prompts: Their number, of which an example may have several.
     """
 
     tokens_per_second: float
@@ -88,6 +90,7 @@ class Costs(NamedTuple):
     layers_run: float
     flops: float
     other: int
+    prompts: int
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], depth: int) -> Costs:
@@ -108,6 +111,7 @@ class Costs(NamedTuple):
             layers_run=counted["layers_run"],
             flops=counted["flops_total_decoder"] / whole["flops_total_decoder"],
             other=sum(pair.own.tokens != pair.full.tokens for pair in pairs),
+            prompts=len(pairs),
         )
 
     def data(self) -> dict:
@@ -116,6 +120,12 @@ class Costs(NamedTuple):
         for name, value in self._asdict().items():
             found |= columns(name, value) if isinstance(value, Quantity) else {name: value}
         return found
+
+
+def with_interval(quantity: Quantity) -> str:
+    """A number as a cell of a table, alone where one prompt is too few for an interval."""
+    low, high = quantity.interval
+    return f"{quantity.value:.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
 
 
 def columns(name: str, quantity: Quantity) -> dict[str, float]:
@@ -150,7 +160,8 @@ class Row(NamedTuple):
         costs, told = self.costs, ("-", "-")
         if self is not full and (difference := change(self.scored, full.scored)):
             told = signed(difference)
-        fast = "{:.2f} ({:.2f} to {:.2f})".format(costs.speed.value, *costs.speed.interval)
+            told = (told[0], "-") if math.isnan(difference.interval[0]) else told
+        fast = with_interval(costs.speed)
         stood = "-" if costs.acceptance is None else f"{100 * costs.acceptance:.1f}"
         cells = [self.policy, f"{self.scored.score:.2f}", *told, f"{costs.tokens_per_second:.1f}", fast]
         cells += [f"{1000 * costs.first_token:.0f} ms", f"{costs.wait.value:.2f}", stood, f"{costs.mean_exit:.2f}"]
@@ -167,7 +178,7 @@ class Row(NamedTuple):
             if difference is None
             else columns("change", difference)
         )
-        return found | self.costs.data() | {"prompts": len(self.scored.examples)}
+        return found | self.costs.data() | {"examples": len(self.scored.examples)}
 
 
 def table(name: tuple[str, str], rows: Sequence[Row]) -> Table:
@@ -183,7 +194,7 @@ def draw(name: tuple[str, str], rows: Sequence[Row]) -> Drawing:
     values = [
         {"policy": row.policy, "method": row.method, "score_name": row.scored.shown.label}
         | {"speed": row.costs.speed._asdict(), "score": score(row.scored)._asdict()}
-        | {"other": 100 * row.costs.other / len(row.scored.examples)}
+        | {"other": 100 * row.costs.other / row.costs.prompts}
         for row in rows
     ]
     note = (

@@ -17,6 +17,7 @@ from util import (
     parse_arguments,
 )
 from util.arguments import Arguments, CompletionArguments, LanguageModelingArguments, build
+from util.checks import raise_together, without_effect
 from util.parser import ArgumentParser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +127,7 @@ def named(texts: Sequence[str], depth: int, new_tokens: int) -> dict[str, Policy
     policies = []
     for text in texts:
         (flags,) = build((AdditionalArguments,), parser.given(shlex.split(text)))
+        raise_together(without_effect(flags))
         policies.append(flags.policy(new_tokens))
         policies[-1].check(depth)
     labels = [naming.label(policy.describe()) for policy in policies]

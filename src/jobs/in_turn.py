@@ -22,13 +22,18 @@ from jobs.job import Job
 from jobs.loading import as_prompt, check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
 from models.adjacent import move_all_together
 from tasks.features import Feature
-from training.evaluation import DecodingOptions, decode_batch
+from tasks.forms import GREEDY
+from training.evaluation import DecodingData, DecodingOptions, decode_batch
+from training.processes import process_count
 from training.records import Decoded
 from training.reporting import progress
 from util import ModelArguments
-from util.files import append_jsonl, read_jsonl
+from util.files import append_jsonl, locked, read_jsonl
 from util.generate_args import GenerateArguments
 from util.runs import digest, drop_torn_line, fingerprint_model, named_file
+
+# Of a line of answers; what another one wrote is passed over.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,22 @@ class Prompts:
         """Those of a job's validation split, as it would evaluate them.
 
         Raises:
-            ValueError: It decodes by beams, of which nothing leaves early.
+            ValueError: It decodes by beams, of which nothing leaves early, or not at all; or beside other processes.
         """
-        if job.trainer.decoding.beams > 1:
-            raise ValueError(
-                f"{job.trainer.decoding.beams} beams are asked for, which leave no exit: give --num_beams 1."
-            )
         data, trainer = job.splits["eval"], job.trainer
+        if trainer.decoding.beams > 1:
+            raise ValueError(f"{trainer.decoding.beams} beams are asked for, which leave no exit: give --num_beams 1.")
+        if not isinstance(data, DecodingData):
+            raise ValueError("--predict_with_generate False decodes nothing that could be timed: leave it out.")
+        if process_count() > 1:
+            raise ValueError(f"Policies take turns in one process, not in {process_count()}: leave the launcher out.")
         name = (job.task.name, Path(job.model_args.model_name_or_path).resolve().name)
-        options = replace(trainer.decoding, keep_traces=True, views=(), batch_size=1)
+        # What a checkpoint made for conversations asks for would answer otherwise at every turn.
+        options = replace(trainer.decoding.with_generation(GREEDY), keep_traces=True, views=(), batch_size=1)
         trainer.model.eval().to(trainer.args.device)
         settings = {key: value for key, value in job.settings("eval").items() if key not in ("policy", "batch_size")}
-        return cls(
-            trainer.model, trainer.processing_class, data.features, options, name, digest(settings), data.windowed
-        )
+        content = digest([FORMAT, settings])
+        return cls(trainer.model, trainer.processing_class, data.features, options, name, content, data.windowed)
 
     @classmethod
     def of_file(cls, model_args: ModelArguments, file: str, new_tokens: int, dtype: str, device: str) -> Prompts:
@@ -85,9 +92,9 @@ class Prompts:
         fit_embeddings(model, tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(model)
         options = DecodingOptions(model.generation_config).with_generation(
-            {"max_new_tokens": new_tokens, "max_length": None, "do_sample": False, "num_beams": 1}
+            GREEDY | {"max_new_tokens": new_tokens, "max_length": None, "num_beams": 1}
         )
-        content = [fingerprint_model(path) if path.exists() else config._commit_hash, dtype, device]
+        content = [FORMAT, fingerprint_model(path) if path.exists() else config._commit_hash, dtype, device]
         content += [named_file(model_args.exit_translators)] if model_args.exit_translators else []
         content += [options.generation.to_diff_dict(), [feature.input_ids for feature in features]]
         return cls(model, tokenizer, features, options, (Path(file).name, path.resolve().name), digest(content))
@@ -108,7 +115,7 @@ class Answer:
     Attributes:
         decoded: As of an evaluation.
         tokens: Those generated, the end of the sequence included.
-        seconds: Of `generate`, the prompt included.
+        seconds: From the prompt's token ids to the last token.
         first_token: Those until the first token stands.
         threshold: What an adaptive threshold saw, or None.
     """
@@ -132,20 +139,26 @@ class Pair(NamedTuple):
     full: Answer
 
 
-class FirstToken:
-    """A streamer that notes when the first token is told."""
+class Watch:
+    """A streamer that notes when it is told the first token, and that no other comes.
+
+    Attributes:
+        first, total: Seconds until then.
+    """
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.seconds: float | None = None
+        self.first: float | None = None
+        self.total = 0.0
 
     def put(self, value: Tensor) -> None:
         """The next token, [1]; what the decoder starts from, [1, P], is none."""
-        if value.dim() == 1 and self.seconds is None:
-            self.seconds = time.perf_counter() - self.started
+        if value.dim() == 1 and self.first is None:
+            self.first = time.perf_counter() - self.started
 
     def end(self) -> None:
         """No token comes any more."""
+        self.total = time.perf_counter() - self.started
 
 
 class Turns:
@@ -157,20 +170,36 @@ class Turns:
     def __init__(self, prompts: Prompts, path: Path):
         self.prompts, self.path = prompts, path
         self.model = prompts.model
-        if path.is_file():
-            drop_torn_line(path)
         # Prompt -> its turns in their order, each the answers by key of their policy.
         self._turns: dict[tuple[str, int], list[dict[str, dict]]] = {}
-        for line in read_jsonl(path) if path.is_file() else ():
-            if line["prompts"] == prompts.content:
-                self._keep(line)
 
     def decode(self, policies: Mapping[str, Policy]) -> dict[str, list[Pair]]:
         """Name of a policy -> its answers, prompt by prompt.
 
         Args:
             policies: By name; one of them is full depth.
+
+        Raises:
+            ValueError: Another process is at the file, or it is damaged.
         """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = locked(self.path.with_name(".lock"))
+        if lock is None:
+            raise ValueError(f"Another process is writing {self.path}: wait for it, or give another --out.")
+        with lock:
+            self._read()
+            return self._decode(policies)
+
+    def _read(self) -> None:
+        """Keep what the file holds of these prompts."""
+        self._turns.clear()
+        if self.path.is_file():
+            drop_torn_line(self.path)
+            for line in read_jsonl(self.path):
+                if line.get("prompts") == self.prompts.content:
+                    self._keep(line)
+
+    def _decode(self, policies: Mapping[str, Policy]) -> dict[str, list[Pair]]:
         keys = {name: digest(policy.describe()) for name, policy in policies.items()}
         full = next(name for name, policy in policies.items() if not policy.exits)
         thresholds = {name: self._threshold(policy, keys[name]) for name, policy in policies.items()}
@@ -180,8 +209,10 @@ class Turns:
         for name in left[0][1] if left else ():
             self._answer(left[0][0], policies[name], self._threshold(policies[name], keys[name]))
         with progress(len(left), "Decoding in turn") as advance:
-            for feature, names in left:
-                answers = {keys[name]: self._answer(feature, policies[name], thresholds[name]) for name in names}
+            for number, (feature, names) in enumerate(left):
+                first = number % len(names)  # each policy begins as often as any other
+                order = [*names[first:], *names[:first]]
+                answers = {keys[name]: self._answer(feature, policies[name], thresholds[name]) for name in order}
                 line = {"prompts": self.prompts.content, "id": feature.example_id, "window": feature.window}
                 line |= {"answers": {key: asdict(answer) for key, answer in answers.items()}}
                 append_jsonl(self.path, [line])
@@ -190,10 +221,12 @@ class Turns:
         return {name: self._pairs(keys[name], keys[full]) for name in policies}
 
     def _turn(self, feature: Feature, keys: Mapping[str, str], full: str) -> list[str]:
-        """The policies that a prompt was not answered under, and full depth before them."""
+        """The policies that a prompt was not answered under, and full depth before them; one that has several names
+        by the first of them."""
         answered = {key for turn in self._of(feature) for key in turn}
-        missing = [name for name, key in keys.items() if key not in answered]
-        return list(dict.fromkeys((full, *missing))) if missing else []
+        first = {key: name for name, key in reversed(keys.items())}
+        missing = [name for key, name in first.items() if key not in answered]
+        return list(dict.fromkeys((full, *reversed(missing)))) if missing else []
 
     def _keep(self, line: dict) -> None:
         self._turns.setdefault((line["id"], line["window"]), []).append(line["answers"])
@@ -220,11 +253,9 @@ class Turns:
     def _answer(self, feature: Feature, policy: Policy, threshold: AdaptiveThreshold | None) -> Answer:
         self.model.threshold = threshold
         seen = threshold.seen if threshold else 0
-        options, first = replace(self.prompts.options, policy=policy), FirstToken()
-        (decoded,), details, seconds = decode_batch(
-            self.model, self.prompts.tokenizer, [feature], options, self.prompts.windowed, first
-        )
-        took = seconds["encoder_forward"] + seconds["decoder_forward"]
+        options, watch = replace(self.prompts.options, policy=policy), Watch()
+        what = (self.model, self.prompts.tokenizer, [feature], options, self.prompts.windowed, watch)
+        (decoded,), details, _ = decode_batch(*what)
         tokens = details["traces"][0]["tokens"]
         learnt = threshold.state_dict(seen) if threshold else None
-        return Answer(decoded, tokens, took, took if first.seconds is None else first.seconds, learnt)
+        return Answer(decoded, tokens, watch.total, watch.total if watch.first is None else watch.first, learnt)

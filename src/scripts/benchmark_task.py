@@ -39,6 +39,19 @@ from util.files import write_csv, write_json, write_text
 from util.terminal import terminal
 
 METHODS = ("softmax", "FREE", "lossless")
+# Flags of run scripts that say what is done, and where it goes.
+SET = ("--do_train", "--do_predict", "--output_dir", "--overwrite_output_dir")
+
+
+def refuse_set(words: Sequence[str]) -> None:
+    """Refuse flags of the task's run script that mean nothing here.
+
+    Raises:
+        ValueError: It names them.
+    """
+    given = [word for word in words if word.split("=")[0] in SET]
+    if given:
+        raise ValueError(f"{', '.join(given)}: the validation split is decoded, into --out; leave it out.")
 
 
 def policies(job: Job, texts: Sequence[str] | None, layer: int | None) -> dict[str, Policy]:
@@ -49,8 +62,10 @@ def policies(job: Job, texts: Sequence[str] | None, layer: int | None) -> dict[s
         ValueError: One cannot be.
     """
     depth = job.trainer.model.num_exit_layers
+    if texts and layer is not None:
+        raise ValueError(f"--layer {layer} is of the policies that are timed where no --policy is given: leave it out.")
     if not texts:
-        layer = layer or max(1, 2 * depth // 3)
+        layer = max(1, 2 * depth // 3) if layer is None else layer
         methods = {name: flags for name, flags in read_methods().items() if name in METHODS}
         rows = [[*flags, exit_flag(flags) or "", str(layer)] for flags in methods.values()]
         texts = [shlex.join(words) for words in (["--static_exit_layer", str(layer)], *rows)]
@@ -107,7 +122,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         setting = Setting(arguments.task, TASK_ARGUMENTS[arguments.task], words)
         own = ["--do_eval", "--output_dir", str(arguments.out), "--per_device_eval_batch_size", "1"]
+        refuse_set(words)
         job = Job(setting.kind, *setting.arguments(*own))
+        if job.policy.exits:
+            raise ValueError('Flags of a policy are given together, as --policy "FLAGS", once for each policy.')
         differences = benchmark(job, policies(job, arguments.policy, arguments.layer), arguments.out)
     except (ValueError, OSError) as error:
         parser.refuse(error)

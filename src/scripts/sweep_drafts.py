@@ -27,12 +27,14 @@ from typing import NamedTuple
 import torch
 
 from analysis.draft_figures import draft_lengths, draft_sweep
-from analysis.task_benchmark import Costs
+from analysis.quantities import Quantity
+from analysis.task_benchmark import Costs, with_interval
 from decoding.ranges import COUNT, SHARE
 from jobs.experiments import TASK_ARGUMENTS, Setting, named, pick, read_methods, read_settings
 from jobs.in_turn import Prompts, Turns
 from jobs.job import Job
 from jobs.speed import Clock
+from scripts.benchmark_task import refuse_set
 from util import ModelArguments, groups
 from util.commands import CommandParser, output_folder
 from util.files import write_csv, write_json, write_text
@@ -40,6 +42,9 @@ from util.runs import slug
 from util.terminal import terminal
 
 LOCAL = ["facts_trained", "dialogues_trained"]
+EXAMPLES = 20
+# Flags of --prompt_file -> what holds where they are not given.
+OF_PROMPTS = {"new_tokens": 64, "dtype": "float32", "device": "cpu"}
 
 
 class Swept(NamedTuple):
@@ -61,22 +66,26 @@ def numbers(text: str) -> list[int]:
         if not 1 <= first <= last or step < 1:
             raise argparse.ArgumentTypeError(f"{part.strip()!r} has no number from 1 on: give first:last:step")
         found += range(first, last + 1, step)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def of_task(setting: Setting, arguments: argparse.Namespace) -> Swept:
     """A model on the examples of a task."""
     own = ["--do_eval", "--output_dir", str(arguments.out), "--per_device_eval_batch_size", "1"]
-    job = Job(setting.kind, *setting.arguments(*own, "--max_eval_samples", str(arguments.examples)))
+    if arguments.examples is not None or "--max_eval_samples" not in setting.flags:
+        own += ["--max_eval_samples", str(arguments.examples or EXAMPLES)]
+    refuse_set(setting.flags)
+    job = Job(setting.kind, *setting.arguments(*own))
     return Swept(Prompts.of_job(job), job.longest_answer, job.trainer.model.num_exit_layers)
 
 
 def of_file(arguments: argparse.Namespace) -> Swept:
     """A model on the prompts of a file."""
     model = ModelArguments(model_name_or_path=arguments.model_name_or_path, exit_translators=arguments.exit_translators)
-    sizes = arguments.new_tokens, arguments.dtype, arguments.device
+    sizes = (getattr(arguments, name) or default for name, default in OF_PROMPTS.items())
     prompts = Prompts.of_file(model, arguments.prompt_file, *sizes)
-    return Swept(prompts, arguments.new_tokens, prompts.model.num_exit_layers)
+    longest = prompts.options.generation.max_new_tokens
+    return Swept(prompts, longest, prompts.model.num_exit_layers)
 
 
 def asked(arguments: argparse.Namespace, words: Sequence[str]) -> Iterator[Swept]:
@@ -90,6 +99,9 @@ def asked(arguments: argparse.Namespace, words: Sequence[str]) -> Iterator[Swept
         raise ValueError("--model_name_or_path goes with --task or --prompt_file.")
     if arguments.task is not None and arguments.prompt_file is not None:
         raise ValueError("--task and --prompt_file are two kinds of prompts: give one of them.")
+    idle = [f"--{name}" for name in OF_PROMPTS if getattr(arguments, name) is not None]
+    if idle and arguments.prompt_file is None:
+        raise ValueError(f"{', '.join(idle)}: of --prompt_file; a task has flags of its own for it.")
     if words and arguments.task is None:
         raise ValueError(f"{' '.join(words)}: such flags go with --task.")
     if arguments.prompt_file is not None:
@@ -130,7 +142,7 @@ def sweep(swept: Swept, arguments: argparse.Namespace, found: list[dict], clock:
             prompts.check(policy)
         (costs,) = (Costs.of(pairs, depth) for name, pairs in turns.decode(policies).items() if policies[name].exits)
         point = {"task": prompts.name[0], "model": prompts.name[1], "layer": layer, "drafts": drafted}
-        found.append(point | costs.data() | {"prompts": len(prompts.features), "flags": text})
+        found.append(point | costs.data() | {"flags": text})
         write(arguments.out, found)
         stood = "none was drafted" if costs.acceptance is None else f"{costs.acceptance:.0%} stood"
         print(f"{clock}  {told_of(found[-1])}: {stood}, {costs.speed.value:.2f} times as fast", flush=True)
@@ -149,6 +161,9 @@ def write(out: Path, points: Sequence[dict]) -> None:
     write_json(out / "table_8.json", table.data())
     if drawing is not None:
         drawing.save(out, "figure_21")
+    else:  # one of another sweep
+        for name in ("figure_21.png", "figure_21.json"):
+            (out / name).unlink(missing_ok=True)
 
 
 def best(points: Sequence[dict]) -> str:
@@ -159,7 +174,8 @@ def best(points: Sequence[dict]) -> str:
     lines = []
     for some in groups_of.values():
         top = max(some, key=lambda point: point["speed"])
-        fast = f"{top['speed']:.2f} times as fast as full depth ({top['speed_low']:.2f} to {top['speed_high']:.2f})"
+        quantity = Quantity(top["speed"], (top["speed_low"], top["speed_high"]))
+        fast = f"{with_interval(quantity)} times as fast as full depth"
         pays = "" if top["speed"] > 1 else "; no point is faster than full depth, so drafts do not pay here"
         lines.append(f"Best, {told_of(top)}: {fast}{pays}\n  {top['flags']}")
     return "\n".join(lines)
@@ -173,14 +189,14 @@ def make_parser() -> CommandParser:
     model.add_argument("--model_name_or_path", help="a checkpoint: a folder, a name on the hub, a GGUF file")
     model.add_argument("--exit_translators", help="file of its exits' translators")
     model.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of --prompt_file"
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of --prompt_file; float32 where not given"
     )
-    model.add_argument("--device", default="cpu", help="of --prompt_file: cpu, cuda or cuda:1")
+    model.add_argument("--device", help="of --prompt_file: cpu, where not given, cuda or cuda:1")
     data.add_argument("--task", choices=TASK_ARGUMENTS, help="kind of task, whose flags may follow")
     data.add_argument("--prompt_file", help="or prompts: .txt with one per line, or .jsonl, .json, .csv")
-    data.add_argument("--new_tokens", type=COUNT, default=64, help="of an answer to --prompt_file at most")
+    data.add_argument("--new_tokens", type=COUNT, help="of an answer to --prompt_file at most; 64 where not given")
     data.add_argument("--settings", nargs="+", default=LOCAL, help="without a model: lines of experiments/settings.txt")
-    data.add_argument("--examples", type=COUNT, default=20, help="of a task")
+    data.add_argument("--examples", type=COUNT, help=f"of a task; --max_eval_samples, or {EXAMPLES}, where not given")
     run.add_argument("--exit_layers", "--layers", type=numbers, help="such as 2:12:2 or 2,4,8; all where not given")
     run.add_argument(
         "--num_speculations", "--drafts", type=numbers, default="1,2,4,8,16", help="tokens drafted at most, in this way"
@@ -200,7 +216,8 @@ def main(argv: list[str] | None = None) -> None:
             sweep(swept, arguments, found, clock)
     except (ValueError, OSError) as error:
         parser.refuse(error)
-    print(f"\n{best(found)}\n{clock}  points.csv, table_8.txt and figure_21.png in {arguments.out}")
+    figure = " and figure_21.png" if len(found) > 1 else ""
+    print(f"\n{best(found)}\n{clock}  points.csv, table_8.txt{figure} in {arguments.out}")
 
 
 def command() -> None:

@@ -105,11 +105,11 @@ def jsonl(rows: Iterable[dict]) -> bytes:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of the same columns, with their names in the first line; None is an empty cell."""
+    """Writes rows of the same columns, with their names in the first line; None and nan are empty cells."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([{name: None if value != value else value for name, value in row.items()} for row in rows])
     write_text(path, text.getvalue())
 
 

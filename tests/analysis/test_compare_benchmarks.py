@@ -19,7 +19,7 @@ def test_every_policy_of_every_benchmark_has_a_row(tmp_path):
     found = main(["--runs", *folders, "--names", "squad", "de_en", "--out", str(tmp_path / "out")])
     rows = [row[:4] for row in found.rows]
     assert rows[0] == ["squad", "full depth", "F1", "50.00"] and rows[2] == ["de_en", "full depth", "BLEU", "50.00"]
-    assert len(rows) == 3 and read_json(tmp_path / "out" / "table.json")["rows"] == found.rows
+    assert len(rows) == 3 and read_json(tmp_path / "out" / "benchmarks.json")["rows"] == found.rows
 
 
 def test_another_table_is_refused(tmp_path, capsys):

@@ -11,7 +11,7 @@ from jobs.in_turn import Prompts, Turns
 from jobs.job import Job
 from training.evaluation import decode_batch
 from util import ModelArguments, QuestionAnsweringArguments, parse_arguments
-from util.files import read_jsonl
+from util.files import locked, read_jsonl
 
 FREE = "--use_shallow_deep True --shallow_exit_layer 2 --shallow2deep_conf_threshold 0.1"
 TEXTS = [
@@ -99,3 +99,35 @@ def test_beams_leave_no_exit(job):
     job.trainer.decoding = job.trainer.decoding.with_generation({"num_beams": 2})
     with pytest.raises(ValueError, match="2 beams are asked for, which leave no exit: give --num_beams 1"):
         Prompts.of_job(job)
+
+
+def test_another_process_at_the_file_is_told(job, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    with locked(tmp_path / ".lock"), pytest.raises(ValueError, match="Another process is writing"):
+        Turns(Prompts.of_job(job), path).decode({"full": Policy()})
+    Turns(Prompts.of_job(job), path).decode({"full": Policy()})
+
+
+def test_the_first_token_stands_before_the_last_and_policies_begin_in_turn(job, tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(in_turn, "decode_batch", lambda *a: order.append(a[3].policy.exits) or decode_batch(*a))
+    policies = named(TEXTS[:1], 4, 6)
+    for pairs in Turns(Prompts.of_job(job), tmp_path / "answers.jsonl").decode(policies).values():
+        assert all(0 < each.first_token <= each.seconds for pair in pairs for each in pair)
+    assert order[:6] == [False, True, False, True, True, False], "behind the first two, which warm up"
+
+
+def test_a_policy_that_has_two_names_is_decoded_once(job, tmp_path):
+    policies = {"full": Policy(), "one": Policy(static_exit=2), "other": Policy(static_exit=2)}
+    found = Turns(Prompts.of_job(job), tmp_path / "answers.jsonl").decode(policies)
+    assert found["one"] == found["other"] and len(read_jsonl(tmp_path / "answers.jsonl")[0]["answers"]) == 2
+
+
+def test_a_checkpoint_that_asks_for_drawn_tokens_is_decoded_greedily(job):
+    job.trainer.decoding = job.trainer.decoding.with_generation({"do_sample": True, "temperature": 3.0})
+    assert not Prompts.of_job(job).options.generation.do_sample
+
+
+def test_a_flag_of_a_policy_that_changes_nothing_is_told():
+    with pytest.raises(ValueError, match="--lossless"):
+        named(["--lossless True"], 4, 6)

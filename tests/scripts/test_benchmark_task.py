@@ -13,6 +13,7 @@ from util.files import read_json
 
 TASKS = {
     "summarization": ["--model_name_or_path", EMBEDDED_MODEL, "--dataset_name", "invented_dialogues"],
+    "question_answering": ["--model_name_or_path", EMBEDDED_MODEL, "--dataset_name", "invented_facts"],
     "language_modeling": ["--model_name_or_path", EMBEDDED_DECODER, "--dataset_name", "invented_stories"],
 }
 UNTRAINED = EMBEDDED_MODEL.with_name("t5_exits_untrained")
@@ -33,7 +34,7 @@ def run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["summarization", "language_modeling"])
 def test_every_policy_is_scored_and_timed_and_drafts_say_what_full_depth_says(task, run, tmp_path, capsys):
     length = {"summarization": "--max_target_length", "language_modeling": "--max_continuation_length"}[task]
     flags = [length, "12", "--policy", "--static_exit_layer 1", "--policy", LOSSLESS]
@@ -44,7 +45,7 @@ def test_every_policy_is_scored_and_timed_and_drafts_say_what_full_depth_says(ta
     assert lossless["score"] == full["score"] and float(static["mean_exit"]) < float(full["mean_exit"]) == 8
     for row in rows.values():
         assert float(row["speed_low"]) <= float(row["speed"]) <= float(row["speed_high"])
-        assert float(row["first_token"]) > 0 and float(row["wait"]) > 0 and row["prompts"] == "3"
+        assert float(row["first_token"]) > 0 and float(row["wait"]) > 0 and row["prompts"] == row["examples"] == "3"
     table = read_json(tmp_path / "out" / "table.json")
     assert [row[0] for row in table["rows"]] == list(rows) and len(table["head"]) == len(table["rows"][0])
     assert (tmp_path / "out" / "benchmark_task.png").stat().st_size > 10_000
@@ -77,6 +78,15 @@ def test_drafts_that_say_something_else_are_shown_and_end_it_with_1(run, monkeyp
     assert "says something else than full depth, first in prompt" in said and "at token" in said
 
 
+def test_an_example_of_several_windows_counts_as_so_many_prompts(run, tmp_path):
+    flags = ["--max_seq_length", "40", "--doc_stride", "8", "--max_answer_length", "4"]
+    rows = run("question_answering", *flags, "--policy", "--static_exit_layer 1")
+    static = rows["static, layer 1"]
+    assert static["examples"] == "3" and int(static["prompts"]) > 3 >= 1
+    shown = read_json(tmp_path / "out" / "benchmark_task.json")["values"]["rows"][1]
+    assert shown["other"] == 100 * int(static["other"]) / int(static["prompts"])
+
+
 def test_the_first_difference_may_be_an_end(monkeypatch):
     class Given:
         def __init__(self, tokens):
@@ -92,6 +102,11 @@ def test_the_first_difference_may_be_an_end(monkeypatch):
     ("flags", "sentence"),
     [
         (["--layer", "8"], "valid are 1 to 7"),
+        (["--layer", "0"], "valid are 1"),
+        (["--layer", "2", "--policy", LOSSLESS], "--layer 2 is of the policies that are timed where no --policy is"),
+        (["--use_early_exit", "True"], "Flags of a policy are given together"),
+        (["--do_train"], "--do_train: the validation split is decoded"),
+        (["--predict_with_generate", "False"], "decodes nothing that could be timed"),
         (["--policy", "--no_such_flag 2"], "--no_such_flag"),
         (["--no_such_flag", "2"], "--no_such_flag"),
         (["--num_beams", "2"], "give --num_beams 1"),

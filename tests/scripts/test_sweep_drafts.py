@@ -39,11 +39,11 @@ def clocked(monkeypatch):
     decoded = []
 
     def decode(model, tokenizer, batch, *rest):
-        answers, details, _ = decode_batch(model, tokenizer, batch, *rest)
+        answers, details, seconds = decode_batch(model, tokenizer, batch, *rest)
         decoded.append(batch[0].example_id)
         counts = answers[0].counts
-        seconds = counts["layers_in_turn"] + 0.1 * counts["passes"]
-        return answers, details, {"encoder_forward": 0.0, "decoder_forward": seconds}
+        rest[-1].total = counts["layers_in_turn"] + 0.1 * counts["passes"]
+        return answers, details, seconds
 
     monkeypatch.setattr(in_turn, "decode_batch", decode)
     return decoded
@@ -101,7 +101,7 @@ def test_a_task_and_the_settings_are_swept_too(tmp_path, capsys):
 
 
 def test_numbers_of_a_flag():
-    assert numbers("4") == [4] and numbers("2,4, 8") == [2, 4, 8]
+    assert numbers("4") == [4] and numbers("2,4, 8,2") == [2, 4, 8]
     assert numbers("2:12:2") == [2, 4, 6, 8, 10, 12] and numbers("1:3") == [1, 2, 3] and numbers("1,4:8:3") == [1, 4, 7]
 
 
@@ -120,6 +120,7 @@ def test_numbers_of_a_flag():
         (["--model_name_or_path", "gpt2"], "--model_name_or_path goes with --task or --prompt_file"),
         (["--dataset_name", "samsum"], "--dataset_name samsum: such flags go with --task"),
         (["--settings", "none"], "none: no such setting"),
+        (["--new_tokens", "3"], "--new_tokens: of --prompt_file"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_and_nothing_written(tmp_path, capsys, flags, sentence):

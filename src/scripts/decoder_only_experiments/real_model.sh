@@ -41,7 +41,7 @@ policies=(
 )
 
 # benchmark NAME KIND [flags]: a task with each number of shots, as the exits are and translated.
-folders=() names=()
+folders=() names=() failed=0
 benchmark() {
     local name=$1 kind=$2 shots exits
     local data=(--validation_file "$DATA/$name/validation.jsonl" --train_file "$DATA/$name/validation.jsonl")
@@ -52,7 +52,8 @@ benchmark() {
             translated=()
             [ $exits = plain ] || translated=(--exit_translators "$translators")
             step scripts/benchmark_task.py --task "$kind" "${data[@]}" --apply_chat_template True --n_shot $shots \
-                --max_eval_samples "$limit" "$@" "${translated[@]}" "${policies[@]}" --out "$out/$name-$shots-$exits"
+                --max_eval_samples "$limit" "$@" "${translated[@]}" "${policies[@]}" --out "$out/$name-$shots-$exits" ||
+                failed=$?
         done
     done
 }
@@ -63,3 +64,4 @@ benchmark de_en translation --source_lang de --target_lang en --max_target_lengt
 [ -n "${DRY_RUN:-}" ] || "$PYTHON" src/analysis/compare_benchmarks.py --runs "${folders[@]}" --names "${names[@]}" \
     --title "SmolLM2-135M-Instruct on tasks, policies in turn" --out "$out"
 echo "Tables: $out"
+exit $failed

@@ -241,7 +241,7 @@ every_setting() {
         ("$what" "$each" "$@") || failed="$failed $each"
     done
     if [ -n "$failed" ]; then
-        echo "Not run:$failed" >&2
+        echo "Not run, or ended with an error:$failed" >&2
         exit 1
     fi
 }
