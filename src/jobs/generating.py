@@ -50,9 +50,19 @@ SEEDS_APART = 1_000_003
 
 
 class Generator:
-    """A model with its tokenizer that continues prompts. What cannot be used is refused while it is made."""
+    """A model with its tokenizer that continues prompts. What cannot be used is refused while it is made.
 
-    def __init__(self, model_args: ModelArguments, args: GenerateArguments, additional_args: AdditionalArguments):
+    Args:
+        prompts: Those that will be continued, which tell what memory is needed; where not given those of `args`.
+    """
+
+    def __init__(
+        self,
+        model_args: ModelArguments,
+        args: GenerateArguments,
+        additional_args: AdditionalArguments,
+        prompts: Sequence[str] | None = None,
+    ):
         self.args = args
         self.model_args = model_args
         transformers_logging.set_verbosity_error()
@@ -68,7 +78,8 @@ class Generator:
         self.chats = self._chats()
         check_policy(self.policy, config, self.tokenizer)
         self.device = args.torch_device
-        self.model = load_model(model_args, config, args.torch_dtype, device=self.device, rows=self._together()).eval()
+        rows = self._together(read_prompts(args) if prompts is None else prompts)
+        self.model = load_model(model_args, config, args.torch_dtype, device=self.device, rows=rows).eval()
         fit_embeddings(self.model, self.tokenizer, model_args.model_name_or_path, training=False)
         move_all_together(self.model)
         self.ends = self._ends()
@@ -129,9 +140,9 @@ class Generator:
         other.ends = other._ends()
         return other
 
-    def _together(self) -> Rows:
+    def _together(self, prompts: Sequence[str]) -> Rows:
         """What is computed together, by the longest of the prompts that are known."""
-        longest = max(read_prompts(self.args), key=len, default=None)
+        longest = max(prompts, key=len, default=None)
         size = 1 if self.args.prompt_file is None else self.args.batch_size
         beams = 1 if self.strategy is None else self.strategy.beams
         tokens = 0 if longest is None else len(self.ids(longest))

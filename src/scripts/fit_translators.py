@@ -214,7 +214,8 @@ class Fitting:
         drawn = {"strategy": args.strategy, "temperature": args.temperature, "seed": args.seed}
         numbers = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size}
         where = {"dtype": args.dtype, "device": args.device, "prompt_file": args.own_answers}
-        return Generator(self.model_args, GenerateArguments(**drawn, **numbers, **where), AdditionalArguments())
+        flags = GenerateArguments(**drawn, **numbers, **where), AdditionalArguments()
+        return Generator(self.model_args, *flags, prompts=self._prompts())
 
     def _load(self, config: Any) -> Any:
         return load_model(self.model_args, config, self.args.torch_dtype, device=self.args.torch_device).eval()
