@@ -36,8 +36,36 @@ def example_scores(shown: Shown, rows: Sequence[Mapping]) -> dict[str, np.ndarra
     return {row["id"]: np.asarray(row[key], float).reshape(-1) for row in rows if key is not None and key in row}
 
 
+class Judged:
+    """What has results, and among them a score that its task is judged by.
+
+    Attributes:
+        results: By name, as in all_results.json.
+    """
+
+    results: Mapping
+
+    @property
+    def score_key(self) -> str:
+        return next(name for name in scores() if self.results.get(name) is not None)
+
+    @property
+    def shown(self) -> Shown:
+        """The score a task is judged by."""
+        return scores()[self.score_key]
+
+    @property
+    def score_name(self) -> str:
+        return self.shown.label
+
+    @property
+    def score(self) -> float:
+        """In percent."""
+        return self.results[self.score_key]
+
+
 @dataclass(frozen=True)
-class RunFiles:
+class RunFiles(Judged):
     """One finished evaluation with exits, or at full depth; details are read when asked for.
 
     Attributes:
@@ -91,24 +119,6 @@ class RunFiles:
     @property
     def num_layers(self) -> int:
         return len(self.results["eval_exit_histogram"])
-
-    @property
-    def score_key(self) -> str:
-        return next(name for name in scores() if self.results.get(name) is not None)
-
-    @property
-    def shown(self) -> Shown:
-        """The score a task is judged by."""
-        return scores()[self.score_key]
-
-    @property
-    def score_name(self) -> str:
-        return self.shown.label
-
-    @property
-    def score(self) -> float:
-        """In percent."""
-        return self.results[self.score_key]
 
     @property
     def mean_exit(self) -> float:

@@ -15,11 +15,10 @@ from matplotlib.figure import Figure
 from analysis import intervals
 from analysis.drawing import Drawing, errors, finish, panels
 from analysis.quantities import Quantity, change, score, signed
-from analysis.runs import example_scores
+from analysis.runs import Judged, example_scores
 from analysis.style import LOOKS, look, nth, points
 from analysis.tables import Table
 from jobs.in_turn import Pair
-from tasks.metrics import Shown, shown_scores
 from training.records import exit_metrics
 
 HEAD = ["policy", "score", "change", "95% interval", "tokens/s", "x full depth", "first token", "x full depth"]
@@ -33,31 +32,16 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(Judged):
     """Answers of a policy to a task, as `analysis.quantities` takes them.
 
     Attributes:
-        results: Scores by name, in percent.
+        results: Scores by name, as in those of an evaluation, in percent.
         examples: The lines of predictions.
     """
 
     results: Mapping[str, float]
     examples: list[dict]
-
-    @property
-    def score_key(self) -> str:
-        """The score a task is judged by."""
-        return next(name for name in shown_scores() if self.results.get(name) is not None)
-
-    @property
-    def shown(self) -> Shown:
-        """What tables say of it."""
-        return shown_scores()[self.score_key]
-
-    @property
-    def score(self) -> float:
-        """In percent."""
-        return self.results[self.score_key]
 
     @cached_property
     def example_scores(self) -> dict[str, np.ndarray]:

@@ -80,7 +80,8 @@ def scored(job: Job, pairs: Sequence[Pair]) -> Scored:
         decoded.setdefault(pair.own.decoded.id, []).append(pair.own.decoded)
     chosen = choose(decoded, data, job.trainer.decoding.null_score_diff_threshold)
     texts = {each.id: each.text for each in chosen}
-    return Scored(score(job.task, texts, data.examples), prediction_rows(chosen, decoded, data))
+    scores = {f"eval_{name}": value for name, value in score(job.task, texts, data.examples).items()}
+    return Scored(scores, prediction_rows(chosen, decoded, data))
 
 
 def benchmark(job: Job, asked: dict[str, Policy], out: Path) -> list[str]:
