@@ -33,7 +33,9 @@ from util.generate_args import GenerateArguments
 from util.runs import digest, drop_torn_line, fingerprint_model, named_file
 
 # Of a line of answers; what another one wrote is passed over.
-FORMAT = 2
+FORMAT = 3
+# Settings of a job that say nothing of the answer to one prompt at batch 1.
+OF_OTHERS = ("policy", "batch_size", "data_fingerprint", "examples")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Prompts:
     Attributes:
         options: Of decoding, but for the policy.
         name: Of the model and of the task or file, for headings.
-        content: What stands for all that shapes an answer, but for the policy.
+        content: What stands for all that shapes an answer, but for the prompt and the policy.
         windowed: Whether an example of the task has several prompts, of whose answers one is chosen.
     """
 
@@ -73,8 +75,8 @@ class Prompts:
         # What a checkpoint made for conversations asks for would answer otherwise at every turn.
         options = replace(trainer.decoding.with_generation(GREEDY), keep_traces=True, views=(), batch_size=1)
         trainer.model.eval().to(trainer.args.device)
-        settings = {key: value for key, value in job.settings("eval").items() if key not in ("policy", "batch_size")}
-        content = digest([FORMAT, settings])
+        settings = {key: value for key, value in job.settings("eval").items() if key not in OF_OTHERS}
+        content = digest([FORMAT, settings, data.windowed])
         return cls(trainer.model, trainer.processing_class, data.features, options, name, content, data.windowed)
 
     @classmethod
@@ -96,8 +98,12 @@ class Prompts:
         )
         content = [FORMAT, fingerprint_model(path) if path.exists() else config._commit_hash, dtype, device]
         content += [named_file(model_args.exit_translators)] if model_args.exit_translators else []
-        content += [options.generation.to_diff_dict(), [feature.input_ids for feature in features]]
+        content += [options.generation.to_diff_dict()]
         return cls(model, tokenizer, features, options, (Path(file).name, path.resolve().name), digest(content))
+
+    def asked(self, feature: Feature) -> str:
+        """What stands for a prompt and all else that shapes its answer, but for the policy."""
+        return digest([self.content, feature.input_ids])
 
     def check(self, policy: Policy) -> None:
         """Refuse what the model cannot do.
@@ -164,7 +170,8 @@ class Watch:
 class Turns:
     """A file of answers, a line for every prompt and turn; what it holds of these prompts is not decoded again.
 
-    A policy that is asked for later takes its turns with full depth, which is timed again there.
+    A policy that is asked for later takes its turns with full depth, which is timed again there; more prompts of the same
+    kind are added to what is there.
     """
 
     def __init__(self, prompts: Prompts, path: Path):
@@ -195,8 +202,9 @@ class Turns:
         self._turns.clear()
         if self.path.is_file():
             drop_torn_line(self.path)
+            asked = {(each.example_id, each.window): self.prompts.asked(each) for each in self.prompts.features}
             for line in read_jsonl(self.path):
-                if line.get("prompts") == self.prompts.content:
+                if line.get("asked") == asked.get((line["id"], line["window"]), ""):
                     self._keep(line)
 
     def _decode(self, policies: Mapping[str, Policy]) -> dict[str, list[Pair]]:
@@ -213,7 +221,7 @@ class Turns:
                 first = number % len(names)  # each policy begins as often as any other
                 order = [*names[first:], *names[:first]]
                 answers = {keys[name]: self._answer(feature, policies[name], thresholds[name]) for name in order}
-                line = {"prompts": self.prompts.content, "id": feature.example_id, "window": feature.window}
+                line = {"asked": self.prompts.asked(feature), "id": feature.example_id, "window": feature.window}
                 line |= {"answers": {key: asdict(answer) for key, answer in answers.items()}}
                 append_jsonl(self.path, [line])
                 self._keep(line)

@@ -1,6 +1,7 @@
 """Policies in turn: they say what an evaluation says, what is there is not decoded again, adaptive thresholds go on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_answers_are_those_of_a_batch_of_one_and_come_with_full_depths(job, tmp_
     for name, pairs in found.items():
         assert len(pairs) == len(prompts.features)
         for feature, pair in zip(prompts.features, pairs, strict=True):
-            options = in_turn.replace(prompts.options, policy=policies[name])
+            options = replace(prompts.options, policy=policies[name])
             (decoded,), details, _ = decode_batch(prompts.model, prompts.tokenizer, [feature], options, True)
             assert pair.own.decoded == decoded and pair.own.tokens == details["traces"][0]["tokens"]
             assert pair.own.first_token > 0 and pair.own.seconds > 0
@@ -81,10 +82,31 @@ def test_a_later_policy_takes_its_turns_with_full_depth(job, tmp_path):
 def test_answers_of_other_prompts_do_not_count(job, tmp_path):
     prompts, path = Prompts.of_job(job), tmp_path / "answers.jsonl"
     Turns(prompts, path).decode({"full": Policy()})
-    held = [json.loads(line) | {"prompts": "others"} for line in path.read_text().splitlines()]
+    held = [json.loads(line) | {"asked": "others"} for line in path.read_text().splitlines()]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in held))
     Turns(prompts, path).decode({"full": Policy()})
     assert len(read_jsonl(path)) == 2 * len(held)
+
+
+def test_more_examples_are_added_to_those_that_are_there(job, tmp_path):
+    prompts, path = Prompts.of_job(job), tmp_path / "answers.jsonl"
+    fewer = replace(prompts, features=prompts.features[:3])
+    Turns(fewer, path).decode(named(TEXTS, 4, 6))
+    found = Turns(prompts, path).decode(named(TEXTS, 4, 6))
+    assert len(read_jsonl(path)) == len(prompts.features)
+    whole = Turns(prompts, tmp_path / "whole.jsonl").decode(named(TEXTS, 4, 6))
+    assert [without_clock(each) for each in found.values()] == [without_clock(each) for each in whole.values()]
+
+
+def test_what_is_asked_is_the_same_among_more_examples_and_another_by_other_flags(job, tmp_path):
+    prompts = Prompts.of_job(job)
+    job.splits["eval"] = replace(job.splits["eval"], examples=job.splits["eval"].examples.select(range(2)))
+    among_fewer = Prompts.of_job(job)
+    assert among_fewer.content == prompts.content
+    job.trainer.decoding = job.trainer.decoding.with_generation({"max_new_tokens": 3})
+    assert Prompts.of_job(job).content != prompts.content
+    first, second = prompts.features[:2]
+    assert prompts.asked(first) != prompts.asked(second) and among_fewer.asked(first) == prompts.asked(first)
 
 
 def test_prompts_of_a_file(tiny_gpt2_dir, tmp_path):

@@ -3,8 +3,9 @@
 # be summarized, questions and translations, with 0 and 2 shots, with exits as they are and translated:
 #   DATA=FOLDER bash src/scripts/decoder_only_experiments/real_model.sh [--limit N] [--out DIR]
 # DATA holds dialogsum, squad and de_en, a validation.jsonl in each. TRANSLATORS=FILE spares the fitting of translators, of
-# the passages of squad. --limit N takes so many examples of each task, 100 where not given. DIR is save/real_tasks where
-# not given; paths are counted from the repository's root. Killed, it goes on by the same command.
+# the passages of squad's last 400 questions. --limit N takes the first N examples of each task, 100 where not given; more
+# are added to those that are there. DIR is save/real_tasks where not given; paths are counted from
+# the repository's root. Killed, it goes on by the same command.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 source src/scripts/real_steps.sh
@@ -29,15 +30,23 @@ done
 
 have_model
 translators=${TRANSLATORS:-$out/translators.safetensors}
-[ -n "${TRANSLATORS:-}" ] || fit "$translators" "$DATA/squad/validation.jsonl" --text_column context --tokens 60000
+if [ -z "${TRANSLATORS:-}" ]; then
+    passages=$out/passages.jsonl
+    if [ -z "${DRY_RUN:-}" ]; then
+        mkdir -p "$out"
+        tail -n 400 "$DATA/squad/validation.jsonl" >"$passages.part" && mv "$passages.part" "$passages"
+    fi
+    fit "$translators" "$passages" --text_column context
+fi
 
-# Exits at two thirds and five sixths of 30 layers; an exit that is not trained is seldom right before.
+# Exits at two thirds and five sixths of 30 layers; an exit that is not trained is seldom right before. Drafts of such an
+# exit do not pay, and none would be made unless they were asked for.
 shallow="--use_shallow_deep True --shallow_exit_layer 25"
 policies=(
     --policy "--static_exit_layer 25"
     --policy "--use_early_exit True --exit_conf_threshold 0.9 --exit_min_layer 20"
     --policy "$shallow --shallow2deep_conf_threshold 0.9"
-    --policy "$shallow --shallow2deep_conf_threshold 0.5 --lossless True --num_speculations 4"
+    --policy "$shallow --shallow2deep_conf_threshold 0.5 --lossless True --num_speculations 4 --draft_always True"
 )
 
 # benchmark NAME KIND [flags]: a task with each number of shots, as the exits are and translated.
