@@ -204,6 +204,34 @@ def test_a_source_prefix_has_no_effect_and_it_is_said(job, caplog):
     assert "--source_prefix has no effect" in caplog.text
 
 
+def test_questions_that_have_no_answer_are_shown_learned_and_scored(job, tmp_path):
+    records = [record | {"answers": {"text": [], "answer_start": []}} for record in questions(9)]
+    file = write_jsonl(tmp_path / "unanswerable.jsonl", records)
+    flags = job.flags("run_question_answering", "--version_2_with_negative", "True", "--n_shot", "2")
+    flags += ["--max_answer_length", "30", "--validation_file", file, "--train_file", file]
+    trainer, metrics = call("run_question_answering", *flags)
+    asked = trainer.processing_class.decode(trainer.eval_dataset.features[0].input_ids)
+    assert asked.count("A: unanswerable\n") == 2 and metrics["eval_f1"] == 0
+    assert metrics["eval_policy"]["prompts"]["silence"] == "unanswerable"
+    flags += [
+        "--do_train",
+        "--max_steps",
+        "60",
+        "--learning_rate",
+        "3e-2",
+        "--n_shot",
+        "0",
+        "--max_prompt_length",
+        "60",
+    ]
+    trainer, metrics = call("run_question_answering", *flags, "--optim", "adamw_torch", "--output_dir", tmp_path / "on")
+    learned = [label for label in trainer.train_dataset[0]["labels"] if label != IGNORED_LABEL]
+    assert trainer.processing_class.decode(learned) == " unanswerable</s>"
+    assert metrics["eval_f1"] == metrics["eval_NoAns_f1"] == 100
+    (run,) = runs(tmp_path / "on")
+    assert {row["prediction"] for row in read_jsonl(run / "predictions.jsonl")} == {""}
+
+
 def test_questions_without_answers_are_predicted(job, tmp_path):
     unlabelled = [{name: record[name] for name in ("context", "question")} for record in questions(3)]
     file = write_jsonl(tmp_path / "unlabelled.jsonl", unlabelled)

@@ -21,13 +21,13 @@ from analysis.tables import Table
 from jobs.in_turn import Pair
 from training.records import exit_metrics
 
-HEAD = ["policy", "score", "change", "95% interval", "tokens/s", "x full depth", "first token", "x full depth"]
+HEAD = ["policy", "score", "change", "95% interval", "tokens/s", "times as fast", "first token", "times as long"]
 HEAD += ["stood %", "exit layer", "in turn", "FLOPs", "other answers"]
 NOTE = (
-    "change: of the score, in points, against full depth, paired by example. x full depth: times as fast, and times\n"
-    "as long until the first token. stood: of drafted tokens. exit layer, in turn: layers per token, and those one\n"
-    "after the other. FLOPs: the decoder's, relative to full depth. other answers: prompts whose tokens are not all\n"
-    "those of full depth. Intervals: 95%, over prompts. Batch 1, each prompt under every policy in turn.\n"
+    "change: of the score, in points, paired by example; times as fast, in tokens/s, and as long, until the first\n"
+    "token: all against full depth in the same turns. stood: of drafted tokens. exit layer, in turn: layers per\n"
+    "token, and those one after the other. FLOPs: the decoder's, relative to full depth. other answers: prompts whose\n"
+    "tokens are not all those of full depth. Intervals: 95%, over prompts. Batch 1, policies in turn on each prompt.\n"
 )
 
 

@@ -170,8 +170,8 @@ class Watch:
 class Turns:
     """A file of answers, a line for every prompt and turn; what it holds of these prompts is not decoded again.
 
-    A policy that is asked for later takes its turns with full depth, which is timed again there; more prompts of the same
-    kind are added to what is there.
+    A policy that is asked for later takes its turns with full depth, which is timed again there; more prompts
+    of the same kind are added to those that are there.
     """
 
     def __init__(self, prompts: Prompts, path: Path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +20,7 @@ from decoding.stops import before
 from losses.layers import IGNORED_LABEL
 from tasks.features import Feature, features, train_features, warn_truncated
 from tasks.language_modeling import LANGUAGE_MODELING, beginnings, blocks
+from tasks.metrics import METRICS
 from tasks.prompts import PromptWriter
 from tasks.shots import Example, Shots
 from tasks.task import Task
@@ -35,15 +36,18 @@ class Reading:
     Attributes:
         stop: Texts that end an answer, which they are no part of.
         verbatim: The answer keeps the white space around it, as code has to.
+        silence: What a model says that has no answer; read as an empty one.
     """
 
     stop: tuple[str, ...] = ()
     verbatim: bool = False
+    silence: str = ""
 
     def answer(self, written: str) -> str:
         """The answer in a text."""
         text = before(written, self.stop)
-        return text if self.verbatim else text.strip()
+        silent = self.silence and text.strip(" \n\t.\"'").casefold() == self.silence
+        return "" if silent else text if self.verbatim else text.strip()
 
     def answers(
         self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
@@ -174,13 +178,15 @@ class PromptToAnswer(Form):
     ):
         super().__init__(task, tokenizer, data_args, limits)
         kind, words = task.kind, task.kind.words(task, data_args)
-        template = kind.template
+        template = kind.unanswerable if METRICS[task.metric].unanswerable and kind.unanswerable else kind.template
         if data_args.template is not None:
-            template = read_template(data_args.template, kind.fields, words, kind.template.verbatim)
+            given = read_template(data_args.template, kind.fields, words, template.verbatim)
+            template = replace(given, silence=template.silence)
         chat = data_args.apply_chat_template
         self.writer = PromptWriter(tokenizer, template, kind.fields, words, chat)
         stop = data_args.stop
-        self.reading = Reading(tuple(stop) if stop is not None else () if chat else kind.stop, template.verbatim)
+        stop = tuple(stop) if stop is not None else () if chat else kind.stop
+        self.reading = Reading(stop, template.verbatim, template.silence)
         self.room = self._room(limits.answer, limits.flag)
         self._pool, self._seed = pool, seed
         if getattr(data_args, "source_prefix", None):
@@ -218,13 +224,15 @@ class PromptToAnswer(Form):
         return super().bound() | GREEDY
 
     def settings(self) -> dict[str, Any]:
-        asked = {"template": self.writer.template.example, "chat_template": self.writer.chat}
+        template = self.writer.template
+        asked = {"template": template.example, "chat_template": self.writer.chat}
+        asked |= {"silence": template.silence} if template.silence else {}
         return {"prompts": asked | {"n_shot": self.data_args.n_shot or 0, "stop": list(self.reading.stop)}}
 
     @cached_property
     def _shots(self) -> Shots | None:
         count = self.data_args.n_shot
-        return Shots(self._pool(), count, self._seed) if count else None
+        return Shots(self._pool(), count, self._seed, bool(self.writer.template.silence)) if count else None
 
     def _beside(self, example: Example) -> list[Example]:
         return [] if self._shots is None else self._shots.beside(example)

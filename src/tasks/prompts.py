@@ -94,7 +94,7 @@ class PromptWriter:
         return self.template.question(values | dict(self.words))
 
     def _answer(self, example: Example) -> str:
-        return self.template.value(example["target"])
+        return self.template.answer(example["target"])
 
     def _turns(self, shots: Sequence[Example], example: Example) -> list[Turn]:
         turns: list[Turn] = []

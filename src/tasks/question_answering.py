@@ -4,6 +4,7 @@ import ast
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tasks.columns import given
@@ -87,6 +88,11 @@ def _literal(text: str) -> Any:
     return text
 
 
+TEMPLATE = Template(
+    "Answer the question with a few words of the passage.",
+    "Passage: {context}\nQuestion: {question}\nAnswer: {answer}",
+)
+UNANSWERABLE = "unanswerable"
 QUESTION_ANSWERING = Kind(
     name="question_answering",
     metric="squad",
@@ -99,9 +105,11 @@ QUESTION_ANSWERING = Kind(
     columns=columns,
     parts=parts,
     tokenizer=rouge_tokenizer,
-    template=Template(
-        "Answer the question with a few words of the passage.",
-        "Passage: {context}\nQuestion: {question}\nAnswer: {answer}",
+    template=TEMPLATE,
+    unanswerable=replace(
+        TEMPLATE,
+        instruction=f"{TEMPLATE.instruction} Where it does not tell, answer: {UNANSWERABLE}",
+        silence=UNANSWERABLE,
     ),
     fields={"context": "source", "question": "question"},
     stop=("\n",),

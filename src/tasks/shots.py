@@ -18,20 +18,21 @@ class Shots:
     whatever its id, case and white space, also where files share rows or repeat one.
 
     Args:
-        pool: Examples of the train split. Those without an answer are not shown, and none is shown twice.
+        pool: Examples of the train split, of which none is shown twice.
+        unanswered: Whether those without an answer are shown.
 
     Raises:
         ValueError: There are fewer.
     """
 
-    def __init__(self, pool: Dataset, count: int, seed: int):
+    def __init__(self, pool: Dataset, count: int, seed: int, unanswered: bool = False):
         self.count = count
         self._drawn: dict[tuple[str, ...], Example] = {}
         for index in random.Random(seed).sample(range(len(pool)), len(pool)):
             if len(self._drawn) > count:
                 break
             example = pool[index]
-            if example["target"].strip():
+            if unanswered or example["target"].strip():
                 self._drawn.setdefault(said(example), example)
         if len(self._drawn) < count:
             raise self._too_few(len(self._drawn), "")

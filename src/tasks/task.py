@@ -55,6 +55,7 @@ class Kind:
         tokenizer: (task, data_args) -> what splits texts into words for the metric; see `Task`.
         encoder: Whether it is for models with an encoder or for those without; None: for both.
         template: How a model without an encoder is asked where no other template is given; None where none is.
+        unanswerable: The same where some examples have no answer.
         fields: Placeholder of a template -> the column of an example, source or question, that it stands for.
         words: (task, data_args) -> placeholder -> what it stands for in all examples.
         stop: What ends an answer that no chat template has an end for.
@@ -75,6 +76,7 @@ class Kind:
     tokenizer: Callable[["Task", Any], str | None]
     encoder: bool | None = None
     template: Template | None = None
+    unanswerable: Template | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     words: Callable[["Task", Any], Mapping[str, str]] = lambda task, data_args: {}
     stop: tuple[str, ...] = ()

@@ -20,15 +20,21 @@ class Template:
         instruction: Said once, in front of everything; may be empty.
         example: How an example is shown, up to its `{answer}`, which comes last.
         verbatim: Values and answers keep the white space around them, as code has to.
+        silence: What stands where an example has no answer; where empty, nothing does.
     """
 
     instruction: str
     example: str
     verbatim: bool = False
+    silence: str = ""
 
     def value(self, text: str) -> str:
         """A text of an example as it is shown."""
         return text if self.verbatim else text.strip()
+
+    def answer(self, text: str) -> str:
+        """An answer as it is shown."""
+        return self.value(text) or self.silence
 
     @property
     def gap(self) -> str:

@@ -307,7 +307,9 @@ class QuestionAnsweringArguments(RougeArguments, TemplateArguments, GenerationAr
     )
     doc_stride: int = flag(128, "Tokens that neighbouring windows of a long context share.")
     n_best_size: int = flag(20, "Accepted for old jobs; a model that writes its answer has one per question.")
-    version_2_with_negative: bool = flag(False, "Some questions have no answer (SQuAD v2).")
+    version_2_with_negative: bool = flag(
+        False, "Some questions have no answer (SQuAD v2), for which prompts have 'unanswerable'."
+    )
     null_score_diff_threshold: float = flag(
         0.0, "With --version_2_with_negative: answer nothing where that scores better by more than this."
     )

@@ -4,6 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tasks import KINDS, find_task
+from tasks.forms import Reading
 from tasks.prompts import PromptWriter, shares
 
 QUESTION = {"id": "q", "question": "What colour is it?", "source": " The tower is red. ", "target": "red"}
@@ -83,6 +84,25 @@ def test_the_templates_of_the_tasks(plain, data_args, name):
     _, prompt = found.fitted([SHOT], QUESTION, None)
     assert (prompt.text, prompt.cut) == (PLAIN[name], False)
     assert prompt.ids == plain(PLAIN[name])["input_ids"]
+
+
+def test_a_question_may_have_no_answer(plain):
+    kind = KINDS["question_answering"]
+    found = PromptWriter(plain, kind.unanswerable, kind.fields, {})
+    text = found.text([SHOT | {"target": ""}], QUESTION)
+    assert text == (
+        "Answer the question with a few words of the passage. Where it does not tell, answer: unanswerable\n\n"
+        "Passage: Bob is a friend.\nQuestion: Who is Bob?\nAnswer: unanswerable\n\n"
+        "Passage: The tower is red.\nQuestion: What colour is it?\nAnswer:"
+    )
+    assert found.answered([], QUESTION | {"target": " "}, ASKED) == f"{ASKED} unanswerable"
+    reading = Reading(("\n",), silence=kind.unanswerable.silence)
+    assert [reading.answer(text) for text in (" Unanswerable.\nPassage", '"unanswerable"', "unanswerable by Bob")] == [
+        "",
+        "",
+        "unanswerable by Bob",
+    ]
+    assert Reading().answer("unanswerable") == "unanswerable"
 
 
 def test_a_language_without_a_name_is_called_as_it_was_given(data_args):
