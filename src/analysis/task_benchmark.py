@@ -21,13 +21,14 @@ from analysis.tables import Table
 from jobs.in_turn import Pair
 from training.records import exit_metrics
 
-HEAD = ["policy", "score", "change", "95% interval", "tokens/s", "times as fast", "first token", "times as long"]
-HEAD += ["stood %", "exit layer", "in turn", "FLOPs", "other answers"]
+HEAD = ["policy", "score", "change", "95% interval", "tokens", "tokens/s", "times as fast", "first token"]
+HEAD += ["times as long", "stood %", "exit layer", "in turn", "FLOPs", "other answers"]
 NOTE = (
     "change: of the score, in points, paired by example; times as fast, in tokens/s, and as long, until the first\n"
-    "token: all against full depth in the same turns. stood: of drafted tokens. exit layer, in turn: layers per\n"
-    "token, and those one after the other. FLOPs: the decoder's, relative to full depth. other answers: prompts whose\n"
-    "tokens are not all those of full depth. Intervals: 95%, over prompts. Batch 1, policies in turn on each prompt.\n"
+    "token: all against full depth in the same turns. tokens: of an answer. stood: of drafted tokens. exit layer, in\n"
+    "turn: layers per token, and those one after the other. FLOPs: the decoder's for whole answers, prompts\n"
+    "included, relative to full depth. other answers: prompts whose tokens are not all those of full depth.\n"
+    "Intervals: 95%, over prompts. Batch 1, policies in turn on each prompt.\n"
 )
 
 
@@ -53,17 +54,19 @@ class Costs(NamedTuple):
     """What answers cost, beside those of full depth in the same turns.
 
     Attributes:
+        tokens: Of an answer, on average.
         tokens_per_second: Of all answers.
         speed: Times as fast as full depth, by token.
         first_token: Seconds, on average.
         wait: Times as long as under full depth.
         acceptance: Of the drafted tokens, how many stood; None without drafts.
         mean_exit, layers_in_turn, layers_run: By token.
-        flops: Of the decoder, relative to full depth.
+        flops: Of the decoder for whole answers, relative to full depth.
         other: Prompts whose tokens are not all those of full depth.
         prompts: Their number, of which an example may have several.
     """
 
+    tokens: float
     tokens_per_second: float
     speed: Quantity
     first_token: float
@@ -85,6 +88,7 @@ class Costs(NamedTuple):
             exit_metrics([each.decoded for each in some], depth, len(pairs)) for some in zip(*pairs, strict=True)
         )
         return cls(
+            tokens=float(own[:, 0].mean()),
             tokens_per_second=float(own[:, 0].sum() / own[:, 1].sum()),
             speed=_over_prompts(np.hstack([own[:, :2], full[:, :2]]), _times_as_fast),
             first_token=float(own[:, 2].mean()),
@@ -147,7 +151,14 @@ class Row(NamedTuple):
             told = (told[0], "-") if math.isnan(difference.interval[0]) else told
         fast = with_interval(costs.speed)
         stood = "-" if costs.acceptance is None else f"{100 * costs.acceptance:.1f}"
-        cells = [self.policy, f"{self.scored.score:.2f}", *told, f"{costs.tokens_per_second:.1f}", fast]
+        cells = [
+            self.policy,
+            f"{self.scored.score:.2f}",
+            *told,
+            f"{costs.tokens:.1f}",
+            f"{costs.tokens_per_second:.1f}",
+            fast,
+        ]
         cells += [f"{1000 * costs.first_token:.0f} ms", f"{costs.wait.value:.2f}", stood, f"{costs.mean_exit:.2f}"]
         cells += [f"{costs.layers_in_turn:.2f}", f"{costs.flops:.2f}", str(costs.other)]
         return cells
