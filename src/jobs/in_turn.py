@@ -19,8 +19,7 @@ from decoding.policy import Policy
 from decoding.thresholds import AdaptiveThreshold
 from jobs.generating import read_prompts
 from jobs.job import Job
-from jobs.loading import as_prompt, check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
-from models.adjacent import move_all_together
+from jobs.loading import as_prompt, check_policy, load_for_decoding, prompt_ids
 from tasks.features import Feature
 from tasks.forms import GREEDY
 from training.evaluation import DecodingData, DecodingOptions, decode_batch
@@ -86,17 +85,15 @@ class Prompts:
         Raises:
             ValueError: The model or the file cannot be used.
         """
-        config, tokenizer = load_config(model_args, encoder=None), load_tokenizer(model_args)
-        texts = [as_prompt(tokenizer, text) for text in read_prompts(GenerateArguments(prompt_file=file))]
-        features = [Feature(str(place), 0, prompt_ids(tokenizer, text)) for place, text in enumerate(texts)]
+        texts = read_prompts(GenerateArguments(prompt_file=file))
+        model, tokenizer = load_for_decoding(model_args, getattr(torch, dtype), device)
+        inputs = [prompt_ids(tokenizer, as_prompt(tokenizer, text)) for text in texts]
+        features = [Feature(str(place), 0, ids) for place, ids in enumerate(inputs)]
         path = Path(model_args.model_name_or_path)
-        model = load_model(model_args, config, getattr(torch, dtype), device=torch.device(device)).eval()
-        fit_embeddings(model, tokenizer, model_args.model_name_or_path, training=False)
-        move_all_together(model)
         options = DecodingOptions(model.generation_config).with_generation(
             GREEDY | {"max_new_tokens": new_tokens, "max_length": None, "num_beams": 1}
         )
-        content = [FORMAT, fingerprint_model(path) if path.exists() else config._commit_hash, dtype, device]
+        content = [FORMAT, fingerprint_model(path) if path.exists() else model.config._commit_hash, dtype, device]
         content += [named_file(model_args.exit_translators)] if model_args.exit_translators else []
         content += [options.generation.to_diff_dict()]
         return cls(model, tokenizer, features, options, (Path(file).name, path.resolve().name), digest(content))

@@ -22,6 +22,7 @@ from decoding.policy import Policy
 from jobs.adapters import find_adapters, hub_options
 from jobs.memory import Rows, check_room, needs
 from models import deploying_class
+from models.adjacent import move_all_together
 from models.choosing import IN_FORCE
 from models.lora import merge_lora
 from models.translators import attach_translators, load_translators
@@ -211,6 +212,21 @@ def load_model(
     if model_args.exit_translators is not None:
         attach_translators(model, load_translators(model_args.exit_translators, model))
     return model
+
+
+def load_for_decoding(
+    model_args: ModelArguments, dtype: torch.dtype, device: str = "cpu", encoder: bool | None = None
+) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """The deployed model, its weights side by side as it decodes, and its tokenizer; see `load_config`, `load_model`.
+
+    Raises:
+        ValueError: They cannot be used.
+    """
+    config, tokenizer = load_config(model_args, encoder), load_tokenizer(model_args)
+    model = load_model(model_args, config, dtype, device=torch.device(device)).eval()
+    fit_embeddings(model, tokenizer, model_args.model_name_or_path, training=False)
+    move_all_together(model)
+    return model, tokenizer
 
 
 def model_settings(model_args: ModelArguments, model) -> dict:

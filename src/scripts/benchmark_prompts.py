@@ -22,8 +22,7 @@ from decoding.policy import Policy
 from decoding.trace import ExitTrace
 from jobs.experiments import named
 from jobs.generating import read_prompts
-from jobs.loading import check_policy, fit_embeddings, load_config, load_model, load_tokenizer, prompt_ids
-from models.adjacent import move_all_together
+from jobs.loading import check_policy, load_for_decoding, prompt_ids
 from models.translators import MODULE
 from scripts.quickstart_real import policies as usual_policies
 from training.evaluation import padded
@@ -166,18 +165,14 @@ class PromptBenchmark:
         translators: str | None = None,
     ):
         model_args = ModelArguments(model_name_or_path=name, exit_translators=translators)
-        config = load_config(model_args, encoder=None)
-        self.tokenizer = load_tokenizer(model_args)
         self.new_tokens = new_tokens
         prompts = read_prompts(GenerateArguments(prompt_file=prompt_file))
+        self.model, self.tokenizer = load_for_decoding(model_args, getattr(torch, dtype), device)
         self.prompts = [prompt_ids(self.tokenizer, prompt) for prompt in prompts]
-        self.model = load_model(model_args, config, getattr(torch, dtype), device=torch.device(device)).eval()
-        fit_embeddings(self.model, self.tokenizer, name, training=False)
-        move_all_together(self.model)
         depth = self.model.num_exit_layers
         self.policies = named(policies, depth, new_tokens) if policies else usual(depth, new_tokens)
         for policy in self.policies.values():
-            check_policy(policy, config, self.tokenizer)
+            check_policy(policy, self.model.config, self.tokenizer)
 
     def report(self, batch: int, repetitions: int) -> dict[str, dict]:
         """Policy -> its numbers, of prompts decoded so many together: how many times as fast it is, the share of the

@@ -26,7 +26,7 @@ from analysis import intervals
 from analysis.tables import Table
 from decoding.policy import Policy
 from decoding.ranges import COUNT
-from jobs.loading import as_prompt, load_config, load_model, load_tokenizer
+from jobs.loading import as_prompt, load_for_decoding
 from scripts.benchmark_decoding import crossing
 from scripts.quickstart_real import QUESTIONS
 from scripts.real_model import MODEL
@@ -116,8 +116,7 @@ def main(argv: list[str] | None = None) -> dict[str, Spent]:
     transformers_logging.set_verbosity_error()
     try:
         model_args = DecoderArguments(model_name_or_path=arguments.model)
-        config, tokenizer = load_config(model_args, encoder=False), load_tokenizer(model_args)
-        model = load_model(model_args, config, torch.float32).eval()
+        model, tokenizer = load_for_decoding(model_args, torch.float32, encoder=False)
         questions = min(arguments.questions, len(QUESTIONS))
         spent = measure(model, tokenizer, questions, arguments.tokens, arguments.repetitions)
         pays = {batch: crossing(model, batch, arguments.repetitions) for batch in (1, 8)}

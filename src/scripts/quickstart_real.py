@@ -26,8 +26,7 @@ from analysis import prompt_lens
 from decoding import naming
 from decoding.policy import Policy
 from decoding.ranges import COUNT
-from jobs.loading import as_prompt, load_config, load_model, load_tokenizer
-from models.adjacent import move_all_together
+from jobs.loading import as_prompt, load_for_decoding
 from scripts.real_model import MODEL
 from util import AdditionalArguments, DecoderArguments, groups
 from util.commands import CommandParser, output_folder
@@ -152,9 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         with redirect_stdout(StringIO()):  # the picture says it shorter
             prompt_lens.main(["--model_name_or_path", arguments.model, "-p", LENS, "--out", str(arguments.out)])
         print(f"What every layer would say: {arguments.out / 'prompt_lens.png'}\n", flush=True)
-        config, tokenizer = load_config(model_args, encoder=False), load_tokenizer(model_args)
-        model = load_model(model_args, config, torch.float32).eval()
-        move_all_together(model)
+        model, tokenizer = load_for_decoding(model_args, torch.float32, encoder=False)
         chosen = policies(model.num_exit_layers, arguments.new_tokens)
         questions = min(arguments.questions, len(QUESTIONS))
         rows = measure(model, tokenizer, chosen, questions, arguments.new_tokens)
