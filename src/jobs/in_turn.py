@@ -43,7 +43,7 @@ class Prompts:
 
     Attributes:
         options: Of decoding, but for the policy.
-        name: Of the model and of the task or file, for headings.
+        name: Of the data and of the model, for headings.
         content: What stands for all that shapes an answer, but for the prompt and the policy.
         windowed: Whether an example of the task has several prompts, of whose answers one is chosen.
     """
@@ -70,7 +70,7 @@ class Prompts:
             raise ValueError("--predict_with_generate False decodes nothing that could be timed: leave it out.")
         if process_count() > 1:
             raise ValueError(f"Policies take turns in one process, not in {process_count()}: leave the launcher out.")
-        name = (job.task.name, Path(job.model_args.model_name_or_path).resolve().name)
+        name = (job.data_name("eval"), Path(job.model_args.model_name_or_path).resolve().name)
         # What a checkpoint made for conversations asks for would answer otherwise at every turn.
         options = replace(trainer.decoding.with_generation(GREEDY), keep_traces=True, views=(), batch_size=1)
         trainer.model.eval().to(trainer.args.device)

@@ -436,11 +436,13 @@ class Job:
         return found
 
     # ------------------------------------------------------------------------------------------------------- settings
+    def data_name(self, stage: str) -> str:
+        """What the data of a stage are called: the file, or the folder of a file that is named like its split."""
+        data = Path(self._file(stage) or self.data_args.dataset_name)
+        return data.absolute().parent.name if data.stem == SPLITS[stage] else data.stem
+
     def _name(self, stage: str) -> str:
-        file = self._file(stage)
-        data = Path(file or self.data_args.dataset_name)
-        name = data.parent.name if data.stem == SPLITS[stage] else data.stem
-        return f"{name}-{SPLITS[stage]}-{self.policy.name}"
+        return f"{self.data_name(stage)}-{SPLITS[stage]}-{self.policy.name}"
 
     def _file(self, stage: str) -> str | None:
         return self.data_args.validation_file if stage == "eval" else self.data_args.test_file

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_answers_are_those_of_a_batch_of_one_and_come_with_full_depths(job, tmp_
             assert pair.own.first_token > 0 and pair.own.seconds > 0
     for name in (static, softmax):
         assert [pair.full for pair in found[name]] == [pair.own for pair in found[full]], "of the same turn"
+
+
+def test_data_are_called_by_their_file_or_by_its_folder(job, squad_file, tiny_t5_dir, tmp_path):
+    assert Prompts.of_job(job).name == (Path(squad_file).stem, Path(tiny_t5_dir).name)
+    job.data_args.validation_file = str(tmp_path / "dialogsum" / "validation.jsonl")
+    assert Prompts.of_job(job).name[0] == "dialogsum"
 
 
 def test_what_is_there_is_not_decoded_again_and_a_torn_line_is(job, tmp_path, monkeypatch):
