@@ -23,18 +23,24 @@ from util.commands import CommandParser, output_file
 from util.files import read_json, read_text, write_text
 from util.terminal import terminal
 
-BLOCK = re.compile(r"(<!-- (?P<table>[\w/]+): (?P<query>[^\n]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+END = "<!-- end -->"
+BLOCK = re.compile(r"(<!-- (?P<table>[\w/-]+): (?P<query>[^\n]*?) -->\n)(?P<body>.*?)(" + END + ")", re.DOTALL)
 
 
 def fill(text: str, folder: Path) -> str:
     """The post's text with its tables as the files of the folder have them.
 
     Raises:
-        ValueError: A block asks for a table, column or row that is not there.
+        ValueError: A block asks for a table, column or row that is not there, or an end has no block in front.
     """
-    return BLOCK.sub(
+    filled, blocks = BLOCK.subn(
         lambda found: found[1] + rendered(folder / f"{found['table']}.json", found["query"]) + found[5], text
     )
+    if blocks != text.count(END):
+        raise ValueError(
+            f"{text.count(END)} tables end, and {blocks} begin: expected <!-- TABLE: QUERY --> before each."
+        )
+    return filled
 
 
 def rendered(path: Path, query: str) -> str:
