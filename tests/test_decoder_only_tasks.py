@@ -204,11 +204,14 @@ def test_a_source_prefix_has_no_effect_and_it_is_said(job, caplog):
     assert "--source_prefix has no effect" in caplog.text
 
 
-def test_questions_that_have_no_answer_are_shown_learned_and_scored(job, tmp_path):
+def test_questions_that_have_no_answer_are_shown_learned_and_scored(job, tmp_path, caplog):
     records = [record | {"answers": {"text": [], "answer_start": []}} for record in questions(9)]
     file = write_jsonl(tmp_path / "unanswerable.jsonl", records)
     flags = job.flags("run_question_answering", "--version_2_with_negative", "True", "--n_shot", "2")
-    flags += ["--max_answer_length", "30", "--validation_file", file, "--train_file", file]
+    flags += ["--validation_file", file, "--train_file", file]
+    call("run_question_answering", *flags, "--max_eval_samples", "1")
+    assert "which a question without an answer is answered with, has" in caplog.text and "is 6: raise it" in caplog.text
+    flags += ["--max_answer_length", "30"]
     trainer, metrics = call("run_question_answering", *flags)
     asked = trainer.processing_class.decode(trainer.eval_dataset.features[0].input_ids)
     assert asked.count("A: unanswerable\n") == 2 and metrics["eval_f1"] == 0

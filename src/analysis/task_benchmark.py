@@ -21,14 +21,15 @@ from analysis.tables import Table
 from jobs.in_turn import Pair
 from training.records import exit_metrics
 
-HEAD = ["policy", "score", "change", "95% interval", "tokens", "tokens/s", "times as fast", "first token"]
-HEAD += ["times as long", "stood %", "exit layer", "in turn", "FLOPs", "other answers"]
+HEAD = ["policy", "score", "change", "95% interval", "tokens", "tokens/s", "times as fast", "later tokens"]
+HEAD += ["first token", "times as long", "stood %", "exit layer", "in turn", "FLOPs", "other answers"]
 NOTE = (
-    "change: of the score, in points, paired by example; times as fast, in tokens/s, and as long, until the first\n"
-    "token: all against full depth in the same turns. tokens: of an answer. stood: of drafted tokens. exit layer, in\n"
-    "turn: layers per token, and those one after the other. FLOPs: the decoder's for whole answers, prompts\n"
-    "included, relative to full depth. other answers: prompts whose tokens are not all those of full depth.\n"
-    "Intervals: 95%, over prompts. Batch 1, policies in turn on each prompt.\n"
+    "change: of the score, in points, paired by example. tokens: of an answer. times as fast: in tokens/s, of whole\n"
+    "answers, in which a prompt's time is spread over its tokens; later tokens: the same behind the first token.\n"
+    "times as long: until the first token. All of them are against full depth in the same turns. stood: of drafted\n"
+    "tokens. exit layer, in turn: layers run per token, those of drafts that did not stand included, and those one\n"
+    "after the other. FLOPs: the decoder's for whole answers, prompts included, relative to full depth. other\n"
+    "answers: prompts whose tokens are not all those of full depth. Intervals: 95%, over prompts. Batch 1.\n"
 )
 
 
@@ -57,6 +58,7 @@ class Costs(NamedTuple):
         tokens: Of an answer, on average.
         tokens_per_second: Of all answers.
         speed: Times as fast as full depth, by token.
+        later_speed: The same behind the first token, for which the prompt is read; nan where answers are one token.
         first_token: Seconds, on average.
         wait: Times as long as under full depth.
         acceptance: Of the drafted tokens, how many stood; None without drafts.
@@ -69,6 +71,7 @@ class Costs(NamedTuple):
     tokens: float
     tokens_per_second: float
     speed: Quantity
+    later_speed: Quantity
     first_token: float
     wait: Quantity
     acceptance: float | None
@@ -84,6 +87,7 @@ class Costs(NamedTuple):
         """Those of a policy in a decoder of so many layers."""
         rows = np.array([[len(each.tokens), each.seconds, each.first_token] for pair in pairs for each in pair])
         own, full = rows[0::2], rows[1::2]
+        later = rows[:, :2] - np.stack([np.ones(len(rows)), rows[:, 2]], 1)
         counted, whole = (
             exit_metrics([each.decoded for each in some], depth, len(pairs)) for some in zip(*pairs, strict=True)
         )
@@ -91,6 +95,7 @@ class Costs(NamedTuple):
             tokens=float(own[:, 0].mean()),
             tokens_per_second=float(own[:, 0].sum() / own[:, 1].sum()),
             speed=_over_prompts(np.hstack([own[:, :2], full[:, :2]]), _times_as_fast),
+            later_speed=_over_prompts(np.hstack([later[0::2], later[1::2]]), _times_as_fast),
             first_token=float(own[:, 2].mean()),
             wait=_over_prompts(np.stack([own[:, 2], full[:, 2]], 1), _times_as_long),
             acceptance=counted.get("acceptance_rate"),
@@ -111,8 +116,10 @@ class Costs(NamedTuple):
 
 
 def with_interval(quantity: Quantity) -> str:
-    """A number as a cell of a table, alone where one prompt is too few for an interval."""
+    """A number as a cell of a table, alone where one prompt is too few for an interval; - where there is none."""
     low, high = quantity.interval
+    if math.isnan(quantity.value):
+        return "-"
     return f"{quantity.value:.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
 
 
@@ -123,7 +130,8 @@ def columns(name: str, quantity: Quantity) -> dict[str, float]:
 
 def _times_as_fast(rows: np.ndarray) -> np.ndarray:
     tokens, seconds, full_tokens, full_seconds = np.moveaxis(rows.sum(-2), -1, 0)
-    return (tokens / seconds) / (full_tokens / full_seconds)
+    with np.errstate(invalid="ignore", divide="ignore"):  # answers of one token have none behind it
+        return (tokens / seconds) / (full_tokens / full_seconds)
 
 
 def _times_as_long(rows: np.ndarray) -> np.ndarray:
@@ -149,16 +157,10 @@ class Row(NamedTuple):
         if self is not full and (difference := change(self.scored, full.scored)):
             told = signed(difference)
             told = (told[0], "-") if math.isnan(difference.interval[0]) else told
-        fast = with_interval(costs.speed)
+        fast, later = (with_interval(each) for each in (costs.speed, costs.later_speed))
         stood = "-" if costs.acceptance is None else f"{100 * costs.acceptance:.1f}"
-        cells = [
-            self.policy,
-            f"{self.scored.score:.2f}",
-            *told,
-            f"{costs.tokens:.1f}",
-            f"{costs.tokens_per_second:.1f}",
-            fast,
-        ]
+        cells = [self.policy, f"{self.scored.score:.2f}", *told]
+        cells += [f"{costs.tokens:.1f}", f"{costs.tokens_per_second:.1f}", fast, later]
         cells += [f"{1000 * costs.first_token:.0f} ms", f"{costs.wait.value:.2f}", stood, f"{costs.mean_exit:.2f}"]
         cells += [f"{costs.layers_in_turn:.2f}", f"{costs.flops:.2f}", str(costs.other)]
         return cells
@@ -185,10 +187,11 @@ def table(name: tuple[str, str], rows: Sequence[Row]) -> Table:
 
 
 def draw(name: tuple[str, str], rows: Sequence[Row]) -> Drawing:
-    """How fast each policy is, what it scores, and how often it says something else than full depth."""
+    """How fast each policy is behind the first token, what it scores, and how often it says something else than full
+    depth."""
     values = [
         {"policy": row.policy, "method": row.method, "score_name": row.scored.shown.label}
-        | {"speed": row.costs.speed._asdict(), "score": score(row.scored)._asdict()}
+        | {"speed": row.costs.later_speed._asdict(), "score": score(row.scored)._asdict()}
         | {"other": 100 * row.costs.other / row.costs.prompts}
         for row in rows
     ]
@@ -204,7 +207,7 @@ def paint_task_benchmark(values: dict) -> Figure:
     """A panel per quantity, a line of each per policy."""
     rows = values["rows"]
     figure, axes = panels(3, 3, width=3.4, height=0.6 + 0.4 * len(rows))
-    labels = ("times as fast as full depth", f"{rows[0]['score_name']} (%)", "prompts answered otherwise (%)")
+    labels = ("times as fast behind the first token", f"{rows[0]['score_name']} (%)", "prompts answered otherwise (%)")
     places = range(len(rows))[::-1]
     for panel, key, label in zip(axes, ("speed", "score", "other"), labels, strict=True):
         for number, (place, row) in enumerate(zip(places, rows, strict=True)):

@@ -176,6 +176,8 @@ class Turns:
         self.model = prompts.model
         # Prompt -> its turns in their order, each the answers by key of their policy.
         self._turns: dict[tuple[str, int], list[dict[str, dict]]] = {}
+        # Prompt -> what stands for those before it, on which an adaptive threshold was fitted.
+        self._earlier: dict[tuple[str, int], str] = {}
 
     def decode(self, policies: Mapping[str, Policy]) -> dict[str, list[Pair]]:
         """Name of a policy -> its answers, prompt by prompt.
@@ -197,39 +199,50 @@ class Turns:
     def _read(self) -> None:
         """Keep what the file holds of these prompts."""
         self._turns.clear()
+        asked = {(each.example_id, each.window): self.prompts.asked(each) for each in self.prompts.features}
+        earlier = ""
+        for prompt, content in asked.items():
+            self._earlier[prompt] = earlier
+            earlier = digest([earlier, content])
         if self.path.is_file():
             drop_torn_line(self.path)
-            asked = {(each.example_id, each.window): self.prompts.asked(each) for each in self.prompts.features}
             for line in read_jsonl(self.path):
-                if line.get("asked") == asked.get((line["id"], line["window"]), ""):
+                if line.get("asked") == asked.get((line.get("id"), line.get("window")), ""):
                     self._keep(line)
 
     def _decode(self, policies: Mapping[str, Policy]) -> dict[str, list[Pair]]:
-        keys = {name: digest(policy.describe()) for name, policy in policies.items()}
         full = next(name for name, policy in policies.items() if not policy.exits)
-        thresholds = {name: self._threshold(policy, keys[name]) for name, policy in policies.items()}
-        turns = [(feature, self._turn(feature, keys, full)) for feature in self.prompts.features]
-        left = [(feature, names) for feature, names in turns if names]
+        thresholds = {name: self._threshold(policy) for name, policy in policies.items()}
+        turns = [(feature, self._turn(feature, policies, full)) for feature in self.prompts.features]
+        left = [(place, feature, names) for place, (feature, names) in enumerate(turns) if names]
         # Memory is taken, and weights are read from the disk, in the first call.
-        for name in left[0][1] if left else ():
-            self._answer(left[0][0], policies[name], self._threshold(policies[name], keys[name]))
+        for _, feature, names in left[:1]:
+            for name in names:
+                self._answer(feature, policies[name], self._threshold(policies[name]))
         with progress(len(left), "Decoding in turn") as advance:
-            for number, (feature, names) in enumerate(left):
-                first = number % len(names)  # each policy begins as often as any other
-                order = [*names[first:], *names[:first]]
-                answers = {keys[name]: self._answer(feature, policies[name], thresholds[name]) for name in order}
+            for place, feature, names in left:
+                first = place % len(names)  # each policy begins as often as any other
+                answers = {
+                    self._key(policies[name], feature): self._answer(feature, policies[name], thresholds[name])
+                    for name in (*names[first:], *names[:first])
+                }
                 line = {"asked": self.prompts.asked(feature), "id": feature.example_id, "window": feature.window}
                 line |= {"answers": {key: asdict(answer) for key, answer in answers.items()}}
                 append_jsonl(self.path, [line])
                 self._keep(line)
                 advance(1)
-        return {name: self._pairs(keys[name], keys[full]) for name in policies}
+        return {name: self._pairs(policy, policies[full]) for name, policy in policies.items()}
 
-    def _turn(self, feature: Feature, keys: Mapping[str, str], full: str) -> list[str]:
+    def _key(self, policy: Policy, feature: Feature) -> str:
+        """What stands for a policy at a prompt: where it adapts, with the prompts that it has adapted to."""
+        said = policy.describe()
+        return digest([said, self._earlier[feature.example_id, feature.window]] if policy.adapts else said)
+
+    def _turn(self, feature: Feature, policies: Mapping[str, Policy], full: str) -> list[str]:
         """The policies that a prompt was not answered under, and full depth before them; one that has several names
         by the first of them."""
         answered = {key for turn in self._of(feature) for key in turn}
-        first = {key: name for name, key in reversed(keys.items())}
+        first = {self._key(policy, feature): name for name, policy in reversed(policies.items())}
         missing = [name for key, name in first.items() if key not in answered]
         return list(dict.fromkeys((full, *reversed(missing)))) if missing else []
 
@@ -239,18 +252,22 @@ class Turns:
     def _of(self, feature: Feature) -> list[dict[str, dict]]:
         return self._turns.get((feature.example_id, feature.window), [])
 
-    def _pairs(self, own: str, full: str) -> list[Pair]:
+    def _pairs(self, own: Policy, full: Policy) -> list[Pair]:
         """Of a policy, from the turn in which it first answered each prompt."""
-        turns = [next(turn for turn in self._of(feature) if own in turn) for feature in self.prompts.features]
-        return [Pair(Answer.of_json(turn[own]), Answer.of_json(turn[full])) for turn in turns]
+        found = []
+        for feature in self.prompts.features:
+            keys = self._key(own, feature), self._key(full, feature)
+            turn = next(turn for turn in self._of(feature) if keys[0] in turn)
+            found.append(Pair(*(Answer.of_json(turn[key]) for key in keys)))
+        return found
 
-    def _threshold(self, policy: Policy, key: str) -> AdaptiveThreshold | None:
+    def _threshold(self, policy: Policy) -> AdaptiveThreshold | None:
         """Where an adaptive one was after the answers that are there."""
         if not policy.adapts:
             return None
         found = AdaptiveThreshold(policy.threshold)
-        turns = [turn for feature in self.prompts.features for turn in self._of(feature)]
-        seen = [turn[key]["threshold"] for turn in turns if key in turn]
+        turns = [(self._key(policy, each), turn) for each in self.prompts.features for turn in self._of(each)]
+        seen = [turn[key]["threshold"] for key, turn in turns if key in turn]
         if seen:
             found.load_state_dict(*seen)
         return found

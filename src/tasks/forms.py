@@ -7,6 +7,7 @@ beginnings that are continued, of language modeling. Whoever decodes or trains a
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ from tasks.templates import read_template
 logger = logging.getLogger(__name__)
 
 
+# Spaces, marks and quotes around a word.
+AROUND = re.compile(r"^[\W_]+|[\W_]+$")
+
+
 @dataclass(frozen=True)
 class Reading:
     """How an answer is read from what a model wrote.
@@ -46,7 +51,7 @@ class Reading:
     def answer(self, written: str) -> str:
         """The answer in a text."""
         text = before(written, self.stop)
-        silent = self.silence and text.strip(" \n\t.\"'").casefold() == self.silence
+        silent = self.silence and AROUND.sub("", text).casefold() == self.silence
         return "" if silent else text if self.verbatim else text.strip()
 
     def answers(
@@ -189,6 +194,12 @@ class PromptToAnswer(Form):
         self.reading = Reading(stop, template.verbatim, template.silence)
         self.room = self._room(limits.answer, limits.flag)
         self._pool, self._seed = pool, seed
+        needed = len(tokenizer(template.silence, add_special_tokens=False)["input_ids"]) if template.silence else 0
+        if needed > limits.answer:
+            logger.warning(
+                "'%s', which a question without an answer is answered with, has %d tokens, and --%s is %d: raise it.",
+                *(template.silence, needed, limits.flag, limits.answer),
+            )
         if getattr(data_args, "source_prefix", None):
             logger.warning("--source_prefix has no effect: what a model without an encoder is told is in --template.")
 

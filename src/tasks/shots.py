@@ -26,7 +26,7 @@ class Shots:
     """
 
     def __init__(self, pool: Dataset, count: int, seed: int, unanswered: bool = False):
-        self.count = count
+        self.count, self.unanswered = count, unanswered
         self._drawn: dict[tuple[str, ...], Example] = {}
         for index in random.Random(seed).sample(range(len(pool)), len(pool)):
             if len(self._drawn) > count:
@@ -46,9 +46,10 @@ class Shots:
         return others
 
     def _too_few(self, there: int, where: str) -> ValueError:
+        kind = "different examples" if self.unanswered else "different examples with an answer"
         return ValueError(
-            f"--n_shot {self.count} needs as many different examples with an answer, and the train split has {there}"
-            f"{where}: lower it, or give more."
+            f"--n_shot {self.count} needs as many {kind}, and the train split has {there}{where}: "
+            "lower it, or give more."
         )
 
 

@@ -308,7 +308,7 @@ class QuestionAnsweringArguments(RougeArguments, TemplateArguments, GenerationAr
     doc_stride: int = flag(128, "Tokens that neighbouring windows of a long context share.")
     n_best_size: int = flag(20, "Accepted for old jobs; a model that writes its answer has one per question.")
     version_2_with_negative: bool = flag(
-        False, "Some questions have no answer (SQuAD v2), for which prompts have 'unanswerable'."
+        False, "Some questions have no answer (SQuAD v2); prompts have 'unanswerable' for it."
     )
     null_score_diff_threshold: float = flag(
         0.0, "With --version_2_with_negative: answer nothing where that scores better by more than this."

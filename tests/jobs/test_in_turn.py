@@ -90,9 +90,10 @@ def test_answers_of_other_prompts_do_not_count(job, tmp_path):
     prompts, path = Prompts.of_job(job), tmp_path / "answers.jsonl"
     Turns(prompts, path).decode({"full": Policy()})
     held = [json.loads(line) | {"asked": "others"} for line in path.read_text().splitlines()]
+    held.append({"of": "another form"})
     path.write_text("".join(f"{json.dumps(line)}\n" for line in held))
     Turns(prompts, path).decode({"full": Policy()})
-    assert len(read_jsonl(path)) == 2 * len(held)
+    assert len(read_jsonl(path)) == 2 * len(held) - 1
 
 
 def test_more_examples_are_added_to_those_that_are_there(job, tmp_path):
@@ -103,6 +104,11 @@ def test_more_examples_are_added_to_those_that_are_there(job, tmp_path):
     assert len(read_jsonl(path)) == len(prompts.features)
     whole = Turns(prompts, tmp_path / "whole.jsonl").decode(named(TEXTS, 4, 6))
     assert [without_clock(each) for each in found.values()] == [without_clock(each) for each in whole.values()]
+    behind = replace(prompts, features=prompts.features[3:])
+    found = Turns(behind, path).decode(named(TEXTS, 4, 6))
+    alone = Turns(behind, tmp_path / "alone.jsonl").decode(named(TEXTS, 4, 6))
+    assert [without_clock(each) for each in found.values()] == [without_clock(each) for each in alone.values()]
+    assert len(read_jsonl(path)) == 2 * len(prompts.features) - 3, "an adaptive threshold has seen other prompts"
 
 
 def test_what_is_asked_is_the_same_among_more_examples_and_another_by_other_flags(job, tmp_path):

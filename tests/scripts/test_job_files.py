@@ -476,7 +476,7 @@ def tasks(tmp_path) -> str:
     """A folder of three tasks."""
     for name in ("dialogsum", "squad", "de_en"):
         (tmp_path / "data" / name).mkdir(parents=True)
-        (tmp_path / "data" / name / "validation.jsonl").write_text("")
+        (tmp_path / "data" / name / "validation.jsonl").write_text("{}\n" * 407)
     return str(tmp_path / "data")
 
 
@@ -484,8 +484,16 @@ def test_all_tasks_of_the_real_model_are_one_command(tasks, tmp_path):
     done = real_model("--limit", "7", "--out", str(tmp_path / "out"), script=REAL_TASKS, DATA=tasks)
     *lines, last = done.stdout.splitlines()
     assert (done.returncode, last) == (0, f"Tables: {tmp_path / 'out'}"), done.stderr
-    fit, *found = [shlex.split(line) for line in lines]
-    assert fit[1].endswith("fit_translators.py") and len(found) == 3 * 2 * 2
+    passages, fit, *found = [shlex.split(line) for line in lines]
+    assert passages == [
+        "tail",
+        "-n",
+        "400",
+        f"{tasks}/squad/validation.jsonl",
+        ">",
+        str(tmp_path / "out/passages.jsonl"),
+    ]
+    assert fit[1].endswith("fit_translators.py") and passages[-1] in fit and len(found) == 3 * 2 * 2
     Path(fit[-1]).parent.mkdir()
     Path(fit[-1]).write_text("")
     seen = set()
@@ -503,6 +511,11 @@ def test_all_tasks_of_the_real_model_are_one_command(tasks, tmp_path):
     [
         (["--limit", "0"], "--limit 0: valid are whole numbers from 1."),
         (["--fast", "1"], "--fast is no flag of this script: valid are --limit N and --out DIR."),
+        (
+            ["--limit", "8"],
+            "--limit 8: translators are fitted on the last 400 questions of squad, which has 407: lower "
+            "it, give more questions, or TRANSLATORS=FILE.",
+        ),
         ([], "DATA=/nowhere holds no dialogsum/validation.jsonl."),
     ],
 )

@@ -45,6 +45,8 @@ def test_another_question_of_the_same_text_is_another_example():
 def test_those_without_an_answer_are_not_shown_unless_they_may_be():
     held = pool("a", "b", "c").map(lambda row: {"target": "" if row["source"] == "b" else row["target"]})
     assert {*sources(Shots(held, 3, 0, unanswered=True).beside({"id": "", "question": "", "source": "d"}))} == {*"abc"}
+    with pytest.raises(ValueError, match="--n_shot 4 needs as many different examples, and the train split has 3:"):
+        Shots(held, 4, 0, unanswered=True)
     assert {*sources(Shots(held, 2, 0).beside({"id": "", "question": "", "source": "b"}))} == {"a", "c"}
     with pytest.raises(
         ValueError, match="--n_shot 3 needs as many different examples with an answer, and the train split has 2:"

@@ -3,8 +3,8 @@
 # be summarized, questions and translations, with 0 and 2 shots, with exits as they are and translated:
 #   DATA=FOLDER bash src/scripts/decoder_only_experiments/real_model.sh [--limit N] [--out DIR]
 # DATA holds dialogsum, squad and de_en, a validation.jsonl in each. TRANSLATORS=FILE spares the fitting of translators, of
-# the passages of squad's last 400 questions. --limit N takes the first N examples of each task, 100 where not given; more
-# are added to those that are there. DIR is save/real_tasks where not given; paths are counted from
+# the passages of squad's last 400 questions, which are not asked. --limit N takes the first N examples of each task, 100
+# where not given; more are added to those that are there. DIR is save/real_tasks where not given; paths are counted from
 # the repository's root. Killed, it goes on by the same command.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
@@ -28,13 +28,22 @@ for name in dialogsum squad de_en; do
 done
 [ -z "${TRANSLATORS:-}" ] || [ -f "$TRANSLATORS" ] || refuse "TRANSLATORS=$TRANSLATORS: there is no such file."
 
+fitted=400 questions=$(wc -l <"$DATA/squad/validation.jsonl")
+[ -n "${TRANSLATORS:-}" ] || [ $((limit + fitted)) -le "$questions" ] ||
+    refuse "--limit $limit: translators are fitted on the last $fitted questions of squad, which has $((questions)): \
+lower it, give more questions, or TRANSLATORS=FILE."
+
 have_model
 translators=${TRANSLATORS:-$out/translators.safetensors}
 if [ -z "${TRANSLATORS:-}" ]; then
     passages=$out/passages.jsonl
-    if [ -z "${DRY_RUN:-}" ]; then
+    if [ -n "${DRY_RUN:-}" ]; then
+        echo "tail -n $fitted '$DATA/squad/validation.jsonl' > '$passages'"
+    else
         mkdir -p "$out"
-        tail -n 400 "$DATA/squad/validation.jsonl" >"$passages.part" && mv "$passages.part" "$passages"
+        tail -n $fitted "$DATA/squad/validation.jsonl" >"$passages.part"
+        cmp -s "$passages.part" "$passages" || rm -f "$translators" # of other passages
+        mv "$passages.part" "$passages"
     fi
     fit "$translators" "$passages" --text_column context
 fi
