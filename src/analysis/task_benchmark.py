@@ -58,7 +58,8 @@ class Costs(NamedTuple):
         tokens: Of an answer, on average.
         tokens_per_second: Of all answers.
         speed: Times as fast as full depth, by token.
-        later_speed: The same behind the first token, for which the prompt is read; nan where answers are one token.
+        later_speed: The same behind the first token, for which the prompt is read, of the prompts that have such tokens
+            under both; nan where none has.
         first_token: Seconds, on average.
         wait: Times as long as under full depth.
         acceptance: Of the drafted tokens, how many stood; None without drafts.
@@ -87,15 +88,17 @@ class Costs(NamedTuple):
         """Those of a policy in a decoder of so many layers."""
         rows = np.array([[len(each.tokens), each.seconds, each.first_token] for pair in pairs for each in pair])
         own, full = rows[0::2], rows[1::2]
-        later = rows[:, :2] - np.stack([np.ones(len(rows)), rows[:, 2]], 1)
+        both = np.hstack([own[:, :2], full[:, :2]])
+        ones = np.ones(len(pairs))
+        later = both - np.stack([ones, own[:, 2], ones, full[:, 2]], 1)
         counted, whole = (
             exit_metrics([each.decoded for each in some], depth, len(pairs)) for some in zip(*pairs, strict=True)
         )
         return cls(
             tokens=float(own[:, 0].mean()),
             tokens_per_second=float(own[:, 0].sum() / own[:, 1].sum()),
-            speed=_over_prompts(np.hstack([own[:, :2], full[:, :2]]), _times_as_fast),
-            later_speed=_over_prompts(np.hstack([later[0::2], later[1::2]]), _times_as_fast),
+            speed=_over_prompts(both, _times_as_fast),
+            later_speed=_over_prompts(later[(later[:, [0, 2]] > 0).all(1)], _times_as_fast),
             first_token=float(own[:, 2].mean()),
             wait=_over_prompts(np.stack([own[:, 2], full[:, 2]], 1), _times_as_long),
             acceptance=counted.get("acceptance_rate"),
@@ -130,8 +133,7 @@ def columns(name: str, quantity: Quantity) -> dict[str, float]:
 
 def _times_as_fast(rows: np.ndarray) -> np.ndarray:
     tokens, seconds, full_tokens, full_seconds = np.moveaxis(rows.sum(-2), -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # answers of one token have none behind it
-        return (tokens / seconds) / (full_tokens / full_seconds)
+    return (tokens / seconds) / (full_tokens / full_seconds)
 
 
 def _times_as_long(rows: np.ndarray) -> np.ndarray:
@@ -140,6 +142,8 @@ def _times_as_long(rows: np.ndarray) -> np.ndarray:
 
 
 def _over_prompts(rows: np.ndarray, number: Callable[[np.ndarray], np.ndarray]) -> Quantity:
+    if not len(rows):
+        return Quantity(math.nan, (math.nan, math.nan))
     return Quantity(float(number(rows)), intervals.of_pooled(number, rows))
 
 
@@ -212,6 +216,8 @@ def paint_task_benchmark(values: dict) -> Figure:
     for panel, key, label in zip(axes, ("speed", "score", "other"), labels, strict=True):
         for number, (place, row) in enumerate(zip(places, rows, strict=True)):
             found = row[key] if isinstance(row[key], dict) else {"value": row[key], "interval": [row[key]] * 2}
+            if found["value"] is None:
+                continue
             own = look(row["method"]) if row["method"] in LOOKS else nth(number)
             panel.errorbar(found["value"], place, xerr=errors([found]), capsize=2, **points(own) | {"linestyle": ""})
         if key == "speed":

@@ -242,9 +242,11 @@ class Turns:
         """The policies that a prompt was not answered under, and full depth before them; one that has several names
         by the first of them."""
         answered = {key for turn in self._of(feature) for key in turn}
-        first = {self._key(policy, feature): name for name, policy in reversed(policies.items())}
-        missing = [name for key, name in first.items() if key not in answered]
-        return list(dict.fromkeys((full, *reversed(missing)))) if missing else []
+        missing: dict[str, str] = {}
+        for name, policy in policies.items():
+            if (key := self._key(policy, feature)) not in answered:
+                missing.setdefault(key, name)
+        return list(dict.fromkeys((full, *missing.values()))) if missing else []
 
     def _keep(self, line: dict) -> None:
         self._turns.setdefault((line["id"], line["window"]), []).append(line["answers"])

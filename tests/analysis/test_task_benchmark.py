@@ -29,5 +29,9 @@ def test_longer_answers_look_faster_than_their_later_tokens_are():
 
 
 def test_answers_of_one_token_have_no_later_ones():
-    found = Costs.of([Pair(answer(1, 2, 2), answer(1, 2, 2))], 4)
-    assert found.speed.value == 1 and math.isnan(found.later_speed.value) and with_interval(found.later_speed) == "-"
+    one, three = answer(1, 2, 2), answer(3, 2 + 2 * 1.0, 2)
+    for pair in (Pair(one, one), Pair(one, three), Pair(three, one)):
+        found = Costs.of([pair, pair], 4).later_speed
+        assert math.isnan(found.value) and with_interval(found) == "-"
+    mixed = Costs.of([Pair(one, three), Pair(answer(2, 2 + 0.5, 2), three)], 4).later_speed
+    assert mixed.value == pytest.approx(2), "of the prompt that has some under both"

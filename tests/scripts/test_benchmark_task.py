@@ -54,6 +54,14 @@ def test_every_policy_is_scored_and_timed_and_drafts_say_what_full_depth_says(ta
     assert run(task, *flags) == rows and (tmp_path / "out" / "answers.jsonl").read_bytes() == before
 
 
+def test_answers_of_one_token(run, tmp_path, recwarn):
+    rows = run("summarization", "--max_target_length", "2", "--policy", "--static_exit_layer 1")
+    assert [row["tokens"] for row in rows.values()] == ["1.0", "1.0"] and {
+        row["later_speed"] for row in rows.values()
+    } == {""}
+    assert (tmp_path / "out" / "benchmark_task.png").exists() and not [w for w in recwarn if "scipy" in str(w.category)]
+
+
 def test_without_policies_the_usual_ones_are_taken(run):
     names = list(run("summarization", "--max_target_length", "4", "--layer", "2"))
     assert names == [

@@ -48,8 +48,8 @@ if [ -z "${TRANSLATORS:-}" ]; then
     fit "$translators" "$passages" --text_column context
 fi
 
-# Exits at two thirds and five sixths of 30 layers; an exit that is not trained is seldom right before. Drafts of such an
-# exit do not pay, and none would be made unless they were asked for.
+# Exits at two thirds and five sixths of 30 layers; an exit that is not trained is seldom right before. Drafts are
+# made whether they pay or not, to show what they come to.
 shallow="--use_shallow_deep True --shallow_exit_layer 25"
 policies=(
     --policy "--static_exit_layer 25"
